@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up by themselves; every other target uses the same environment.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check format bench cluster-test wheel clean
+
+setup: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -m "not cluster and not gpu and not bench"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not ray and not slow and not cluster and not gpu and not bench"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,bench]"
+	$(BIN)/python -m benchmarks
+
+cluster-test: setup
+	$(BIN)/python -m pytest tests/cluster -m cluster -v
+
+wheel: setup
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf dist build demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,129 @@
+"""What travels from the data to the model and on to the losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Outputs: TypeAlias = dict[str, Tensor]
+"""What a model returns, by name: `logit` (B,) for one label; `logit/<label>` for several."""
+
+
+@dataclasses.dataclass(slots=True)
+class RaggedSequences:
+    """All sequence features of a batch, feature-major: feature s of row b is values[offsets[s*B+b]:offsets[s*B+b+1]].
+
+    Shapes:
+        values: (N,) int64. offsets: (S*B+1,) int64, ascending from 0 to N.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+
+@dataclasses.dataclass(slots=True)
+class PaddedSequences:
+    """The same as rectangles, one a feature, padded with -1 on the right: the form that ONNX models take.
+
+    Shapes:
+        ids: one (B, T) int64 a sequence feature; T may differ between features and batches.
+    """
+
+    ids: tuple[Tensor, ...]
+
+
+@dataclasses.dataclass(slots=True)
+class Features:
+    """Model inputs, stacked by kind in schema order (one tensor a kind keeps the step free of per-column loops).
+
+    Shapes:
+        sparse: (B, F) int64, ids local to each feature. dense: (B, D) float32. sequences: see the two forms.
+    """
+
+    sparse: Tensor
+    dense: Tensor
+    sequences: RaggedSequences | PaddedSequences | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.sparse.shape[0])
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """One batch.
+
+    Shapes:
+        labels: (B, L) float32 in schema order. weight: (B,) float32, >= 0. group: (B,) int64.
+    """
+
+    features: Features
+    labels: Tensor
+    weight: Tensor | None = None
+    group: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.labels.shape[0])
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device` (copies start without waiting; a no-op where it already is)."""
+        if self.labels.device == device:
+            return self
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        sequences = self.features.sequences
+        if isinstance(sequences, RaggedSequences):
+            sequences = RaggedSequences(move(sequences.values), move(sequences.offsets))
+        elif isinstance(sequences, PaddedSequences):
+            sequences = PaddedSequences(tuple(move(ids) for ids in sequences.ids))
+        return Batch(
+            features=Features(move(self.features.sparse), move(self.features.dense), sequences),
+            labels=move(self.labels),
+            weight=None if self.weight is None else move(self.weight),
+            group=None if self.group is None else move(self.group),
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class LossTerms:
+    """What the objective returns: the scalar to differentiate and its named parts (detached)."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """The batch as at most `parts` batches of nearly equal size, in order (views, no copies)."""
+    parts = min(parts, batch.rows)
+    if parts == 1:
+        return [batch]
+    bounds = [i * batch.rows // parts for i in range(parts + 1)]
+    return [_rows(batch, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    features = batch.features
+    sequences = features.sequences
+    if isinstance(sequences, PaddedSequences):
+        sequences = PaddedSequences(tuple(ids[start:stop] for ids in sequences.ids))
+    elif isinstance(sequences, RaggedSequences):
+        # feature-major: the rows of each feature are one stretch of the values
+        num = (sequences.offsets.shape[0] - 1) // batch.rows
+        offsets = sequences.offsets
+        lengths = (offsets[1:] - offsets[:-1]).view(num, batch.rows)[:, start:stop].reshape(-1)
+        edges = offsets[:-1].view(num, batch.rows)
+        ends = offsets[1:].view(num, batch.rows)
+        values = torch.cat([sequences.values[edges[s, start] : ends[s, stop - 1]] for s in range(num)])
+        sequences = RaggedSequences(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+    return Batch(
+        features=Features(features.sparse[start:stop], features.dense[start:stop], sequences),
+        labels=batch.labels[start:stop],
+        weight=None if batch.weight is None else batch.weight[start:stop],
+        group=None if batch.group is None else batch.group[start:stop],
+    )

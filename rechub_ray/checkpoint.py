@@ -1,0 +1,385 @@
+"""Checkpoints: self-describing, versioned directories that are whole or not there, and that run no code when read.
+
+A checkpoint is a directory `step_<number>` with
+
+- `manifest.json`: format, version, and the size and CRC-32 of every other file; written last,
+- `config.yaml`, `schema.json`: all that is needed to build the model again,
+- `model.safetensors`: parameters and buffers,
+- `optimizers.pt`: the optimizers' states (read with `weights_only`),
+- `state.json`: step, data position, schedules, early stopping, metrics.
+
+Random numbers need no state: the loop seeds every step from (seed, step, rank).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.fs as pafs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rechub_ray import config as config_module
+from rechub_ray.config import RunConfig
+from rechub_ray.errors import CheckpointError, RechubError, nearest
+from rechub_ray.files import exists, open_filesystem
+from rechub_ray.models import MODELS
+from rechub_ray.models.base import Model
+from rechub_ray.schema import Schema
+
+T = TypeVar("T")
+FORMAT, VERSION = "rechub_ray.checkpoint", 1
+_INDEX = "index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint that has been read (model and optimizer tensors on the CPU)."""
+
+    path: str
+    config: RunConfig
+    schema: Schema
+    model: dict[str, Tensor]
+    state: dict[str, Any]
+    optimizers: list[dict[str, Any]] | None = None
+
+    def build_model(self) -> Model:
+        """The model with its weights, in evaluation mode, on the CPU."""
+        model = MODELS.build(self.config.model, self.schema, where="model")
+        try:
+            model.load_state_dict(self.model)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights in {self.path} do not fit the model '{self.config.model['name']}'",
+                got=" ".join(str(error).split()),
+                hint="The checkpoint was written by another version of that model.",
+            ) from None
+        return model.eval()
+
+
+def write(
+    directory: Path,
+    *,
+    config: RunConfig,
+    schema: Schema,
+    model: torch.nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    state: dict[str, Any],
+) -> None:
+    """Writes the files of a checkpoint into an existing empty folder, `manifest.json` last."""
+    (directory / "config.yaml").write_text(config_module.dump(config), encoding="utf-8")
+    schema.save(directory / "schema.json")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, directory / "model.safetensors")
+    torch.save([optimizer.state_dict() for optimizer in optimizers], directory / "optimizers.pt")
+    (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(directory.iterdir())}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "torch": torch.__version__,
+        "files": files,
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def read(path: str | Path, *, optimizers: bool = False) -> Checkpoint:
+    """The checkpoint in the folder or URI `path`, every file checked against the manifest.
+
+    Args:
+        path: one `step_...` folder, or a run's folder (then its best checkpoint, or else its newest).
+        optimizers: read the optimizers' states too.
+
+    Raises:
+        CheckpointError: missing, incomplete, damaged, or of a newer version.
+    """
+    filesystem, root = open_filesystem(str(path))
+    if not exists(filesystem, f"{root}/manifest.json"):
+        store = Store(str(path))
+        chosen = store.best() or store.newest()
+        if chosen is None:
+            raise CheckpointError(
+                f"no complete checkpoint in '{path}'",
+                hint="Name a run's folder (model_dir) or one of its step_... folders.",
+            )
+        return read(f"{store.location}/{chosen}", optimizers=optimizers)
+    with _local_copy(filesystem, root, skip=() if optimizers else ("optimizers.pt",)) as folder:
+        return _read_local(folder, str(path), optimizers)
+
+
+def load_model(path: str | Path) -> Model:
+    """The model in a checkpoint or run folder, in evaluation mode, on the CPU.
+
+    Example:
+        >>> load_model("runs/demo")  # doctest: +SKIP
+    """
+    return read(path).build_model()
+
+
+def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
+    manifest = _json(folder / "manifest.json", name)
+    if manifest.get("format") != FORMAT or int(manifest.get("version", 0)) > VERSION:
+        raise CheckpointError(
+            f"'{name}' is not a checkpoint that this version reads",
+            expected=f"{FORMAT} up to version {VERSION}",
+            got=f"{manifest.get('format')} version {manifest.get('version')}",
+        )
+    for file, facts in manifest["files"].items():
+        if file == "optimizers.pt" and not optimizers:
+            continue
+        path = folder / file
+        if not path.exists() or path.stat().st_size != facts["bytes"] or _crc32(path) != facts["crc32"]:
+            raise CheckpointError(f"checkpoint '{name}' is damaged: {file} is missing or not what was written")
+    try:
+        states = None
+        if optimizers:
+            states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
+        return Checkpoint(
+            path=name,
+            config=config_module.load(folder / "config.yaml"),
+            schema=Schema.load(folder / "schema.json"),
+            model=load_file(folder / "model.safetensors"),
+            state=_json(folder / "state.json", name),
+            optimizers=states,
+        )
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint '{name}' is damaged: model.safetensors", got=str(error)) from None
+    except CheckpointError:
+        raise
+    except RechubError as error:
+        raise CheckpointError(f"checkpoint '{name}' does not fit this version: {error}") from None
+
+
+class Store:
+    """The checkpoints of one run, in `<model_dir>/checkpoints` on a local or shared disk or in an object store.
+
+    `index.json` says which one is newest and best and is replaced as a whole; without it the folders speak for
+    themselves. Only rank 0 writes.
+
+    Args:
+        model_dir: the run's folder or URI.
+        keep: newest checkpoints to keep; the best one is kept beside them.
+    """
+
+    def __init__(self, model_dir: str, *, keep: int = 2) -> None:
+        self.location = f"{str(model_dir).rstrip('/')}/checkpoints"
+        self.keep = keep
+        self._fs, self._root = open_filesystem(self.location)
+        self._is_local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def names(self) -> list[str]:
+        """The complete checkpoints, oldest first."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
+        names = sorted(name for name in names if name.startswith("step_"))
+        return [name for name in names if exists(self._fs, f"{self._root}/{name}/manifest.json")]
+
+    def newest(self) -> str | None:
+        """Name of the newest complete checkpoint."""
+        names = self.names()
+        return names[-1] if names else None
+
+    def best(self) -> str | None:
+        """Name of the best checkpoint, as far as there was an evaluation."""
+        name = self._index().get("best")
+        return name if name and exists(self._fs, f"{self._root}/{name}/manifest.json") else None
+
+    def save(self, step: int, fill: Callable[[Path], None], *, is_best: bool) -> str:
+        """Makes the checkpoint `step_<step>` whole or not at all, then drops the ones no longer kept.
+
+        Args:
+            step: global optimizer step.
+            fill: writes the files into the folder it is given, `manifest.json` last.
+            is_best: this is the best model so far.
+
+        Returns:
+            The checkpoint's path or URI.
+        """
+        name = f"step_{step:010d}"
+        if self._is_local:
+            os.makedirs(self._root, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
+            try:
+                fill(temporary)
+                os.chmod(temporary, 0o755)
+                _sync(temporary)
+                final = Path(self._root) / name
+                if final.exists():  # the same step again, after a resume from an earlier checkpoint
+                    shutil.rmtree(final)
+                os.replace(temporary, final)
+                _sync(Path(self._root), files=False)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                fill(Path(folder))
+                target = f"{self._root}/{name}"
+                files = sorted(Path(folder).iterdir(), key=lambda p: p.name == "manifest.json")
+                self._fs.create_dir(target)
+                if exists(self._fs, f"{target}/manifest.json"):
+                    self._fs.delete_file(f"{target}/manifest.json")
+                for file in files:  # the manifest comes last: without it the folder does not count
+                    with file.open("rb") as source, self._fs.open_output_stream(f"{target}/{file.name}") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 22)
+        best = name if is_best else self._index().get("best")
+        self._replace_index({"newest": name, "best": best})
+        self._prune(best)
+        return f"{self.location}/{name}"
+
+    def read_newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is undamaged, optimizers included; None where there is none."""
+        damaged: CheckpointError | None = None
+        for name in reversed(self.names()):
+            try:
+                return read(f"{self.location}/{name}", optimizers=True)
+            except CheckpointError as error:
+                damaged = damaged or error
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def set_aside(self) -> str | None:
+        """Moves what is there to `checkpoints.<k>`, so that a new run begins without losing the old one."""
+        if not self.names():
+            return None
+        k = 1
+        while exists(self._fs, f"{self._root}.{k}", kind=pafs.FileType.Directory):
+            k += 1
+        self._fs.move(self._root, f"{self._root}.{k}")
+        return f"{self.location}.{k}"
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            with self._fs.open_input_stream(f"{self._root}/{_INDEX}") as stream:
+                index = json.loads(stream.read())
+        except (OSError, ValueError):
+            return {}
+        return index if isinstance(index, dict) else {}
+
+    def _replace_index(self, index: dict[str, Any]) -> None:
+        temporary = f"{self._root}/.{_INDEX}" if self._is_local else f"{self._root}/{_INDEX}"
+        with self._fs.open_output_stream(temporary) as stream:
+            stream.write(json.dumps(index).encode())
+        if self._is_local:
+            os.replace(temporary, f"{self._root}/{_INDEX}")
+
+    def _prune(self, best: str | None) -> None:
+        for name in self.names()[: -self.keep]:
+            if name != best:
+                # the manifest goes first: a half-deleted checkpoint must not look complete
+                self._fs.delete_file(f"{self._root}/{name}/manifest.json")
+                self._fs.delete_dir(f"{self._root}/{name}")
+        if self._is_local:
+            for stale in Path(self._root).glob(".writing-*"):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str, list[str]]:
+    """Takes weights from another checkpoint (fine-tuning).
+
+    Args:
+        model: takes the weights, in place.
+        source: checkpoint or run folder.
+        map_file: lines `current<TAB>old`; null takes every parameter under its own name.
+
+    Returns:
+        The names `restored` and `not_restored` (which keep their initial values).
+
+    Raises:
+        CheckpointError: a name that does not exist, or shapes that differ.
+    """
+    old, current = read(source).model, model.state_dict()
+    if map_file is None:
+        pairs = {name: name for name in current if name in old}
+    else:
+        pairs = {}
+        try:
+            text = Path(map_file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot read init_map '{map_file}'", got=error.strerror) from None
+        for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+            new, tab, name = line.partition("\t")
+            if not tab:
+                raise CheckpointError(f"{map_file}, line {number}", expected="current<TAB>old", got=repr(line))
+            for known, wanted, what in ((current, new, "model"), (old, name.strip(), "checkpoint")):
+                if wanted not in known:
+                    raise CheckpointError(
+                        f"{map_file}, line {number}: the {what} has no '{wanted}'", hint=nearest(wanted, known)
+                    )
+            pairs[new] = name.strip()
+    for new, name in pairs.items():
+        if current[new].shape != old[name].shape:
+            raise CheckpointError(
+                f"'{name}' of {source} does not fit '{new}'",
+                expected=f"shape {tuple(current[new].shape)}",
+                got=f"shape {tuple(old[name].shape)}",
+                hint="Leave it out with an init_map that lists only what fits.",
+            )
+    if not pairs:
+        raise CheckpointError(f"'{source}' has no parameter of this model", hint="init_map can rename them.")
+    model.load_state_dict({**current, **{new: old[name] for new, name in pairs.items()}})
+    return {"restored": sorted(pairs), "not_restored": sorted(set(current) - set(pairs))}
+
+
+@contextlib.contextmanager
+def _local_copy(filesystem: pafs.FileSystem, root: str, *, skip: tuple[str, ...]) -> Iterator[Path]:
+    """The folder itself where it is local, else a temporary download without the files in `skip`."""
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        yield Path(root)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for info in filesystem.get_file_info(pafs.FileSelector(root)):
+            if info.type == pafs.FileType.File and info.base_name not in skip:
+                with (
+                    filesystem.open_input_stream(info.path) as source,
+                    open(f"{folder}/{info.base_name}", "wb") as sink,
+                ):
+                    shutil.copyfileobj(source, sink, 1 << 22)
+        yield Path(folder)
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint '{name}' is damaged: {path.name}", got=str(error)) from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"checkpoint '{name}' is damaged: {path.name} is not an object")
+    return data
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            yield block
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    for block in _blocks(path):
+        value = zlib.crc32(block, value)
+    return value
+
+
+def _sync(folder: Path, *, files: bool = True) -> None:
+    """Asks the disk to hold what was written: a power cut must not leave a manifest without its files."""
+    for path in [*(sorted(folder.iterdir()) if files else ()), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

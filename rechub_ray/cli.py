@@ -1,0 +1,192 @@
+"""The command line: prepare | train | evaluate | predict | export | validate | list."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rechub_ray.errors import ConfigError, RechubError, nearest
+
+COMMANDS = ("prepare", "train", "evaluate", "predict", "export", "validate", "list")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        options, rest = _parser().parse_known_args(arguments)
+        options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest)]
+        command: Callable[[argparse.Namespace], None] = options.run
+        command(options)
+    except RechubError as error:
+        print(f"rechub-ray: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rechub-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def shim() -> None:
+    """Entry of train.py: `train.py CONFIG ...` trains, `train.py COMMAND ...` does anything else."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
+        arguments = ["train", *arguments]
+    sys.exit(main(arguments))
+
+
+def entry() -> None:
+    """Entry of the `rechub-ray` script."""
+    sys.exit(main())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{self.prog}: {message}", hint=f"`{self.prog} --help` shows what it takes.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rechub-ray", description="Train recommender models at scale.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    prepare = add("prepare", _prepare, "Encode raw logs into parquet shards and a schema.")
+    prepare.add_argument("recipe", help="YAML recipe, as in configs/data/")
+    prepare.add_argument("overrides", nargs="*", metavar="path=value", help="as in source=DIR out=DIR")
+
+    for name, run, text in (
+        ("train", _train, "Train, evaluate and export one run."),
+        ("validate", _validate, "Do only the checks of `train`: configuration, data, components, resources."),
+    ):
+        sub = add(name, run, text)
+        sub.add_argument("config", help="YAML configuration")
+        sub.add_argument("overrides", nargs="*", metavar="path=value", help="as in optimizers.0.lr=0.002")
+        sub.add_argument("--edit-config-json", "--edit_config_json", metavar="JSON", help='{"path": value, ...}')
+        sub.add_argument("--model-dir", "--model_dir", metavar="DIR", help="where checkpoints, logs and exports go")
+        if name == "train":
+            sub.add_argument("--resume", choices=("auto", "must", "never"), default="auto", help="default: auto")
+            sub.add_argument(
+                "--continue-train", "--continue_train", dest="resume", action="store_const", const="must",
+                help="the same as --resume must",
+            )  # fmt: skip
+
+    for name, run, text in (
+        ("evaluate", _evaluate, "Metrics of a checkpoint on a split."),
+        ("predict", _predict, "Predictions of a checkpoint for prepared shards, as parquet."),
+    ):
+        sub = add(name, run, text)
+        sub.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
+        sub.add_argument("overrides", nargs="*", metavar="path=value", help="as in data.root=DIR scaling.num_workers=2")
+        sub.add_argument("--split", default="test", help="train, valid, test, or a folder of shards; default: test")
+        if name == "predict":
+            sub.add_argument("--out", required=True, metavar="DIR", help="where the parquet files go")
+            sub.add_argument("--logits", action="store_true", help="logits instead of probabilities")
+
+    export = add("export", _export, "A checkpoint as ONNX, checked against PyTorch with onnxruntime.")
+    export.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
+    export.add_argument("--out", metavar="FILE", help="default: model.onnx in the folder")
+    export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
+
+    listing = add("list", _list, "The components and their arguments.")
+    listing.add_argument("kind", nargs="?", help="models, losses, metrics, optimizers, schedules or trackers")
+    listing.add_argument("name", nargs="?", help="one component, with its documentation")
+    return parser
+
+
+def _as_overrides(rest: Sequence[str]) -> list[str]:
+    """What argparse leaves over: `path=value` behind an option, and `--path=value`; anything else is an error."""
+    known = ["--model-dir", "--resume", "--continue-train", "--edit-config-json", "--split", "--out", "--logits"]
+    for item in rest:
+        name = item.partition("=")[0]
+        if "=" not in item or (item.startswith("-") and not item.startswith("--")):
+            raise ConfigError(f"unknown option '{item}'", hint=nearest(name, known))
+        if item.startswith("--") and "." not in name and nearest(name, known).startswith("Did"):
+            raise ConfigError(f"unknown option '{name}'", hint=nearest(name, known))
+    return [item.lstrip("-") for item in rest]
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from rechub_ray import config as config_module
+
+    data = config_module.merge(config_module.read_yaml(options.config), options.overrides)
+    if options.edit_config_json:
+        try:
+            edits = json.loads(options.edit_config_json)
+        except json.JSONDecodeError as error:
+            raise ConfigError("--edit-config-json is not JSON", got=str(error)) from None
+        if not isinstance(edits, dict):
+            raise ConfigError("--edit-config-json", expected='{"path": value, ...}', got=repr(edits))
+        data = config_module.merge(data, edits)
+    if options.model_dir:
+        data["model_dir"] = options.model_dir
+    return config_module.validate(data)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from rechub_ray.data.prepare import prepare, print_report
+
+    print_report(prepare(options.recipe, options.overrides))
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = _load(options)
+    from rechub_ray.runtime.launch import train
+    from rechub_ray.runtime.summary import print_result
+
+    print_result(train(config, resume=options.resume))
+
+
+def _validate(options: argparse.Namespace) -> None:
+    config = _load(options)
+    from rechub_ray.runtime.launch import validate
+
+    print(validate(config))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rechub_ray.runtime.inference import evaluate
+    from rechub_ray.runtime.summary import print_metrics
+
+    print_metrics(evaluate(options.checkpoint, split=options.split, overrides=options.overrides), options.split)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from rechub_ray.runtime.inference import predict
+
+    rows = predict(
+        options.checkpoint,
+        options.out,
+        split=options.split,
+        probabilities=not options.logits,
+        overrides=options.overrides,
+    )
+    print(f"{rows} rows -> {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from rechub_ray.export.onnx import export_onnx
+
+    if options.overrides:
+        raise ConfigError("export takes no overrides", got=" ".join(options.overrides))
+    out = options.out or f"{options.checkpoint.rstrip('/')}/model.onnx"
+    report = export_onnx(options.checkpoint, out, probabilities=not options.logits)
+    print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from rechub_ray.runtime.summary import print_components
+
+    print_components(options.kind, options.name)
+
+
+if __name__ == "__main__":
+    entry()

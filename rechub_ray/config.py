@@ -1,0 +1,409 @@
+"""One run as data: YAML plus dotted overrides, merged before validation, every default filled in, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from annotated_types import Ge, Gt, Le
+
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.losses import LOSSES
+from rechub_ray.metrics import METRICS
+from rechub_ray.models import MODELS
+from rechub_ray.optimizers import OPTIMIZERS, validate_optimizer
+from rechub_ray.registry import Registry, config_error
+from rechub_ray.schedules import SCHEDULES
+from rechub_ray.tracking import TRACKERS
+
+Count = Annotated[int, Ge(1)]
+Seconds = Annotated[float, Gt(0)]
+Factor = Annotated[float, Ge(0)]
+Node = dict[str, Any]
+
+
+class Section(pydantic.BaseModel):
+    """A part of the configuration: frozen, and unknown keys are errors."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """Where the shards are and how they become batches.
+
+    Args:
+        root: the folder (or URI) that `prepare` wrote; holds the schema and a folder a split.
+        schema_file: the schema, relative to `root` unless absolute.
+        train: split folder relative to `root` (or an absolute path or URI).
+        valid, test: likewise, or null.
+        features: names of the features to use; null takes all of the schema.
+        batch_size: rows a worker and forward pass.
+        eval_batch_size: rows a worker and forward pass in evaluation.
+        read_threads: reading threads in the process when Ray does not read (scaling.num_workers = 0).
+    """
+
+    root: str = "."
+    schema_file: str = "schema.json"
+    train: str = "train"
+    valid: str | None = "valid"
+    test: str | None = "test"
+    features: list[str] | None = None
+    batch_size: Count = 4096
+    eval_batch_size: Count = 16384
+    read_threads: Count = 1
+
+
+class EarlyStopping(Section):
+    """When to stop, and which model is the best.
+
+    Args:
+        metric: key of a metric, without the split's name; null takes the first one that has a direction.
+        mode: `max` or `min`; null takes the metric's own.
+        patience: stop at the evaluation that makes this many in a row without gain; null never stops.
+        min_delta: a gain is more than this.
+    """
+
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+    patience: Count | None = None
+    min_delta: Factor = 0.0
+
+
+class RegularizationSection(Section):
+    """Penalties l1 * sum|w| + l2 * sum(w^2); whole tables where gradients are dense, touched rows where sparse."""
+
+    embedding_l1: Factor = 0.0
+    embedding_l2: Factor = 0.0
+    dense_l1: Factor = 0.0
+    dense_l2: Factor = 0.0
+
+
+class TrainSection(Section):
+    """The loop.
+
+    Args:
+        epochs: passes over the training data; exactly one of `epochs` and `steps` is set.
+        steps: optimizer steps.
+        accumulate_steps: forward passes a worker and optimizer step.
+        clip_norm: largest global norm of the gradients; null does not clip.
+        precision: `float32`, or `bfloat16` (autocast; weights stay float32).
+        device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
+        threads: torch threads a worker; null divides the host's cores among its workers.
+        initial_evaluation: evaluate before training (epoch -1), as the reference of the curves.
+        evaluate_every_epochs: epochs between evaluations; 0 evaluates only by `evaluate_every_steps`, if at all.
+        evaluate_every_steps: steps between evaluations; null does not.
+        early_stopping: when to stop and what is best.
+        log_every_steps: steps between numbers in the trackers.
+    """
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    accumulate_steps: Count = 1
+    clip_norm: Annotated[float, Gt(0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Count | None = None
+    initial_evaluation: bool = True
+    evaluate_every_epochs: Annotated[int, Ge(0)] = 1
+    evaluate_every_steps: Count | None = None
+    early_stopping: EarlyStopping = EarlyStopping()
+    log_every_steps: Count = 50
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            given = [key for key in ("epochs", "steps") if data.get(key) is not None]
+            if len(given) == 2:
+                raise ValueError("set one of epochs and steps, not both (train.epochs=null unsets the other)")
+            if not given:
+                return {**data, "epochs": 1}
+        return data
+
+
+class CheckpointSection(Section):
+    """When to save and what to keep; evaluations and the end of the run always save.
+
+    Args:
+        every_steps: steps between saves; null does not.
+        every_seconds: seconds between saves; null does not.
+        keep: newest checkpoints to keep; the best one is kept beside them.
+    """
+
+    every_steps: Count | None = None
+    every_seconds: Seconds | None = None
+    keep: Count = 2
+
+
+class ScalingSection(Section):
+    """How many processes, and what each may use.
+
+    Args:
+        num_workers: Ray Train workers; 0 runs in this process without Ray.
+        use_gpu: one GPU a worker.
+        cpus_per_worker: logical CPUs a worker reserves; null takes 0.5 without and 0 with a GPU.
+        data_cpus: logical CPUs left to Ray Data, for all workers together.
+        max_failures: how often the run may lose workers and recover.
+        address: Ray cluster to join; null takes a running one (or RAY_ADDRESS) and starts a local one otherwise.
+        start_timeout_seconds: how long to wait for the workers to start.
+        collective_timeout_seconds: how long a worker waits for the others at a collective before the run fails over.
+    """
+
+    num_workers: Annotated[int, Ge(0), Le(4096)] = 0
+    use_gpu: bool = False
+    cpus_per_worker: Annotated[float, Ge(0)] | None = None
+    data_cpus: Annotated[float, Ge(1)] = 1.0
+    max_failures: Annotated[int, Ge(0)] = 3
+    address: str | None = None
+    start_timeout_seconds: Seconds = 300.0
+    collective_timeout_seconds: Seconds = 600.0
+
+
+class ExportSection(Section):
+    """The export after training.
+
+    Args:
+        onnx: export the best model when training ends.
+        probabilities: the outputs are probabilities; false gives logits.
+    """
+
+    onnx: bool = True
+    probabilities: bool = True
+
+
+class RunConfig(Section):
+    """One run.
+
+    Args:
+        name: for logs and folders.
+        model_dir: where checkpoints, logs and exports go; null takes `runs/<name>`.
+        seed: of initialisation, shuffling and dropout.
+        imports: modules to import on the driver and on every worker (your own components).
+        init_from: checkpoint or run whose weights start this one (fine-tuning); names and shapes must match unless
+            `init_map` tells otherwise.
+        init_map: file of lines `current<TAB>old`: which parameters to take, under which old name.
+        model, losses, metrics, optimizers, trackers: component nodes `{name: ..., <arguments>}`. An optimizer's node
+            also takes `params` (patterns of parameter names) and `schedule` (a schedule's node).
+    """
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[\w.-]+$")] = "run"
+    model_dir: str | None = None
+    seed: Annotated[int, Ge(0)] = 2026
+    imports: list[str] = []
+    init_from: str | None = None
+    init_map: str | None = None
+    data: DataSection = DataSection()
+    model: Node
+    losses: list[Node] = [{"name": "bce"}]
+    metrics: list[Node] = [{"name": "auc"}, {"name": "log_loss"}]
+    optimizers: list[Node] = [{"name": "adam"}]
+    regularization: RegularizationSection = RegularizationSection()
+    train: TrainSection = TrainSection(epochs=1)
+    checkpoint: CheckpointSection = CheckpointSection()
+    trackers: list[Node] = [{"name": "console"}, {"name": "jsonl"}]
+    scaling: ScalingSection = ScalingSection()
+    export: ExportSection = ExportSection()
+
+    def directory(self) -> str:
+        """The run's folder."""
+        return self.model_dir or f"runs/{self.name}"
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of the parts that a resumed run must share with the run it continues.
+
+        The rest (workers, trackers, cadences, devices, a later end) may change in between.
+        """
+        data = self.model_dump(mode="json")
+        train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "precision")}
+        parts = {
+            "seed": data["seed"],
+            "model": data["model"],
+            "losses": data["losses"],
+            "optimizers": data["optimizers"],
+            "regularization": data["regularization"],
+            "train": train,
+            "data.features": data["data"]["features"],
+        }
+        return {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
+    """A validated configuration from a YAML file or a mapping.
+
+    Args:
+        source: path of the YAML file, or its content.
+        overrides: `path=value` strings (the value is read as YAML), or a mapping path -> value.
+
+    Raises:
+        ConfigError: what is wrong, with the key and the nearest known one.
+
+    Example:
+        >>> load({"model": {"name": "lr"}}, ["optimizers.0.lr=0.01"]).optimizers[0]["lr"]
+        0.01
+    """
+    return validate(merge(read_yaml(source), overrides))
+
+
+def read_yaml(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping in a YAML file; a mapping is copied."""
+    if isinstance(source, Mapping):
+        return typing.cast(dict[str, Any], json.loads(json.dumps(source)))
+    path = Path(source)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            f"cannot read the configuration '{source}'",
+            got=error.strerror or error,
+            hint=nearest(str(path), siblings) if siblings else None,
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{source}' is not YAML", got=" ".join(str(error).split())) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"'{source}' is not a configuration", expected="a YAML mapping", got=type(data).__name__)
+    return data
+
+
+def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with the overrides set; a path's numbers index lists, missing mappings on the way are made."""
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    result = typing.cast(dict[str, Any], json.loads(json.dumps(data)))
+    for path, value in pairs:
+        _set(result, path, value)
+    return result
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    path = path.strip().lstrip("-")
+    if not equals or not path:
+        raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
+    try:
+        return path, yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{path}': the value is not YAML", got=" ".join(str(error).split())) from None
+
+
+def _set(data: dict[str, Any], path: str, value: Any) -> None:
+    # a list that the file leaves out has a default, and `metrics.0.name=...` means that one
+    keys = path.split(".")
+    field = RunConfig.model_fields.get(keys[0])
+    if len(keys) > 1 and keys[0] not in data and field is not None and isinstance(field.default, list):
+        data[keys[0]] = json.loads(json.dumps(field.default))
+    here: Any = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        done = ".".join(keys[:depth])
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) > len(here) - (0 if last else 1):
+                raise ConfigError(
+                    f"override '{path}': '{done}' is a list of {len(here)}",
+                    expected=f"an index from 0 to {max(len(here) - 1, 0)}",
+                    got=repr(key),
+                )
+            if last and int(key) == len(here):
+                here.append(value)
+            elif last:
+                here[int(key)] = value
+            else:
+                if isinstance(here[int(key)], str):  # a bare name stands for a node
+                    here[int(key)] = {"name": here[int(key)]}
+                here = here[int(key)]
+        elif isinstance(here, dict):
+            if last:
+                here[key] = value
+            else:
+                if here.get(key) is None:
+                    here[key] = {}
+                elif isinstance(here[key], str) and key in ("model", "schedule"):
+                    here[key] = {"name": here[key]}
+                here = here[key]
+        else:
+            raise ConfigError(f"override '{path}': '{done}' holds a value, not keys", got=repr(here))
+
+
+def validate(data: Mapping[str, Any]) -> RunConfig:
+    """The frozen configuration, components checked and their defaults filled in."""
+    data = dict(data)
+    for module in data.get("imports") or []:
+        _import(module)
+    _check_keys(RunConfig, data, "")
+    for key, registry in _LISTS.items():
+        if key in data:
+            data[key] = _component_list(data[key], registry, key)
+    if "model" in data:
+        data["model"] = MODELS.validate(data["model"], where="model")
+    else:
+        raise ConfigError("'model' is missing", hint=f"Known models: {', '.join(MODELS.names())}.")
+    for key, registry in _LISTS.items():
+        if key not in data:
+            data[key] = _component_list(RunConfig.model_fields[key].default, registry, key)
+    try:
+        return RunConfig.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise config_error(error) from None
+
+
+def dump(config: RunConfig) -> str:
+    """YAML text that `load` reads back as the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _import(module: Any) -> None:
+    try:
+        importlib.import_module(str(module))
+    except Exception as error:
+        raise ConfigError(
+            f"'imports': cannot import '{module}'",
+            got=f"{type(error).__name__}: {error}",
+            hint="It must be importable from where you run, and on every worker.",
+        ) from None
+
+
+def _component_list(nodes: Any, registry: Registry[Any], where: str) -> list[Node]:
+    if isinstance(nodes, (str, Mapping)):
+        nodes = [nodes]
+    if not isinstance(nodes, list):
+        raise ConfigError(f"'{where}' is not a list of {registry.kind}s", got=repr(nodes))
+    if not nodes and where in ("losses", "optimizers"):
+        raise ConfigError(f"'{where}' is empty", expected=f"at least one {registry.kind}")
+    check = _optimizer if registry is OPTIMIZERS else registry.validate
+    return [check(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
+
+
+def _optimizer(node: Any, *, where: str) -> Node:
+    checked = validate_optimizer(node, where=where)
+    schedule = SCHEDULES.validate(checked["schedule"] or "constant", where=f"{where}.schedule")
+    return {**checked, "schedule": schedule}
+
+
+def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> None:
+    """Unknown keys, with the nearest known one (pydantic alone only says that they are not permitted)."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"'{where}' is not a section", expected="keys and values", got=repr(data))
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in section.model_fields:
+            raise ConfigError(f"unknown key '{path}'", hint=nearest(str(key), section.model_fields))
+        inner = section.model_fields[key].annotation
+        if isinstance(inner, types.UnionType):
+            inner = next((a for a in typing.get_args(inner) if isinstance(a, type)), None)
+        if isinstance(inner, type) and issubclass(inner, Section) and value is not None:
+            _check_keys(inner, value, path)
+
+
+_LISTS: dict[str, Registry[Any]] = {
+    "losses": LOSSES,
+    "metrics": METRICS,
+    "optimizers": OPTIMIZERS,
+    "trackers": TRACKERS,
+}

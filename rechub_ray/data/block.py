@@ -1,0 +1,157 @@
+"""Rows in memory, stacked by kind: what readers hand to the sources, and what travels through Ray Data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rechub_ray.schema import Schema
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ragged:
+    """One sequence feature: row i holds values[offsets[i]:offsets[i+1]]. A slice shares `values` with its origin.
+
+    Shapes:
+        values: (N,) int32 or int64. offsets: (rows+1,) int64, ascending; the first need not be 0.
+    """
+
+    values: Array
+    offsets: Array
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        return Ragged(self.values, self.offsets[start : stop + 1])
+
+    def trimmed(self) -> Ragged:
+        """The same with offsets from 0 and no values beside its own."""
+        first, last = int(self.offsets[0]), int(self.offsets[-1])
+        return Ragged(self.values[first:last], self.offsets - first)
+
+    @staticmethod
+    def concat(parts: Sequence[Ragged]) -> Ragged:
+        parts = [part.trimmed() for part in parts]
+        ends = np.cumsum([len(part.values) for part in parts])
+        begins = ends - [len(part.values) for part in parts]
+        offsets = [part.offsets[1:] + begin for part, begin in zip(parts, begins, strict=True)]
+        return Ragged(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([np.zeros(1, np.int64), *offsets]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """Rows, stacked by kind in schema order. Read-only: its arrays may be shared with other blocks.
+
+    Shapes:
+        sparse: (n, F) int32, or int64 where a vocabulary needs it. dense: (n, D) float32. sequences: one a feature.
+        labels: (n, L) float32, NaN where targets were not read. weight: (n,) float32. group: (n,) int64.
+        row_id: n integers or strings.
+    """
+
+    sparse: Array
+    dense: Array
+    sequences: tuple[Ragged, ...]
+    labels: Array
+    weight: Array | None = None
+    group: Array | None = None
+    row_id: pa.Array | None = None
+
+    @property
+    def rows(self) -> int:
+        return int(self.labels.shape[0])
+
+    def slice(self, start: int, stop: int) -> Block:
+        """The rows [start, stop), without a copy."""
+        return Block(
+            self.sparse[start:stop],
+            self.dense[start:stop],
+            tuple(sequence.slice(start, stop) for sequence in self.sequences),
+            self.labels[start:stop],
+            None if self.weight is None else self.weight[start:stop],
+            None if self.group is None else self.group[start:stop],
+            None if self.row_id is None else self.row_id.slice(start, stop - start),
+        )
+
+    @staticmethod
+    def concat(blocks: Sequence[Block]) -> Block:
+        """The blocks one after the other; copies unless there is only one."""
+        if len(blocks) == 1:
+            return blocks[0]
+        weights = [block.weight for block in blocks if block.weight is not None]
+        groups = [block.group for block in blocks if block.group is not None]
+        row_ids = [block.row_id for block in blocks if block.row_id is not None]
+        return Block(
+            np.concatenate([block.sparse for block in blocks]),
+            np.concatenate([block.dense for block in blocks]),
+            tuple(Ragged.concat(parts) for parts in zip(*(block.sequences for block in blocks), strict=True)),
+            np.concatenate([block.labels for block in blocks]),
+            np.concatenate(weights) if weights else None,
+            np.concatenate(groups) if groups else None,
+            pa.concat_arrays(row_ids) if row_ids else None,
+        )
+
+    def to_table(self) -> pa.Table:
+        """An Arrow table that shares the block's memory: matrices become fixed-size lists."""
+        columns = {"labels": _matrix(self.labels)}
+        if self.sparse.shape[1]:
+            columns["sparse"] = _matrix(self.sparse)
+        if self.dense.shape[1]:
+            columns["dense"] = _matrix(self.dense)
+        for i, sequence in enumerate(self.sequences):
+            trimmed = sequence.trimmed()
+            columns[f"sequence/{i}"] = pa.LargeListArray.from_arrays(trimmed.offsets, pa.array(trimmed.values))
+        if self.weight is not None:
+            columns["weight"] = pa.array(self.weight)
+        if self.group is not None:
+            columns["group"] = pa.array(self.group)
+        if self.row_id is not None:
+            columns["row_id"] = self.row_id
+        return pa.table(columns)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, schema: Schema) -> Block:
+        """The block behind `to_table`; shares the table's memory where a column is in one chunk."""
+        columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
+        labels = _unmatrix(columns["labels"])
+        nothing = labels[:, :0]
+        return cls(
+            _unmatrix(columns["sparse"]) if "sparse" in columns else nothing.astype(id_type(schema)),
+            _unmatrix(columns["dense"]) if "dense" in columns else nothing,
+            tuple(
+                Ragged(column.values.to_numpy(), column.offsets.to_numpy())
+                for column in (columns[f"sequence/{i}"] for i in range(len(schema.sequences)))
+            ),
+            labels,
+            columns["weight"].to_numpy() if "weight" in columns else None,
+            columns["group"].to_numpy() if "group" in columns else None,
+            columns.get("row_id"),
+        )
+
+
+def id_type(schema: Schema) -> type[np.int32] | type[np.int64]:
+    """The type of ids in blocks: half the memory wherever all vocabularies allow it."""
+    sizes = [feature.vocab_size for feature in schema.sparse] + [feature.vocab_size for feature in schema.sequences]
+    return np.int32 if max(sizes, default=0) <= np.iinfo(np.int32).max else np.int64
+
+
+def _matrix(values: Array) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
+def _unmatrix(column: pa.Array) -> Array:
+    flat: Array = column.flatten().to_numpy()
+    return flat.reshape(-1, column.type.list_size)
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

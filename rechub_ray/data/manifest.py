@@ -1,0 +1,285 @@
+"""Which row groups a data set has: found once on the driver from the parquet footers, then shipped to the workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from rechub_ray.errors import DataError, nearest
+from rechub_ray.schema import DenseFeature, Schema, SparseFeature
+
+Location: TypeAlias = str | Path | Sequence[str | Path]
+"""A folder of parquet shards or one file, on a local path or a URI; or a list of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataFile:
+    """One parquet file.
+
+    Args:
+        path: absolute local path, or a URI.
+        row_groups: rows of each of its row groups.
+    """
+
+    path: str
+    row_groups: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowGroup:
+    """One row group: the unit that the data plan orders and the readers read."""
+
+    file: str
+    index: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The files and row groups of one split, in the order of their names.
+
+    Every process that holds the same manifest derives the same plan from it, so it is made once and handed around.
+    """
+
+    files: tuple[DataFile, ...]
+
+    @classmethod
+    def scan(
+        cls,
+        location: Location,
+        schema: Schema,
+        *,
+        targets: bool = True,
+        key: str = "data",
+        threads: int = 16,
+    ) -> Manifest:
+        """Reads the footers under `location` and checks each file against the schema; reads no data.
+
+        Args:
+            location: folder with `*.parquet` files, one file, or a list; a local path or any URI that
+                `pyarrow.fs` or fsspec opens. Names that start with `_` or `.` are left out.
+            schema: the columns that must be there, and their kinds.
+            targets: False for prediction: label, weight and group columns may be missing.
+            key: the configuration key that `location` came from, for error messages.
+            threads: footers read at a time (>= 1).
+
+        Raises:
+            DataError: nothing there, an unreadable file, a missing or ill-typed column; names the file.
+        """
+        places = [location] if isinstance(location, str | Path) else list(location)
+        paths = [path for place in places for path in _list_files(_absolute(place), key)]
+        if not paths:
+            raise DataError(f"'{key}' names no files", expected="a folder of parquet files, or a list of them")
+        read = functools.partial(_read_footer, schema=schema, targets=targets)
+        with concurrent.futures.ThreadPoolExecutor(min(threads, len(paths))) as pool:
+            try:
+                files = tuple(pool.map(read, paths))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        manifest = cls(files)
+        if manifest.rows == 0:
+            raise DataError(f"'{key}': the files under {places[0]} hold no rows", got=f"{len(files)} empty files")
+        return manifest
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(sum(file.row_groups) for file in self.files)
+
+    @functools.cached_property
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """All row groups that hold rows, file by file."""
+        return tuple(
+            RowGroup(file.path, index, rows)
+            for file in self.files
+            for index, rows in enumerate(file.row_groups)
+            if rows
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when a file comes, goes or changes its rows; the folder's own place is left out."""
+        text = json.dumps([(file.path.rsplit("/", 1)[-1], file.row_groups) for file in self.files])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"files": [{"path": file.path, "row_groups": list(file.row_groups)} for file in self.files]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Manifest:
+        return cls(tuple(DataFile(file["path"], tuple(file["row_groups"])) for file in data["files"]))
+
+
+def open_path(path: str) -> tuple[pa.fs.FileSystem, str]:
+    """The filesystem of a local path or URI, and the path inside it.
+
+    Raises:
+        DataError: for a URI of an unknown kind, or one whose driver is not installed.
+    """
+    if "://" not in path:
+        return _LOCAL, path
+    address, question, query = path.partition("?")
+    folder, _, name = address.rstrip("/").rpartition("/")
+    if folder.endswith(":/") or not folder:  # scheme://bucket: there is no folder above it
+        return _open_folder(path)
+    filesystem, inside = _open_folder(folder + question + query)
+    return filesystem, f"{inside.rstrip('/')}/{name}" if inside else name
+
+
+_LOCAL = pa.fs.LocalFileSystem()
+
+
+# by folder, because opening one object store may take several requests (its region, credentials)
+@functools.lru_cache(maxsize=256)
+def _open_folder(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    try:
+        filesystem, path = pa.fs.FileSystem.from_uri(uri)
+        return filesystem, path
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # not a scheme of pyarrow's own
+    except OSError as error:
+        raise DataError(f"cannot open {uri}", got=str(error)) from None
+    try:
+        opened, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise DataError(
+            f"cannot open {uri}",
+            expected="a path or URI that pyarrow or fsspec knows",
+            got=str(error),
+            hint="Object stores may need a driver: pip install s3fs, gcsfs or adlfs.",
+        ) from None
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
+
+
+def _absolute(place: str | Path) -> str:
+    """Workers run in another folder than the driver, so local paths leave it absolute."""
+    text = str(place)
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
+def _list_files(place: str, key: str) -> Iterator[str]:
+    filesystem, path = open_path(place)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == pa.fs.FileType.File:
+            yield place
+            return
+        if info.type == pa.fs.FileType.NotFound:
+            raise DataError(f"'{key}': there is no {place}", hint=_neighbours(filesystem, path))
+        entries = filesystem.get_file_info(pa.fs.FileSelector(path))
+    except OSError as error:
+        raise DataError(f"'{key}': cannot list {place}", got=str(error)) from None
+    names = sorted(
+        entry.base_name
+        for entry in entries
+        if entry.type == pa.fs.FileType.File
+        and entry.base_name.endswith(".parquet")
+        and not entry.base_name.startswith(("_", "."))
+    )
+    if not names:
+        folders = sorted(entry.base_name for entry in entries if entry.type == pa.fs.FileType.Directory)
+        raise DataError(
+            f"'{key}': no *.parquet file in {place}",
+            got=f"{len(entries)} other entries" if entries else "an empty folder",
+            hint=f"It has the folders {', '.join(folders[:8])}; name one of them." if folders else None,
+        )
+    address, question, query = place.partition("?")
+    for name in names:
+        yield f"{address.rstrip('/')}/{name}{question}{query}"
+
+
+def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:
+    """What stands where the missing path was looked for."""
+    parent, _, name = path.rstrip("/").rpartition("/")
+    if not parent:
+        return None
+    entries = filesystem.get_file_info(pa.fs.FileSelector(parent, allow_not_found=True))
+    names = [entry.base_name for entry in entries if not entry.base_name.startswith(".")]
+    if not names:
+        return f"{parent} is missing or empty; `rechub-ray prepare` writes the data."
+    if difflib.get_close_matches(name, names, n=1):
+        return nearest(name, names)
+    return f"{parent} holds: {', '.join(sorted(names)[:8])}."
+
+
+def _read_footer(path: str, *, schema: Schema, targets: bool) -> DataFile:
+    filesystem, inside = open_path(path)
+    try:
+        with filesystem.open_input_file(inside) as stream, pq.ParquetFile(stream) as file:
+            metadata, columns = file.metadata, file.schema_arrow
+            check_columns(columns, schema, targets=targets, where=path)
+            return DataFile(path, tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is not a readable parquet file",
+            got=str(error).split("\n")[0],
+            hint="It is cut off or of another format; write it again, or take it out of the folder.",
+        ) from None
+
+
+def needed_columns(schema: Schema, *, targets: bool) -> list[str]:
+    """The columns that are read: all of the schema's, or only features and row ids where there are no targets."""
+    if targets:
+        return schema.columns
+    extra = [schema.row_id] if schema.row_id is not None and schema.row_id not in schema.feature_names else []
+    return schema.feature_names + extra
+
+
+def check_columns(columns: pa.Schema, schema: Schema, *, targets: bool, where: str) -> None:
+    """Checks names and types of `columns` against the schema.
+
+    Raises:
+        DataError: a column is missing or of a wrong type; names `where` and the column.
+    """
+    for name in needed_columns(schema, targets=targets):
+        found = columns.names.count(name)
+        if found != 1:
+            problem = f"has no column '{name}'" if not found else f"has {found} columns '{name}'"
+            raise DataError(f"{where} {problem}", hint=None if found else nearest(name, columns.names))
+    for feature in schema.features:
+        kind = columns.field(feature.name).type
+        if isinstance(feature, SparseFeature):
+            fits, expected = pt.is_integer(kind), "an integer type"
+        elif isinstance(feature, DenseFeature) and feature.dim == 1:
+            fits, expected = _is_number(kind), "a number"
+        elif isinstance(feature, DenseFeature):
+            fits = _is_list(kind) and _is_number(kind.value_type)
+            fits = fits and (not pt.is_fixed_size_list(kind) or kind.list_size == feature.dim)
+            expected = f"a list of {feature.dim} numbers"
+        else:
+            fits, expected = _is_list(kind) and pt.is_integer(kind.value_type), "a list of an integer type"
+        _expect(fits, feature.name, expected, kind, where)
+    if targets:
+        for name in [label.name for label in schema.labels] + ([schema.weight] if schema.weight else []):
+            _expect(_is_number(columns.field(name).type), name, "a number", columns.field(name).type, where)
+        if schema.group is not None:
+            kind = columns.field(schema.group).type
+            _expect(pt.is_integer(kind), schema.group, "an integer type", kind, where)
+
+
+def _expect(fits: bool, name: str, expected: str, kind: pa.DataType, where: str) -> None:
+    if not fits:
+        raise DataError(f"{where}: column '{name}' has a wrong type", expected=expected, got=str(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))

@@ -1,0 +1,228 @@
+"""One piece of one parquet file -> checked, permuted, stacked rows. The hot path of ingest; knows nothing of Ray."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from rechub_ray.data.block import Array, Block, Ragged, id_type
+from rechub_ray.data.manifest import check_columns, needed_columns, open_path
+from rechub_ray.data.plan import Piece, permutation
+from rechub_ray.errors import DataError
+from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+
+
+def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
+    """Reads the schema's columns of the piece's row group, checks every value, permutes the rows, takes its share.
+
+    Args:
+        piece: which rows.
+        schema: which columns, and what their values may be.
+        targets: False for prediction: label, weight and group columns are not read; labels are NaN.
+
+    Raises:
+        DataError: the file cannot be read, changed since its manifest was made, or holds a value that the schema
+            forbids; names file, row group, column, row and value.
+    """
+    where = f"{piece.file}, row group {piece.row_group}"
+    table = _read_row_group(piece, needed_columns(schema, targets=targets), where)
+    if table.num_rows != piece.group_rows:
+        _changed(where, f"{table.num_rows} rows where there were {piece.group_rows}")
+    check_columns(table.schema, schema, targets=targets, where=piece.file)
+    if piece.key is not None:
+        take: Array | None = permutation(piece.group_rows, *piece.key)[piece.start : piece.stop]
+    elif piece.rows < piece.group_rows:
+        take = np.arange(piece.start, piece.stop)
+    else:
+        take = None
+    return stack(table, schema, targets=targets, where=where, take=take)
+
+
+def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
+    filesystem, path = open_path(piece.file)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == pa.fs.FileType.NotFound:
+            _changed(where, "no such file")
+        footer = _footer(piece.file, info.size, info.mtime_ns)
+        if piece.row_group >= footer.num_row_groups:
+            _changed(where, f"a file with {footer.num_row_groups} row groups")
+        with filesystem.open_input_file(path) as stream:
+            file = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+            return file.read_row_group(piece.row_group, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot read {where}",
+            got=str(error).split("\n")[0],
+            hint="The file is damaged or was changed while it was read; write it again, or take it out.",
+        ) from None
+
+
+# a footer lists every column of every row group, so parsing it again for each piece would cost more than the piece;
+# size and time are in the key because the same path may be written anew within one process
+@functools.lru_cache(maxsize=16)
+def _footer(path: str, size: int, mtime_ns: int) -> pq.FileMetaData:
+    filesystem, inside = open_path(path)
+    with filesystem.open_input_file(inside) as stream:
+        return pq.read_metadata(stream)
+
+
+def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: Array | None = None) -> Block:
+    """The table's columns, checked and stacked by kind.
+
+    Args:
+        table: with the schema's columns, of types that `check_columns` accepts.
+        schema: the columns and their bounds.
+        targets: whether label, weight and group columns are there.
+        where: names the table in errors.
+        take: the rows to keep, in this order; None for all as they stand. All rows are checked.
+
+    Raises:
+        DataError: a value that the schema forbids.
+    """
+    names = [feature.name for feature in schema.sparse]
+    ids = np.empty((len(names), table.num_rows), id_type(schema))
+    for row, feature in zip(ids, schema.sparse, strict=True):
+        row[:] = _checked_ids(_values(_array(table, feature.name), feature.name, where), feature, where)
+    dense = np.empty((schema.dense_dim, table.num_rows), np.float32)
+    start = 0
+    for column in schema.dense:
+        dense[start : start + column.dim] = _dense(table, column, where)
+        start += column.dim
+    labels = np.full((len(schema.labels), table.num_rows), np.nan, np.float32)
+    weight = group = None
+    if targets:
+        for row, label in zip(labels, schema.labels, strict=True):
+            row[:] = _label(table, label, where)
+        weight = None if schema.weight is None else _weight(table, schema.weight, where)
+        if schema.group is not None:
+            group = _values(_array(table, schema.group), schema.group, where).astype(np.int64, copy=False)
+    row_id = None if schema.row_id is None else _array(table, schema.row_id)
+    return Block(
+        _rows_first(ids, take),
+        _rows_first(dense, take),
+        tuple(_ragged(table, feature, where, take, id_type(schema)) for feature in schema.sequences),
+        _rows_first(labels, take),
+        weight if weight is None or take is None else weight[take],
+        group if group is None or take is None else group[take],
+        row_id if row_id is None or take is None else row_id.take(pa.array(take)),
+    )
+
+
+def _rows_first(columns: Array, take: Array | None) -> Array:
+    """(F, n) -> (n, F), row after row in memory. Transposed first: picking whole rows touches each cache line once."""
+    rows = np.ascontiguousarray(columns.T)
+    return rows if take is None else rows.take(take, axis=0)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _values(column: pa.Array, name: str, where: str, per_row: int = 1) -> Array:
+    """The column as NumPy, without a copy for numbers; nulls are refused."""
+    if column.null_count:
+        row = pc.index(column.is_null(), True).as_py() // per_row
+        hint = "`rechub-ray prepare` turns nulls into id 0 or a fill value."
+        _refuse(where, name, row, "null", "a value in every row", hint)
+    values: Array = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _checked_ids(
+    values: Array, feature: SparseFeature | SequenceFeature, where: str, rows: Array | None = None
+) -> Array:
+    if len(values) and (values.min() < 0 or values.max() >= feature.vocab_size):
+        at = int(np.argmax((values < 0) | (values >= feature.vocab_size)))
+        row = at if rows is None else int(np.searchsorted(rows, at, "right")) - 1
+        _refuse(where, feature.name, row, values[at], f"an id in [0, {feature.vocab_size})", _PREPARED)
+    return values
+
+
+def _dense(table: pa.Table, feature: DenseFeature, where: str) -> Array:
+    column = _array(table, feature.name)
+    if feature.dim > 1:
+        lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy()
+        if (lengths != feature.dim).any():
+            row = int(np.argmax(lengths != feature.dim))
+            got = "null" if lengths[row] < 0 else f"{lengths[row]} numbers"
+            _refuse(where, feature.name, row, got, f"a list of {feature.dim} numbers")
+        column = column.flatten()
+    values = _values(column, feature.name, where, feature.dim)
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is refused below
+        values = values.astype(np.float32, copy=False)
+    _check_finite(values, feature.name, where, feature.dim)
+    return values.reshape(-1, feature.dim).T
+
+
+def _label(table: pa.Table, label: Label, where: str) -> Array:
+    with np.errstate(over="ignore"):
+        values = _values(_array(table, label.name), label.name, where).astype(np.float32, copy=False)
+    if label.kind == "regression":
+        _check_finite(values, label.name, where)
+    elif not ((values == 0) | (values == 1)).all():
+        row = int(np.argmin((values == 0) | (values == 1)))
+        _refuse(where, label.name, row, values[row], "0 or 1 in a binary label")
+    return values
+
+
+def _weight(table: pa.Table, name: str, where: str) -> Array:
+    with np.errstate(over="ignore"):
+        values = _values(_array(table, name), name, where).astype(np.float32, copy=False)
+    _check_finite(values, name, where)
+    if (values < 0).any():
+        row = int(np.argmax(values < 0))
+        _refuse(where, name, row, values[row], "a weight >= 0")
+    return values
+
+
+def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array | None, kind: type[Any]) -> Ragged:
+    """The lists of the kept rows; a null list counts as empty, of a longer one the last `max_length` ids are kept."""
+    column = _array(table, feature.name)
+    offsets = np.zeros(len(column) + 1, np.int64)
+    np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), out=offsets[1:])
+    flat = column.flatten()
+    if flat.null_count:
+        at = pc.index(flat.is_null(), True).as_py()
+        row = int(np.searchsorted(offsets, at, "right")) - 1
+        _refuse(where, feature.name, row, "null in a list", "ids only", _PREPARED)
+    values = _checked_ids(flat.to_numpy(zero_copy_only=False), feature, where, offsets).astype(kind, copy=False)
+    begins, ends = offsets[:-1], offsets[1:]
+    if take is not None:
+        begins, ends = begins[take], ends[take]
+    lengths = np.minimum(ends - begins, feature.max_length)
+    if take is None and int(lengths.sum()) == len(values):
+        return Ragged(values, offsets)
+    kept = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=kept[1:])
+    source = np.repeat(ends - lengths - kept[:-1], lengths) + np.arange(kept[-1])
+    return Ragged(values[source], kept)
+
+
+def _check_finite(values: Array, name: str, where: str, per_row: int = 1) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        at = int(np.argmin(finite))
+        _refuse(where, name, at // per_row, values[at], "a finite number")
+
+
+_PREPARED = "Was this file written for another schema.json? `rechub-ray prepare` maps raw values to ids."
+
+
+def _refuse(where: str, column: str, row: int, got: object, expected: str, hint: str | None = None) -> NoReturn:
+    raise DataError(f"{where}: column '{column}', row {row}, holds a bad value", expected=expected, got=got, hint=hint)
+
+
+def _changed(where: str, got: str) -> NoReturn:
+    raise DataError(
+        f"{where} changed since the run looked at it",
+        got=got,
+        hint="Do not write into a folder that is being trained on; start again.",
+    )

@@ -1,0 +1,248 @@
+"""Batches for the loop: training from any position, evaluation of every row; the reader decides how files are read."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol
+
+from rechub_ray.batch import Batch
+from rechub_ray.data.block import Block
+from rechub_ray.data.collate import collate
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.plan import Cut, EpochPlan, EvalPlan, Piece, Position, lanes_for
+from rechub_ray.data.reader import read_piece
+from rechub_ray.errors import DataError
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+
+class Reader(Protocol):
+    """Turns pieces into blocks: one block a piece, in order. Closing the iterator ends the reading."""
+
+    def __call__(
+        self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True
+    ) -> Generator[Block, None, None]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreadReader:
+    """Reads ahead in threads of this process.
+
+    Args:
+        prefetch: pieces in memory or being read at a time (>= 1). The lanes of a worker tend to need their next row
+            groups at the same time, so less than a worker's lanes (8 with one worker) makes the loop wait.
+        threads: pieces read at a time (>= 1).
+    """
+
+    prefetch: int = 8
+    threads: int = 1
+
+    def __call__(
+        self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True
+    ) -> Generator[Block, None, None]:
+        pool = concurrent.futures.ThreadPoolExecutor(self.threads, thread_name_prefix="rechub-reader")
+        upcoming = iter(pieces)
+        waiting: collections.deque[concurrent.futures.Future[Block]] = collections.deque()
+
+        def read_one_more() -> None:
+            piece = next(upcoming, None)
+            if piece is not None:
+                waiting.append(pool.submit(read_piece, piece, schema, targets=targets))
+
+        try:
+            for _ in range(self.prefetch):
+                read_one_more()
+            while waiting:
+                block = waiting.popleft().result()
+                read_one_more()
+                yield block
+                del block
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Lane:
+    """Blocks of one lane that were read but not yet trained."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._blocks: collections.deque[Block] = collections.deque()
+        self._used = 0
+
+    def add(self, block: Block) -> None:
+        self._blocks.append(block)
+        self.rows += block.rows
+
+    def take(self, rows: int) -> list[Block]:
+        self.rows -= rows
+        parts = []
+        while rows:
+            head = self._blocks[0]
+            part = head.slice(self._used, min(self._used + rows, head.rows))
+            parts.append(part)
+            self._used += part.rows
+            rows -= part.rows
+            if self._used == head.rows:
+                self._blocks.popleft()
+                self._used = 0
+        return parts
+
+
+class TrainSource:
+    """Training batches of one worker.
+
+    Which rows are in a step depends on seed, epoch and global batch only (for world sizes that divide 8); every rank
+    takes the same number of steps.
+
+    Args:
+        manifest: the training split.
+        schema: what to read.
+        batch_size: rows a step of this worker (>= 1).
+        seed: order of the rows (>= 0).
+        world: this worker's place.
+        reader: how pieces become blocks.
+
+    Raises:
+        DataError: the rows do not fill one step of all workers.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        schema: Schema,
+        *,
+        batch_size: int,
+        seed: int,
+        world: World,
+        reader: Reader,
+    ) -> None:
+        self._manifest, self._seed, self._world, self._reader = manifest, seed, world, reader
+        self._schema = dataclasses.replace(schema, row_id=None)  # names rows of predictions; training has no use for it
+        self._lanes = lanes_for(world.size)
+        self.batch_size = batch_size
+        self.global_batch = batch_size * world.size
+        if manifest.rows < self.global_batch:
+            raise DataError(
+                f"the training data has {manifest.rows} rows, too few for one step",
+                expected=f"at least {world.size} workers x {batch_size} rows = {self.global_batch}",
+                hint="Lower the batch size or the number of workers.",
+            )
+        self.fingerprint = hashlib.sha256(f"{manifest.fingerprint}/{seed}".encode()).hexdigest()[:16]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch that is not cut by a change of geometry, on every rank."""
+        return self._manifest.rows // self.global_batch
+
+    def steps_left(self, position: Position) -> int:
+        """Steps from `position` to the end of its epoch."""
+        position = self.normalise(position)
+        return (self._manifest.rows - position.rows_done) // self.global_batch
+
+    def normalise(self, position: Position) -> Position:
+        """A saved position as one of the present geometry: what other geometries consumed goes into `cuts`.
+
+        At the end of an epoch, where less than one global batch is left, it is the start of the next one.
+
+        Raises:
+            DataError: in the middle of an epoch, where the data or the seed are not those of the saved position.
+        """
+        if position.steps_done and position.data not in ("", self.fingerprint):
+            raise DataError(
+                f"training stopped in the middle of epoch {position.epoch}, but the data or the seed changed since",
+                expected=f"fingerprint {position.data}",
+                got=self.fingerprint,
+                hint="Bring back the files (names and rows) and the seed, or start a new run from the checkpoint.",
+            )
+        if position.step and (position.lanes, position.global_batch) != (self._lanes, self.global_batch):
+            cut = Cut(position.lanes, position.global_batch, position.step)
+            position = dataclasses.replace(position, cuts=(*position.cuts, cut), step=0)
+        if self._manifest.rows - position.rows_done < self.global_batch:
+            position = Position(epoch=position.epoch + 1)
+        return dataclasses.replace(position, lanes=self._lanes, global_batch=self.global_batch, data=self.fingerprint)
+
+    def advance(self, position: Position, steps: int) -> Position:
+        """The position `steps` later; at the end of an epoch it is step 0 of the next one."""
+        position = self.normalise(position)
+        while (left := self.steps_left(position)) <= steps:
+            steps -= left
+            position = self.normalise(Position(epoch=position.epoch + 1))
+        return dataclasses.replace(position, step=position.step + steps)
+
+    def epoch(self, position: Position) -> Generator[Batch, None, None]:
+        """This worker's batches from exactly `position` to the end of its epoch; one batch a step."""
+        position = self.normalise(position)
+        plan = EpochPlan(
+            self._manifest,
+            seed=self._seed,
+            epoch=position.epoch,
+            cuts=position.cuts,
+            lanes=self._lanes,
+            global_batch=self.global_batch,
+        )
+        pieces = plan.pieces(self._world.rank, self._world.size, position.step)
+        lanes = {lane: _Lane() for lane in plan.owned(self._world.rank, self._world.size)}
+        shares = plan.shares
+        with contextlib.closing(self._reader(pieces, self._schema)) as blocks:
+            upcoming = zip(pieces, blocks, strict=True)
+            for _ in range(position.step, plan.steps):
+                parts: list[Block] = []
+                for number, lane in lanes.items():
+                    while lane.rows < shares[number]:
+                        piece, block = next(upcoming)
+                        lanes[piece.lane].add(block)
+                    parts += lane.take(shares[number])
+                yield collate(parts)
+
+
+class EvalSource:
+    """Batches for evaluation and prediction: over all ranks every row exactly once, in the order of the files.
+
+    Ranks hold the same number of rows to within one, so their numbers of batches may differ by one.
+
+    Args:
+        manifest: the split.
+        schema: what to read.
+        batch_size: rows a batch (>= 1); the last one may be shorter.
+        world: this worker's place.
+        reader: how pieces become blocks.
+        targets: False for prediction on data without labels: labels are NaN, and row ids are read.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        schema: Schema,
+        *,
+        batch_size: int,
+        world: World,
+        reader: Reader,
+        targets: bool = True,
+    ) -> None:
+        self._plan, self._world, self._reader = EvalPlan(manifest), world, reader
+        self._schema = dataclasses.replace(schema, row_id=None) if targets else schema
+        self.batch_size, self.targets = batch_size, targets
+        self.rows_expected = manifest.rows
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's batches."""
+        with contextlib.closing(self.blocks()) as blocks:
+            for block in blocks:
+                yield collate([block])
+
+    def blocks(self) -> Generator[Block, None, None]:
+        """This rank's rows before collation, `batch_size` at a time: they know their row ids."""
+        pieces = self._plan.pieces(self._world.rank, self._world.size)
+        waiting = _Lane()
+        with contextlib.closing(self._reader(pieces, self._schema, targets=self.targets)) as blocks:
+            for block in blocks:
+                waiting.add(block)
+                while waiting.rows >= self.batch_size:
+                    yield Block.concat(waiting.take(self.batch_size))
+        if waiting.rows:
+            yield Block.concat(waiting.take(waiting.rows))

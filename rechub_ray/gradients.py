@@ -1,0 +1,168 @@
+"""What happens to the gradients between backward and the optimizers' step."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rechub_ray.errors import TrainingError
+from rechub_ray.layers.embedding import tables_of
+from rechub_ray.regularization import Regularization
+from rechub_ray.world import World
+
+RowGradient = tuple[Tensor, Tensor]  # rows (U,) int64, ascending, each once; values (U, D)
+
+
+class Gradients:
+    """Makes every rank's gradients into the one gradient that the optimizers take.
+
+    In this order: sparse gradients are coalesced; all are averaged over microbatches and ranks (dense ones in one
+    flat all-reduce, rows in one all-gather, with the same bits on every rank); the penalties' gradients are added;
+    the global norm is taken over everything and, if asked, clipped as `torch.nn.utils.clip_grad_norm_` does.
+
+    A dense parameter that took no part in the loss gets a gradient of zeros, whatever the number of ranks.
+
+    Args:
+        model: has the parameters. Whether a table's gradients are sparse is read from its bank at each call.
+        world: the ranks to average over.
+        clip_norm: largest global norm, > 0; None does not clip.
+        regularization: penalties whose gradients are added. Whole tables where gradients are dense, the rows in the
+            batch where they are sparse.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        world: World,
+        *,
+        clip_norm: float | None = None,
+        regularization: Regularization | None = None,
+    ) -> None:
+        self._world, self._clip_norm, self._regularization = world, clip_norm, regularization
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._tables = tables_of(model)
+
+    @torch.no_grad()
+    def finish(self, accumulation: int = 1) -> Tensor:
+        """Finishes the gradients of `accumulation` backward calls.
+
+        Returns:
+            The global norm before clipping, a scalar on the model's device; not finite where a gradient is not.
+
+        Raises:
+            TrainingError: a table's gradient is dense although its optimizer takes rows.
+        """
+        by_rows = {name for name, (bank, key) in self._tables.items() if bank.row_gradients[key]}
+        sparse = {name: p for name, p in self._parameters.items() if name in by_rows}
+        dense = {name: p for name, p in self._parameters.items() if name not in sparse}
+        scale = 1.0 / (accumulation * self._world.size)
+        self._average_dense(list(dense.values()), scale)
+        rows = self._average_rows(sparse, scale)
+
+        if self._regularization is not None:
+            for name, parameter in dense.items():
+                assert parameter.grad is not None
+                self._regularization.add_gradient(parameter.grad, parameter, embedding=name in self._tables)
+            for parameter, (where, values) in zip(sparse.values(), rows, strict=True):
+                if any(self._regularization.coefficients(embedding=True)):
+                    self._regularization.add_gradient(values, parameter.index_select(0, where), embedding=True)
+        gradients = [p.grad for p in dense.values() if p.grad is not None] + [values for _, values in rows]
+        norm = self._clip(gradients)
+        for parameter, (where, values) in zip(sparse.values(), rows, strict=True):
+            parameter.grad = torch.sparse_coo_tensor(
+                where.unsqueeze(0), values, parameter.shape, is_coalesced=True, check_invariants=False
+            )
+        return norm
+
+    def _average_dense(self, parameters: list[nn.Parameter], scale: float) -> None:
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self._world.size > 1 and gradients:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            self._world.sum_(flat)
+            gradients = list(torch.split(flat, [p.numel() for p in parameters]))
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.view_as(parameter)
+        if scale != 1:
+            torch._foreach_mul_(gradients, scale)
+
+    def _average_rows(self, parameters: dict[str, nn.Parameter], scale: float) -> list[RowGradient]:
+        gradients = []
+        for name, parameter in parameters.items():
+            gradient = parameter.grad
+            if gradient is None:
+                empty = torch.empty(0, dtype=torch.int64, device=parameter.device)
+                gradients.append((empty, parameter.new_empty(0, parameter.shape[1])))
+            elif gradient.is_sparse:
+                gradients.append((gradient._indices()[0], gradient._values()))
+            else:
+                raise TrainingError(
+                    f"the table '{name}' has a dense gradient, but its optimizer takes row gradients",
+                    hint="Something besides embedding lookups uses the table; give it an optimizer such as adam.",
+                )
+        gradients = coalesce(gradients)
+        if self._world.size > 1:
+            gradients = coalesce(self._gather(gradients))
+        if scale != 1:
+            for _, values in gradients:
+                values.mul_(scale)
+        return gradients
+
+    def _gather(self, gradients: list[RowGradient]) -> list[RowGradient]:
+        """Every rank's rows of each table one behind the other, in rank order: one message for all tables."""
+        if not gradients:
+            return []
+        counts = torch.tensor([rows.numel() for rows, _ in gradients], device=gradients[0][0].device)
+        pieces = [counts, *(rows for rows, _ in gradients), *(values for _, values in gradients)]
+        parts = self._world.gather(torch.cat([piece.reshape(-1).view(torch.int32) for piece in pieces]))
+        tables: list[list[RowGradient]] = [[] for _ in gradients]
+        for part in parts:
+            sizes = part[: 2 * len(gradients)].view(torch.int64).tolist()
+            at = 2 * len(gradients)
+            rows = []
+            for size in sizes:
+                rows.append(part[at : at + 2 * size].view(torch.int64))
+                at += 2 * size
+            for table, own, size, (_, values) in zip(tables, rows, sizes, gradients, strict=True):
+                length = size * values.shape[1] * values.element_size() // 4
+                table.append((own, part[at : at + length].view(values.dtype).view(size, values.shape[1])))
+                at += length
+        return [(torch.cat([r for r, _ in table]), torch.cat([v for _, v in table])) for table in tables]
+
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        )
+        if self._clip_norm is not None:
+            factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
+        return norm
+
+
+def coalesce(gradients: list[RowGradient]) -> list[RowGradient]:
+    """Sums the values of equal rows, in the order in which they stand, and sorts by row.
+
+    Tables that were looked up at the same rows (a first-order term beside the embedding) share the sorting.
+
+    Args:
+        gradients: for each table the rows (N,), in any order, and their values (N, D).
+    """
+    result: list[RowGradient] = []
+    plans: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for rows, values in gradients:
+        plan = next((p for p in plans if p[0].shape == rows.shape and torch.equal(p[0], rows)), None)
+        if plan is None:
+            ordered, order = torch.sort(rows, stable=True)
+            unique, counts = torch.unique_consecutive(ordered, return_counts=True)
+            plan = (rows, unique, order, counts.cumsum(0) - counts)
+            plans.append(plan)
+        _, unique, order, starts = plan
+        if unique.numel() == rows.numel():
+            summed = values.index_select(0, order)
+        else:
+            summed = F.embedding_bag(order, values, starts, mode="sum")
+        result.append((unique, summed))
+    return result

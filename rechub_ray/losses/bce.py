@@ -1,0 +1,61 @@
+"""Binary cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Le
+from torch.nn import functional as F
+
+from rechub_ray.batch import Batch, Outputs
+from rechub_ray.errors import ConfigError
+from rechub_ray.losses.base import LOSSES, Loss, LossSum, sum_by_nonzero_weights
+from rechub_ray.schema import Schema
+
+
+@LOSSES.register("bce")
+class BCE(Loss):
+    """Binary cross-entropy of a logit: `max(s, 0) - s z + log(1 + exp(-|s|))`, with `z = (1 - e) y + e / 2`.
+
+    The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not
+    zero (not by the sum of the weights).
+
+    Args:
+        schema: has the labels.
+        output: the model output that holds the logit s.
+        label: a binary label y; None takes the schema's first.
+        weight: factor of this loss in the objective's sum, >= 0.
+        label_smoothing: e, in [0, 1].
+
+    Shapes:
+        output (B,), label (B,) -> scalar
+
+    Raises:
+        ConfigError: the label is not binary.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        output: str = "logit",
+        label: str | None = None,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0,
+    ) -> None:
+        super().__init__(schema, output=output, label=label, weight=weight)
+        if schema.label(label).kind != "binary":
+            raise ConfigError(
+                f"loss 'bce' cannot learn label '{self.label}'",
+                expected="a binary label",
+                got=f"kind: {schema.label(label).kind}",
+            )
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs: Outputs, batch: Batch) -> LossSum:
+        logit = outputs[self.output]
+        target = self.target(batch).to(logit.dtype)
+        if self.label_smoothing > 0:
+            target = target * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        losses = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        return sum_by_nonzero_weights(losses, batch.weight)

@@ -1,0 +1,62 @@
+"""AUC within groups (users, sessions), averaged over the groups."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rechub_ray.batch import Batch, Outputs
+from rechub_ray.errors import ConfigError
+from rechub_ray.metrics.base import METRICS, Metric, State
+from rechub_ray.metrics.pairs import count_pairs, scored_rows
+from rechub_ray.schema import Schema
+
+
+@METRICS.register("gauc")
+class GAUC(Metric):
+    """Mean of each group's exact AUC, weighted by its impressions or clicks; groups of one class are skipped.
+
+    GAUC = sum_g n_g AUC_g / sum_g n_g over the groups with both classes. With sample weights, AUC_g is the weighted
+    AUC and n_g the sum of the weights. Keeps 13 bytes a row (17 with weights) until `compute`; see `auc`.
+
+    Args:
+        weighting: `impressions` (n_g is the number of rows) or `clicks` (the number of rows with label 1).
+
+    Raises:
+        ConfigError: the schema has no group column.
+
+    Reference: Zhou et al., Deep Interest Network for Click-Through Rate Prediction, arXiv:1706.06978, equation 8.
+    """
+
+    merging = {"score": "concat", "label": "concat", "weight": "concat", "group": "concat"}
+    mode = "max"
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        output: str | None = None,
+        label: str | None = None,
+        weighting: Literal["impressions", "clicks"] = "impressions",
+    ) -> None:
+        super().__init__(schema, output=output, label=label)
+        if schema.group is None:
+            raise ConfigError(
+                "metric 'gauc' needs a group column (a user or session id) and the schema has none",
+                hint="Name one as 'group' in the configuration of `rechub-ray prepare`, or leave 'gauc' out.",
+            )
+        self.weighting = weighting
+
+    def update(self, outputs: Outputs, batch: Batch) -> State:
+        assert batch.group is not None  # the schema has a group column
+        rows = scored_rows(self.prediction(outputs), self.target(batch), batch)
+        return {**rows, "group": batch.group.clone()}
+
+    def compute(self, state: State) -> float:
+        score, weight = state["score"], state["weight"]
+        if not len(score) or bool(score.isnan().any()):
+            return float("nan")
+        pairs = count_pairs(score, state["label"], weight=weight if len(weight) else None, group=state["group"])
+        both = (pairs.positives > 0) & (pairs.negatives > 0)
+        size = pairs.positives if self.weighting == "clicks" else pairs.positives + pairs.negatives
+        size = size[both].double()
+        return float((pairs.auc[both] * size).sum() / size.sum())

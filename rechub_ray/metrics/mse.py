@@ -1,0 +1,19 @@
+"""Mean squared error."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rechub_ray.metrics.base import METRICS
+from rechub_ray.metrics.mean import MeanMetric
+
+
+@METRICS.register("mse")
+class MSE(MeanMetric):
+    """sum_i w_i (s_i - y_i)^2 / sum_i w_i for a regression label; s is the raw model output."""
+
+    mode = "min"
+    label_kind = "regression"
+
+    def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square()

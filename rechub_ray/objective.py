@@ -1,0 +1,88 @@
+"""What training minimises: the sum of the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rechub_ray.batch import Batch, LossTerms, Outputs
+from rechub_ray.errors import ConfigError
+from rechub_ray.losses import LOSSES, Loss, LossSum
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+EXTRA = "loss/"
+"""Prefix of model outputs that are losses themselves (scalars, already means): they are added as they are."""
+
+
+class Objective(nn.Module):
+    """Weighted sum of losses: `total = sum_k weight_k * sum_k(rows) / count_k + sum of the model's own losses`.
+
+    Each loss is divided by its count over all ranks, seen from one rank: `count * 1 / world.size`. So averaging the
+    ranks' totals, or their gradients, gives the global batch's mean exactly, also where ranks hold different numbers
+    of rows that count. A count of zero gives a loss of zero.
+
+    Args:
+        schema: has the labels.
+        loss_nodes: `{name: bce, <arguments>}` each.
+        world: the ranks that train together; None takes the current ones.
+
+    Attributes:
+        names: the losses' keys in `LossTerms.parts`: `bce`, or `bce/<label>` where the schema has several labels; the
+            second of that name is `bce_2`. Parts are before `weight`; the model's own ones have the name behind
+            `loss/`.
+
+    Raises:
+        ConfigError: unknown loss or argument.
+        SchemaError: unknown label.
+    """
+
+    def __init__(self, schema: Schema, loss_nodes: Sequence[Any], *, world: World | None = None) -> None:
+        super().__init__()
+        self.world = world or World.current()
+        self.losses = nn.ModuleList(
+            LOSSES.build(node, schema, where=f"losses.{i}") for i, node in enumerate(loss_nodes)
+        )
+        self.names: list[str] = []
+        for loss in self._losses():
+            name = f"{loss.registered_name}/{loss.label}" if len(schema.labels) > 1 else loss.registered_name
+            same = sum(other == name or other.startswith(f"{name}_") for other in self.names)
+            self.names.append(f"{name}_{same + 1}" if same else name)
+
+    def check(self, output_names: tuple[str, ...]) -> None:
+        """ConfigError when a loss reads what the model does not produce, or when there is nothing to minimise."""
+        for i, loss in enumerate(self._losses()):
+            loss.check(output_names, where=f"losses.{i}")
+        extra = [name.removeprefix(EXTRA) for name in output_names if name.startswith(EXTRA)]
+        if not self.names and not extra:
+            raise ConfigError("'losses' is empty", hint=f"Known: {', '.join(LOSSES.names())}.")
+        for name in set(extra) & set(self.names):
+            raise ConfigError(f"the model's own loss '{EXTRA}{name}' has the name of a loss", got=name)
+
+    def forward(self, outputs: Outputs, batch: Batch) -> LossTerms:
+        """The loss of this rank's rows (outputs in float32)."""
+        values = self._means([loss(outputs, batch) for loss in self._losses()])
+        extra = {name.removeprefix(EXTRA): value for name, value in outputs.items() if name.startswith(EXTRA)}
+        weighted = [loss.weight * value for loss, value in zip(self._losses(), values, strict=True)]
+        total = torch.stack([*weighted, *extra.values()]).sum()
+        parts = {**dict(zip(self.names, values, strict=True)), **extra}
+        return LossTerms(total, {name: value.detach() for name, value in parts.items()})
+
+    def _means(self, sums: list[LossSum]) -> list[Tensor]:
+        counts = [term.count for term in sums]
+        data_dependent = [count for count in counts if isinstance(count, Tensor)]
+        if data_dependent:
+            shared = self.world.sum_(torch.stack(data_dependent)) / self.world.size
+            # a count of zero comes with a sum of zero
+            each = iter(torch.where(shared > 0, shared, 1))
+            counts = [next(each) if isinstance(count, Tensor) else count for count in counts]
+        return [
+            term.total / (count if isinstance(count, Tensor) else max(count, 1.0))
+            for term, count in zip(sums, counts, strict=True)
+        ]
+
+    def _losses(self) -> list[Loss]:
+        return [loss for loss in self.losses if isinstance(loss, Loss)]

@@ -1,0 +1,141 @@
+"""Which optimizer updates which parameters: by patterns on their names, the first match wins, none is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.layers.embedding import tables_of
+from rechub_ray.optimizers.base import OPTIMIZERS, takes_row_gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltOptimizer:
+    """An optimizer with what the configuration says of it.
+
+    Args:
+        optimizer: the torch optimizer.
+        schedule_node: the configuration of its learning-rate schedule; None keeps the rate.
+        parameters: names of the parameters it updates.
+    """
+
+    optimizer: torch.optim.Optimizer
+    schedule_node: Any
+    parameters: tuple[str, ...]
+
+
+def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]:
+    """The node `{name, params, schedule, <the optimizer's arguments>}` checked, with defaults filled in.
+
+    `params` is a pattern as of fnmatch on parameter names, or a list of them; the default `*` takes all. `schedule`
+    comes back as it is: checking it is up to the caller.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if isinstance(node, str):
+        node = {"name": node}
+    if not isinstance(node, Mapping):
+        raise ConfigError(
+            f"'{where}': not an optimizer",
+            expected="a name, or a mapping with 'name', 'params', 'schedule' and the optimizer's arguments",
+            got=repr(node),
+        )
+    own = {key: value for key, value in node.items() if key not in ("params", "schedule")}
+    patterns = node.get("params", "*")
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
+        raise ConfigError(
+            f"'{where}.params' does not say which parameters",
+            expected="a pattern such as 'embedding.*', or a list of patterns",
+            got=repr(node["params"]),
+        )
+    return {**OPTIMIZERS.validate(own, where=where, also=("params", "schedule")), "params": list(patterns), "schedule": node.get("schedule")}
+
+
+def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers") -> list[BuiltOptimizer]:
+    """The optimizers of a model, in the order of their nodes.
+
+    Each parameter goes to the first node with a matching pattern. Every embedding bank is told whether its tables'
+    gradients are sparse, which their optimizer decides. Works on a model on the meta device, too.
+
+    Args:
+        nodes: one node, or a list of them; see `validate_optimizer`.
+        model: has the parameters; those without `requires_grad` are left out.
+        where: the nodes' place in the configuration, for messages.
+
+    Raises:
+        ConfigError: a node that gets no parameter, a parameter that no node gets, a row-gradient optimizer with a
+            parameter that is no embedding table.
+    """
+    if isinstance(nodes, (str, Mapping)):
+        nodes = [nodes]
+    checked = [validate_optimizer(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    claims = _claim([node["params"] for node in checked], list(parameters), where)
+    tables = tables_of(model)
+    built = []
+    for i, (node, names) in enumerate(zip(checked, claims, strict=True)):
+        node.pop("params")
+        schedule = node.pop("schedule")
+        by_rows = takes_row_gradients(OPTIMIZERS.get(node["name"]))
+        others = [name for name in names if name not in tables]
+        if by_rows and others:
+            raise ConfigError(
+                f"'{where}.{i}.params': {node['name']} updates embedding tables only",
+                got=_some(others),
+                hint=_suggest(names, tables),
+            )
+        for name in names:
+            if name in tables:
+                bank, key = tables[name]
+                bank.row_gradients[key] = by_rows
+        optimizer = OPTIMIZERS.build(node, [parameters[name] for name in names], where=f"{where}.{i}")
+        built.append(BuiltOptimizer(optimizer, schedule, tuple(names)))
+    return built
+
+
+def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list[str]]:
+    """For each node, the names that it is the first to match."""
+    left, claims = list(names), []
+    for i, own in enumerate(patterns):
+        mine = [name for name in left if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
+        if not mine:
+            taken = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
+            raise ConfigError(
+                f"'{where}.{i}.params' gets no parameter",
+                got=", ".join(own),
+                hint=f"All it matches is taken by the optimizers before it: {_some(taken)}. First match wins."
+                if taken
+                else f"{nearest(own[0], names)} The parameters are {_some(names)}.",
+            )
+        claims.append(mine)
+        left = [name for name in left if name not in mine]
+    if left:
+        raise ConfigError(
+            f"'{where}': no optimizer updates {_some(left)}",
+            hint="Add an optimizer with params: '*' as the last one to take all that is left.",
+        )
+    return claims
+
+
+def _suggest(names: list[str], tables: Mapping[str, Any]) -> str:
+    claimed = [name for name in names if name in tables]
+    known = claimed or list(tables)
+    if not known:
+        return "This model has no embedding table."
+    patterns = sorted({name.rsplit(".", 1)[0] + ".*" for name in known})
+    return (
+        f"Write params: {patterns if len(patterns) > 1 else patterns[0]}, and an optimizer such as adam for the rest."
+    )
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

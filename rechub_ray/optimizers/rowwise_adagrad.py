@@ -1,0 +1,52 @@
+"""Row-wise Adagrad: one accumulator a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer, add_rows
+
+
+@OPTIMIZERS.register("rowwise_adagrad")
+class RowwiseAdagrad(SparseOptimizer):
+    """Adagrad whose accumulator is one number a row: 1 / D of Adagrad's state.
+
+    For each row in the gradient: G <- G + mean_d(g_d^2);  w <- w - lr * g / (sqrt(G) + eps).
+
+    Args:
+        params: tables, (V, D) each.
+        lr: learning rate, >= 0.
+        initial_accumulator: G before a row's first update, >= 0.
+        eps: added to the denominator, > 0.
+        weight_decay: adds weight_decay * w to the gradient of the rows in it, >= 0.
+
+    Reference:
+        EXACT_ROWWISE_ADAGRAD of FBGEMM (weight decay as its L2 mode); after Duchi, Hazan and Singer, JMLR 12 (2011).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: Annotated[float, Ge(0)] = 1e-2,
+        initial_accumulator: Annotated[float, Ge(0)] = 0.0,
+        eps: Annotated[float, Gt(0)] = 1e-8,
+        weight_decay: Annotated[float, Ge(0)] = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "initial_accumulator": initial_accumulator, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: Any) -> None:
+        if not state:
+            state["sum"] = torch.full_like(table[:, 0], group["initial_accumulator"])
+        if group["weight_decay"]:
+            gradient = gradient.add(table.index_select(0, rows), alpha=group["weight_decay"])
+        total = state["sum"].index_select(0, rows).add_(gradient.square().mean(1))
+        state["sum"].index_copy_(0, rows, total)
+        add_rows(table, rows, gradient * (-group["lr"] / (total.sqrt_() + group["eps"])).unsqueeze(1))

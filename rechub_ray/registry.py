@@ -1,0 +1,153 @@
+"""Components by name: keyword-only constructor arguments are the YAML keys, the defaults and the sweep targets."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import pydantic
+
+from rechub_ray.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A family of components (models, losses, ...), each one class in one file.
+
+    Positional constructor arguments are what the house hands in (the schema, parameters, ...); keyword-only
+    arguments are the user's configuration and are checked against their annotations
+    (``Annotated[float, Ge(0)]`` gives a range). Numbers are lax, because PyYAML reads ``1e-3`` as a string.
+
+    Example:
+        >>> colours: Registry[object] = Registry("colour")
+        >>> @colours.register("red")
+        ... class Red:
+        ...     def __init__(self, *, depth: int = 3): self.depth = depth
+        >>> colours.validate({"name": "red", "depth": "4"})
+        {'name': 'red', 'depth': 4}
+        >>> colours.build({"name": "red"}).depth
+        3
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+        self._forms: dict[str, type[pydantic.BaseModel]] = {}
+
+    def register(self, name: str) -> Callable[[type[Any]], type[Any]]:
+        """Class decorator that makes the class known as `name`."""
+
+        def decorate(cls: type[Any]) -> type[Any]:
+            known = self._classes.get(name)
+            if known is not None and known.__qualname__ != cls.__qualname__:
+                raise ConfigError(
+                    f"{self.kind} '{name}' is registered twice",
+                    got=f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}",
+                )
+            self._classes[name] = cls
+            self._forms.pop(name, None)
+            cls.registered_name = name
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._classes)
+
+    def get(self, name: str, *, where: str = "") -> type[T]:
+        """The class known as `name`.
+
+        Raises:
+            ConfigError: for an unknown name; suggests the nearest one.
+        """
+        if name not in self._classes:
+            raise ConfigError(f"{_at(where)}unknown {self.kind} '{name}'", hint=nearest(str(name), self._classes))
+        return self._classes[name]
+
+    def validate(self, node: Any, *, where: str = "", also: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The node `{name: ..., <keyword arguments>}` checked, with numbers converted and every default filled in.
+
+        A bare string stands for `{name: string}`. `also` names keys that the caller has taken out of the node, so that
+        they can be suggested.
+
+        Raises:
+            ConfigError: unknown name or key, missing or ill-typed value; names the key.
+        """
+        if isinstance(node, str):
+            node = {"name": node}
+        if not isinstance(node, Mapping):
+            raise ConfigError(
+                f"{_at(where)}not a {self.kind}",
+                expected=f"a name, or a mapping with 'name' and the {self.kind}'s arguments",
+                got=repr(node),
+            )
+        if "name" not in node:
+            raise ConfigError(
+                f"{_at(where)}the {self.kind} has no 'name'",
+                got=dict(node),
+                hint=f"Known: {', '.join(self.names())}.",
+            )
+        name = node["name"]
+        self.get(name, where=f"{where}.name" if where else "name")
+        form = self._form(name)
+        arguments = {str(key): value for key, value in node.items() if key != "name"}
+        for key in arguments:
+            if key not in form.model_fields:
+                raise ConfigError(
+                    f"{_at(where)}{self.kind} '{name}' has no argument '{key}'",
+                    hint=nearest(key, [*form.model_fields, *also]),
+                )
+        try:
+            values = form.model_validate(arguments)
+        except pydantic.ValidationError as error:
+            raise config_error(error, where=where) from None
+        return {"name": name, **values.model_dump()}
+
+    def build(self, node: Any, *context: Any, where: str = "") -> T:
+        """An instance: `context` goes in by position, the node's arguments by keyword."""
+        arguments = self.validate(node, where=where)
+        return self.get(arguments.pop("name"))(*context, **arguments)
+
+    def _form(self, name: str) -> type[pydantic.BaseModel]:
+        if name not in self._forms:
+            cls = self._classes[name]
+            hints = typing.get_type_hints(cls.__init__, include_extras=True)
+            fields: dict[str, Any] = {}
+            for key, parameter in inspect.signature(cls.__init__).parameters.items():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    raise TypeError(f"{cls.__qualname__}: **{key} hides the configuration; name the arguments")
+                if parameter.kind is parameter.KEYWORD_ONLY:
+                    default = ... if parameter.default is parameter.empty else parameter.default
+                    fields[key] = (hints.get(key, Any), default)
+            self._forms[name] = pydantic.create_model(
+                f"{cls.__name__}Arguments",
+                __config__=pydantic.ConfigDict(
+                    extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False
+                ),
+                **fields,
+            )
+        return self._forms[name]
+
+
+def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigError:
+    """The first complaints of pydantic as one paragraph that names the keys."""
+    complaints = []
+    for item in error.errors(include_url=False)[:5]:
+        path = ".".join(str(part) for part in item["loc"])
+        path = f"{where}.{path}" if where and path else where or path
+        value = repr(item.get("input"))
+        value = value if len(value) <= 120 else value[:117] + "..."
+        if item["type"] == "missing":
+            complaints.append(f"'{path}' is missing")
+        else:
+            complaints.append(f"'{path}': {item['msg'][0].lower()}{item['msg'][1:]}, got {value}")
+    more = len(error.errors()) - len(complaints)
+    return ConfigError("; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
+
+
+def _at(where: str) -> str:
+    return f"'{where}': " if where else ""

@@ -1,0 +1,186 @@
+"""Evaluation and prediction from a checkpoint, in this process or on Ray Train workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from rechub_ray import config as config_module
+from rechub_ray.batch import Outputs
+from rechub_ray.checkpoint import Checkpoint, read
+from rechub_ray.config import RunConfig
+from rechub_ray.data.collate import collate
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.source import EvalSource, Reader, ThreadReader
+from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.files import exists, join, open_filesystem
+from rechub_ray.loop import Hooks, autocast, evaluate_model, pick_device
+from rechub_ray.metrics import MetricSet
+from rechub_ray.models.base import Model
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceJob:
+    """What every worker needs to evaluate or predict.
+
+    Args:
+        checkpoint: path or URI of one checkpoint. config: its run's, with overrides. manifest: the rows.
+        out: folder for predictions; None evaluates. probabilities: predictions are probabilities, not logits.
+    """
+
+    checkpoint: str
+    config: RunConfig
+    schema: Schema
+    manifest: Manifest
+    out: str | None = None
+    probabilities: bool = True
+
+
+def evaluate(
+    checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] | dict[str, Any] = ()
+) -> dict[str, float]:
+    """The run's metrics for a checkpoint, over every row of a split exactly once.
+
+    Args:
+        checkpoint: a checkpoint, or a run's folder (its best one).
+        split: `train`, `valid`, `test`, or a folder of prepared shards.
+        overrides: changes to the run's configuration (data.root, metrics, scaling.num_workers, ...).
+
+    Returns:
+        Metric key -> value, with `rows_expected` and `rows_seen`.
+    """
+    job = _job(checkpoint, split, overrides, targets=True)
+    MetricSet(job.schema, job.config.metrics)  # a metric that cannot be computed is found before workers start
+    return dict(_launch(job))
+
+
+def predict(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    split: str = "test",
+    probabilities: bool = True,
+    overrides: Sequence[str] | dict[str, Any] = (),
+) -> int:
+    """Writes a checkpoint's predictions as parquet: one `part-<worker>.parquet` a worker, rows in the files' order.
+
+    The columns are the schema's row id (if it has one) and the model's outputs. Labels are not needed.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        ConfigError: `out` holds files already.
+    """
+    filesystem, root = open_filesystem(str(out))
+    if exists(filesystem, f"{root}/part-00000.parquet"):
+        raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
+    filesystem.create_dir(root, recursive=True)
+    job = dataclasses.replace(
+        _job(checkpoint, split, overrides, targets=False), out=str(out), probabilities=probabilities
+    )
+    return int(_launch(job)["rows_seen"])
+
+
+def _job(
+    checkpoint: str | Path, split: str, overrides: Sequence[str] | dict[str, Any], *, targets: bool
+) -> InferenceJob:
+    saved = read(checkpoint)
+    config = config_module.load(saved.config.model_dump(mode="json"), overrides)
+    if config.model != saved.config.model:
+        raise ConfigError(
+            "the model of a checkpoint cannot be overridden", expected=saved.config.model, got=config.model
+        )
+    path = getattr(config.data, split) if split in ("train", "valid", "test") else split
+    if path is None:
+        raise ConfigError(
+            f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
+        )
+    if split in ("train", "valid", "test"):
+        path = join(config.data.root, path)
+    return InferenceJob(
+        checkpoint=saved.path,
+        config=config,
+        schema=saved.schema,
+        manifest=Manifest.scan(path, saved.schema, targets=targets, key=f"data.{split}"),
+    )
+
+
+def _launch(job: InferenceJob) -> dict[str, float]:
+    if job.config.scaling.num_workers == 0:
+        device = pick_device(job.config.train.device)
+        return infer(job, world=World(), device=device, reader=ThreadReader(threads=job.config.data.read_threads))
+    from rechub_ray.runtime.cluster import run_on_workers
+
+    return run_on_workers(job.config, infer, job, hear=lambda event: None)
+
+
+def infer(
+    job: InferenceJob, *, world: World, device: torch.device, reader: Reader, hooks: Hooks | None = None
+) -> dict[str, float]:
+    """This worker's share of an evaluation or prediction; the same result on every rank."""
+    checkpoint = read(job.checkpoint)
+    model = checkpoint.build_model().to(device)
+    source = EvalSource(
+        job.manifest,
+        job.schema,
+        batch_size=job.config.data.eval_batch_size,
+        world=world,
+        reader=reader,
+        targets=job.out is None,
+    )
+    if job.out is None:
+        metrics = MetricSet(job.schema, job.config.metrics)
+        return evaluate_model(model, metrics, source, world=world, device=device, precision=job.config.train.precision)
+    rows = _write_predictions(job, checkpoint, model, source, world, device)
+    seen = int(world.sum_(torch.tensor([rows])).item())
+    if seen != source.rows_expected:
+        raise DataError("not every row was predicted exactly once", expected=source.rows_expected, got=seen)
+    return {"rows_expected": source.rows_expected, "rows_seen": seen}
+
+
+@torch.no_grad()
+def _write_predictions(
+    job: InferenceJob, checkpoint: Checkpoint, model: Model, source: EvalSource, world: World, device: torch.device
+) -> int:
+    filesystem, root = open_filesystem(str(job.out))
+    part = f"{root}/part-{world.rank:05d}.parquet"
+    rows, writer = 0, None
+    with filesystem.open_output_stream(f"{part}.writing") as sink:
+        for block in source.blocks():
+            with autocast(device, job.config.train.precision):
+                outputs = model(collate([block]).to(device).features)
+            columns = prediction_columns(outputs, checkpoint.schema, probabilities=job.probabilities)
+            arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in columns.items()}
+            if block.row_id is not None:
+                arrays = {str(checkpoint.schema.row_id): block.row_id, **arrays}
+            table = pa.table(arrays)
+            writer = writer or pq.ParquetWriter(sink, table.schema)
+            writer.write_table(table)
+            rows += block.rows
+        if writer is not None:
+            writer.close()
+    filesystem.move(f"{part}.writing", part)
+    return rows
+
+
+def prediction_columns(outputs: Outputs, schema: Schema, *, probabilities: bool) -> dict[str, Tensor]:
+    """The outputs as users want them: `logit` becomes `probability` for binary labels; other outputs stay."""
+    columns: dict[str, Tensor] = {}
+    for name, value in outputs.items():
+        head, _, label = name.partition("/")
+        is_logit = head == "logit" and value.dim() == 1
+        if is_logit and probabilities and schema.label(label or None).kind == "binary":
+            columns["probability" + (f"/{label}" if label else "")] = value.float().sigmoid()
+        elif not name.startswith("loss/"):
+            columns[name] = value
+    return columns

@@ -1,0 +1,244 @@
+"""From a configuration to a finished run: in this process, or on Ray Train workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, load_model
+from rechub_ray.config import RunConfig
+from rechub_ray.data.source import ThreadReader
+from rechub_ray.errors import CheckpointError, ConfigError
+from rechub_ray.files import is_uri, join, write_text
+from rechub_ray.loop import pick_device
+from rechub_ray.models.base import Model
+from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
+from rechub_ray.runtime.worker import execute
+from rechub_ray.tracking import RunInfo, Trackers
+from rechub_ray.world import World
+
+_log = logging.getLogger(__name__)
+
+Resume = Literal["auto", "must", "never"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What `train` returns.
+
+    Args:
+        model_dir: the run's folder. best_checkpoint: what `evaluate`, `predict` and `export` take.
+        metrics: of the best evaluation of the validation split. test_metrics: of that model on the test split.
+        onnx: the exported file, if any.
+        details: steps, epochs, rows, stopped_early, workers, seconds (by purpose).
+    """
+
+    model_dir: str
+    best_checkpoint: str
+    metrics: dict[str, float]
+    test_metrics: dict[str, float]
+    onnx: str | None
+    details: dict[str, Any]
+
+    @property
+    def model(self) -> Model:
+        """The best model, loaded from its checkpoint, in evaluation mode on the CPU."""
+        return load_model(self.best_checkpoint)
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: Resume = "auto",
+    callback_fn: Callable[[int, float], None] | None = None,
+    trackers: list[Any] | None = None,
+) -> RunResult:
+    """Trains, evaluates and exports one run.
+
+    Args:
+        config: the run.
+        resume: `auto` continues the run in model_dir if there is one, `must` wants one, `never` begins anew (and sets
+            earlier checkpoints aside).
+        callback_fn: called on the driver with (epoch, score) after each evaluation; epoch -1 is before training.
+        trackers: tracker objects beside the configured ones.
+
+    Raises:
+        RechubError: anything a user can mend.
+    """
+    started = time.perf_counter()
+    job = check(config)
+    step = _settle_resume(config, resume)
+    directory = config.directory()
+    write_text(f"{directory}/config.yaml", config_module.dump(config))
+    listener = _Listener(job, trackers or [], callback_fn, step)
+    try:
+        report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
+        best = report["best_metrics"] or report["metrics"]
+        scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in report["test_metrics"].items()}
+        listener.trackers.hyperparameters(config.model_dump(mode="json"), scores)
+    finally:
+        listener.trackers.close()
+    onnx = None
+    if config.export.onnx:
+        from rechub_ray.export.onnx import export_onnx
+
+        onnx = export_onnx(
+            report["best_checkpoint"], f"{directory}/model.onnx", probabilities=config.export.probabilities
+        ).path
+    report["seconds"]["run"] = time.perf_counter() - started
+    result = RunResult(
+        model_dir=directory,
+        best_checkpoint=report["best_checkpoint"],
+        metrics=best,
+        test_metrics=report["test_metrics"],
+        onnx=onnx,
+        details={
+            k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
+        },
+    )
+    write_text(f"{directory}/result.json", json.dumps(dataclasses.asdict(result), indent=1))
+    return result
+
+
+def _settle_resume(config: RunConfig, resume: Resume) -> int:
+    """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run."""
+    store = Store(config.directory())
+    newest = store.newest()
+    if newest is None:
+        if resume == "must":
+            raise CheckpointError(
+                f"nothing to resume: no checkpoint in '{store.location}'",
+                hint="--resume auto begins anew in that case.",
+            )
+        return 0
+    if resume == "never":
+        store.set_aside()
+        return 0
+    checkpoint = store.read_newest()
+    assert checkpoint is not None
+    old, new = checkpoint.state["fingerprint"], config.fingerprint()
+    differing = [key for key in new if old.get(key) != new[key]]
+    schema = _used_schema(config)
+    if checkpoint.schema.fingerprint() != schema.fingerprint():
+        differing.append("the schema")
+    if differing:
+        raise ConfigError(
+            f"model_dir '{config.directory()}' holds another run, which differs in {', '.join(differing)}",
+            hint="Name another --model-dir, or begin anew with --resume never (which sets the old checkpoints aside).",
+        )
+    return int(checkpoint.state["step"])
+
+
+def _used_schema(config: RunConfig) -> Any:
+    from rechub_ray.schema import Schema
+
+    schema = Schema.load(join(config.data.root, config.data.schema_file))
+    return schema if config.data.features is None else schema.select(config.data.features)
+
+
+def _log_directory(config: RunConfig) -> str:
+    """Logs are local files, wherever the checkpoints go."""
+    directory = config.directory()
+    return os.path.abspath(f"runs/{config.name}" if is_uri(directory) else directory)
+
+
+class _Listener:
+    """The driver's end of a run: trackers and the callback, whichever process the loop runs in.
+
+    Args:
+        job: the run. objects: tracker objects beside the configured ones. callback_fn: called after each evaluation.
+        step: where the run stands.
+    """
+
+    def __init__(
+        self, job: Job, objects: list[Any], callback_fn: Callable[[int, float], None] | None, step: int
+    ) -> None:
+        config = job.config
+        rows = config.data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
+        self._total_steps = config.train.steps or (config.train.epochs or 1) * (job.train.rows // rows)
+        self._config, self._objects, self._callback_fn = config, objects, callback_fn
+        self._starts = 0
+        self.trackers = self._open(step)
+
+    def _open(self, step: int) -> Trackers:
+        info = RunInfo(
+            name=self._config.name,
+            directory=Path(_log_directory(self._config)),
+            resumed=step > 0,
+            start_step=step,
+            total_steps=self._total_steps,
+        )
+        return Trackers([*self._config.trackers, *self._objects], info)
+
+    def started(self, step: int) -> None:
+        """A second start in one run means that workers were lost: numbers after `step` will come again."""
+        self._starts += 1
+        if self._starts > 1:
+            _log.warning("workers were lost; the run goes on from step %d", step)
+            self.trackers.close()
+            self.trackers = self._open(step)
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self.trackers.log(metrics, step=step)
+
+    def evaluated(self, epoch: int, score: float) -> None:
+        if self._callback_fn is not None:
+            self._callback_fn(epoch, score)
+
+    def saved(self, path: str, metrics: dict[str, float]) -> None:
+        """Nobody else to tell."""
+
+
+def _in_process(job: Job, listener: _Listener) -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    if job.config.train.threads is not None:
+        torch.set_num_threads(job.config.train.threads)
+    try:
+        return execute(
+            job,
+            world=World(),
+            device=pick_device(job.config.train.device),
+            reader=ThreadReader(threads=job.config.data.read_threads),
+            hooks=listener,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _on_ray(job: Job, listener: _Listener) -> dict[str, Any]:
+    from rechub_ray.runtime.cluster import run_on_workers
+
+    def hear(event: tuple[Any, ...]) -> None:
+        kind, *rest = event
+        if kind == "log":
+            listener.log(rest[0], step=rest[1])
+        else:
+            getattr(listener, kind)(*rest)
+
+    return run_on_workers(job.config, execute, job, hear=hear)
+
+
+def validate(config: RunConfig) -> str:
+    """Does the checks of `train` alone; returns what would run, in a few lines."""
+    job = check(config)
+    _settle_resume(config, "auto")
+    scaling = config.scaling
+    if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
+        check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])
+    rows = config.data.batch_size * config.train.accumulate_steps * max(scaling.num_workers, 1)
+    length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
+    splits = {name: getattr(job, name) for name in ("train", "valid", "test")}
+    sizes = ", ".join(f"{name} {m.rows:,} rows in {len(m.row_groups)} row groups" for name, m in splits.items() if m)
+    return (
+        f"OK: {config.model['name']} for {length}; {rows:,} rows a step, {job.train.rows // rows:,} steps an epoch\n"
+        f"data: {sizes}; {len(job.schema.features)} features, labels {', '.join(x.name for x in job.schema.labels)}"
+    )

@@ -1,0 +1,176 @@
+"""Everything that can be found wrong with a run before a worker starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+
+import torch
+
+from rechub_ray.checkpoint import Store
+from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError
+from rechub_ray.files import join, open_filesystem
+from rechub_ray.metrics import MetricSet
+from rechub_ray.models import MODELS
+from rechub_ray.objective import Objective
+from rechub_ray.optimizers import build_optimizers
+from rechub_ray.schedules import SCHEDULES
+from rechub_ray.schema import Schema
+from rechub_ray.tracking import check_trackers
+from rechub_ray.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked run: what every worker needs, and nothing that only the driver needs.
+
+    Args:
+        config: the run. schema: the features in use. train, valid, test: the row groups of each split.
+    """
+
+    config: RunConfig
+    schema: Schema
+    train: Manifest
+    valid: Manifest | None
+    test: Manifest | None
+
+
+def check(config: RunConfig) -> Job:
+    """Checks a run against its data and components, in seconds and without Ray.
+
+    Raises:
+        ConfigError, SchemaError, DataError, CheckpointError: the first thing found wrong.
+    """
+    data = config.data
+    schema = Schema.load(join(data.root, data.schema_file))
+    if data.features is not None:
+        schema = schema.select(data.features)
+    _check_components(config, schema)
+    _check_device(config)
+    job = Job(
+        config=config,
+        schema=schema,
+        train=_scan(config, "train", schema),
+        valid=_scan(config, "valid", schema) if data.valid else None,
+        test=_scan(config, "test", schema) if data.test else None,
+    )
+    rows = data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
+    if rows > job.train.rows:
+        raise ConfigError(
+            f"'data.batch_size': one step takes {rows} rows (batch_size {data.batch_size} x accumulate_steps "
+            f"{config.train.accumulate_steps} x workers {max(config.scaling.num_workers, 1)})",
+            expected=f"at most the {job.train.rows} rows of the training split",
+        )
+    if config.init_from is not None and not Store(config.init_from).names():
+        filesystem, root = open_filesystem(config.init_from)
+        if not filesystem.get_file_info([f"{root}/manifest.json"])[0].is_file:
+            raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
+    _check_writable(config.directory())
+    return job
+
+
+def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
+    path = join(config.data.root, getattr(config.data, split))
+    return Manifest.scan(path, schema, key=f"data.{split}")
+
+
+def _check_components(config: RunConfig, schema: Schema) -> None:
+    """Builds everything without memory for weights, and asks whether the parts fit each other."""
+    with torch.device("meta"):
+        model = MODELS.build(config.model, schema, where="model")
+    Objective(schema, config.losses, world=World()).check(model.output_names)
+    metrics = MetricSet(schema, config.metrics)
+    metrics.check(model.output_names)
+    if config.data.valid:
+        stopping = config.train.early_stopping
+        metric = stopping.metric or metrics.default_key()
+        if stopping.mode is None or metric not in metrics.keys:
+            metrics.mode(metric)
+    elif config.train.early_stopping.patience is not None:
+        raise ConfigError("'train.early_stopping.patience' needs a validation split", got="data.valid is null")
+    for i, built in enumerate(build_optimizers(config.optimizers, model)):
+        SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
+    check_trackers(config.trackers)
+
+
+def _check_device(config: RunConfig) -> None:
+    if config.scaling.num_workers > 0:
+        if config.train.device.startswith("cuda") and not config.scaling.use_gpu:
+            raise ConfigError(
+                f"'train.device' is {config.train.device}, but the workers reserve no GPU",
+                hint="Set scaling.use_gpu=true.",
+            )
+    elif config.train.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"'train.device' is {config.train.device}",
+            expected="a CUDA device that this process can see",
+            got=f"none (torch {torch.__version__})",
+            hint="train.device=auto takes what there is.",
+        )
+
+
+def _check_writable(directory: str) -> None:
+    filesystem, root = open_filesystem(directory)
+    marker = f"{root}/.writable-{os.getpid()}"
+    try:
+        filesystem.create_dir(root, recursive=True)
+        with filesystem.open_output_stream(marker) as stream:
+            stream.write(b"")
+        filesystem.delete_file(marker)
+    except OSError as error:
+        raise ConfigError(f"'model_dir': cannot write into '{directory}'", got=error.strerror or error) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One host's resources."""
+
+    cpus: float
+    gpus: float
+
+
+def cpus_per_worker(scaling: ScalingSection) -> float:
+    """Logical CPUs that one worker reserves."""
+    if scaling.cpus_per_worker is not None:
+        return scaling.cpus_per_worker
+    return 0.0 if scaling.use_gpu else 0.5
+
+
+def local_cpus() -> int:
+    """Logical CPUs of a Ray that we start on this machine: its usable cores, at least 2 (one worker and the data)."""
+    return max(len(os.sched_getaffinity(0)), 2)
+
+
+def check_resources(scaling: ScalingSection, nodes: list[Node]) -> None:
+    """Whether the workers fit and leave Ray Data its share: workers that take every CPU starve it, and nothing runs.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    share, workers = cpus_per_worker(scaling), scaling.num_workers
+    need = workers * share + scaling.data_cpus
+    have = sum(node.cpus for node in nodes)
+    arithmetic = f"{workers} workers x {share:g} CPU + {scaling.data_cpus:g} CPU for reading = {need:g} CPU"
+    if need > have + 1e-9:
+        fitting = max(math.floor((have - scaling.data_cpus) / share), 0) if share else workers
+        raise ResourceError(
+            "the run does not fit the cluster",
+            expected=f"at most {have:g} CPU on {len(nodes)} host(s)",
+            got=arithmetic,
+            hint=f"Use scaling.num_workers={fitting}, or a smaller scaling.cpus_per_worker.",
+        )
+    gpus = 1.0 if scaling.use_gpu else 0.0
+    places = 0
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / share + 1e-9) if share else workers
+        by_gpu = math.floor(node.gpus / gpus + 1e-9) if gpus else workers
+        places += min(by_cpu, by_gpu)
+    if places < workers:
+        raise ResourceError(
+            f"only {places} of {workers} workers find a host with {share:g} CPU" + (" and 1 GPU" if gpus else ""),
+            got="; ".join(f"host {i}: {n.cpus:g} CPU, {n.gpus:g} GPU" for i, n in enumerate(nodes)),
+            hint=f"Use scaling.num_workers={places}" + (" or scaling.use_gpu=false." if gpus else "."),
+        )

@@ -1,0 +1,102 @@
+"""What the command line prints: results and the list of components."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.losses import LOSSES
+from rechub_ray.metrics import METRICS
+from rechub_ray.models import MODELS
+from rechub_ray.optimizers import OPTIMIZERS
+from rechub_ray.registry import Registry
+from rechub_ray.runtime.launch import RunResult
+from rechub_ray.schedules import SCHEDULES
+from rechub_ray.tracking import TRACKERS
+
+FAMILIES: dict[str, Registry[typing.Any]] = {
+    "models": MODELS,
+    "losses": LOSSES,
+    "metrics": METRICS,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "trackers": TRACKERS,
+}
+
+
+def print_result(result: RunResult) -> None:
+    """A finished run: the numbers, where the files are."""
+    details = result.details
+    seconds = details["seconds"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("valid", justify="right")
+    table.add_column("test", justify="right")
+    for key in dict.fromkeys([*result.metrics, *result.test_metrics]):
+        table.add_row(key, _number(result.metrics.get(key)), _number(result.test_metrics.get(key)))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print()
+    console.print(table)
+    console.print()
+    speed = details["rows"] / seconds["train"] if seconds["train"] else 0.0
+    console.print(
+        f"steps {details['steps']:,}, epochs {details['epochs']}, rows {details['rows']:,}, workers {details['workers']}"
+        + (", stopped early" if details["stopped_early"] else "")
+    )
+    console.print(
+        f"{seconds['run']:.1f} s in all: training {seconds['train']:.1f} s ({speed:,.0f} rows/s and worker group), "
+        f"waiting for data {seconds['data']:.1f} s, evaluation {seconds['evaluate']:.1f} s, saving {seconds['save']:.1f} s"
+    )
+    console.print(f"best checkpoint  {result.best_checkpoint}")
+    if result.onnx:
+        console.print(f"ONNX             {result.onnx}")
+    console.print(f"all files        {result.model_dir}")
+
+
+def print_metrics(metrics: Mapping[str, float], split: str) -> None:
+    """The metrics of one split."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column(split, justify="right")
+    for key, value in metrics.items():
+        table.add_row(key, _number(value))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def print_components(kind: str | None, name: str | None) -> None:
+    """All components, those of one kind, or one with its documentation."""
+    if kind is not None and kind not in FAMILIES:
+        raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, FAMILIES))
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if kind is not None and name is not None:
+        cls = FAMILIES[kind].get(name, where=kind)
+        console.print(f"{name}\n\n{inspect.getdoc(cls) or ''}\n")
+        for line in arguments(cls):
+            console.print(f"  {line}")
+        return
+    for family in [kind] if kind else FAMILIES:
+        console.print(family)
+        for item in FAMILIES[family].names():
+            first_line = (inspect.getdoc(FAMILIES[family].get(item)) or "").partition("\n")[0]
+            console.print(f"  {item:24} {first_line}")
+
+
+def arguments(cls: type) -> list[str]:
+    """A component's arguments, `name = default`, one a line."""
+    lines = []
+    for key, parameter in inspect.signature(cls.__init__).parameters.items():  # type: ignore[misc]
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            default = "(required)" if parameter.default is parameter.empty else f"= {parameter.default!r}"
+            lines.append(f"{key} {default}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6f}"

@@ -1,0 +1,174 @@
+"""What one worker does: the same function in this process, on Ray Train workers, and inside a Tune trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import traceback
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rechub_ray.checkpoint import Store, initialise_from, read
+from rechub_ray.data.source import EvalSource, Reader, TrainSource
+from rechub_ray.errors import CheckpointError, RechubError, TrainingError
+from rechub_ray.files import exists, open_filesystem
+from rechub_ray.loop import Fit, Hooks, Learner, Progress, steps_of
+from rechub_ray.runtime.preflight import Job
+from rechub_ray.world import World
+
+
+def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hooks: Hooks) -> dict[str, Any]:
+    """Trains `job` from its newest checkpoint (or from the start) to the end, then evaluates the test split.
+
+    Returns:
+        Plain data: the fields of `FitResult`, `test_metrics`, and `best_checkpoint`.
+    """
+    config, schema = job.config, job.schema
+    store = Store(config.directory(), keep=config.checkpoint.keep)
+    _check_shared(store, world)
+    train = TrainSource(
+        job.train,
+        schema,
+        batch_size=config.data.batch_size * config.train.accumulate_steps,
+        seed=config.seed,
+        world=world,
+        reader=reader,
+    )
+    learner = Learner(config, schema, world=world, device=device, total_steps=steps_of(config, train))
+    progress = _restore(learner, store, world)
+    if world.is_main:
+        hooks.started(progress.step)
+    valid = _eval_source(job, "valid", world, reader)
+    result = Fit(learner, train, valid, store=store, hooks=hooks, progress=progress).run()
+    best = world.broadcast(store.best() or store.newest())
+    test_metrics: dict[str, float] = {}
+    test = _eval_source(job, "test", world, reader)
+    if test is not None:
+        learner.model.load_state_dict(read(f"{store.location}/{best}").model)
+        test_metrics = learner.evaluate(test)
+        if world.is_main:
+            hooks.log({f"test/{key}": value for key, value in test_metrics.items()}, step=result.steps)
+    return {
+        **dataclasses.asdict(result),
+        "test_metrics": test_metrics,
+        "best_checkpoint": f"{store.location}/{best}",
+        "workers": world.size,
+    }
+
+
+def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSource | None:
+    manifest = getattr(job, split)
+    if manifest is None:
+        return None
+    return EvalSource(manifest, job.schema, batch_size=job.config.data.eval_batch_size, world=world, reader=reader)
+
+
+def _restore(learner: Learner, store: Store, world: World) -> Progress:
+    """Where the run stands: rank 0 chooses the checkpoint, every rank reads it."""
+    newest = store.read_newest() if world.is_main else None
+    path = world.broadcast(newest.path if newest is not None else None)
+    if path is None:
+        if learner.config.init_from is not None:
+            initialise_from(learner.model, learner.config.init_from, learner.config.init_map)
+        return Progress()
+    checkpoint = newest or read(path, optimizers=True)
+    learner.restore(checkpoint)
+    fields = {field.name for field in dataclasses.fields(Progress)}
+    return Progress.from_dict({key: value for key, value in checkpoint.state.items() if key in fields})
+
+
+def _check_shared(store: Store, world: World) -> None:
+    """Every worker must see what rank 0 writes: found out at the start, not at the first resume."""
+    if world.size == 1:
+        return
+    filesystem, root = open_filesystem(store.location)
+    marker = f"{root}/.shared"
+    if world.is_main:
+        filesystem.create_dir(root, recursive=True)
+        with filesystem.open_output_stream(marker) as stream:
+            stream.write(b"")
+    world.barrier()
+    seen = torch.tensor([int(exists(filesystem, marker))])
+    if int(world.sum_(seen).item()) < world.size:
+        raise CheckpointError(
+            f"model_dir '{store.location}' is not the same folder on every host",
+            expected="a shared disk or an object store (s3://...)",
+        )
+
+
+class RemoteHooks:
+    """Hooks of a Ray Train worker: events go to the driver's board, checkpoints are reported to Ray."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def started(self, step: int) -> None:
+        self._board.push.remote(("started", step))
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self._board.push.remote(("log", metrics, step))
+
+    def evaluated(self, epoch: int, score: float) -> None:
+        self._board.push.remote(("evaluated", epoch, score))
+
+    def saved(self, path: str, metrics: dict[str, float]) -> None:
+        import ray.train
+
+        # every rank reports from this one line (a barrier); the store has written and keeps the files already
+        ray.train.report(
+            {key: float(value) for key, value in metrics.items()},
+            checkpoint=ray.train.Checkpoint(path),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """The loop function for `TorchTrainer`: sets a worker up and does its share of the job.
+
+    Args:
+        payload: `share` (such as `execute`), `job` (its argument), `config` (the run's), `board` (the driver's actor
+            for events) and `read_cpus` (what a reading task reserves).
+    """
+    import importlib
+
+    import ray
+    import ray.train.torch
+
+    from rechub_ray.data.ingest import RayReader
+
+    config, board = payload["config"], payload["board"]
+    try:
+        for module in config.imports:
+            importlib.import_module(module)
+        world = World.current()
+        on_this_host = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(config.train.threads or max(1, len(os.sched_getaffinity(0)) // on_this_host))
+        device = torch.device("cpu") if config.train.device == "cpu" else ray.train.torch.get_device()
+        reader = RayReader(num_cpus=payload["read_cpus"])
+        result: dict[str, Any] = payload["share"](
+            payload["job"], world=world, device=device, reader=reader, hooks=RemoteHooks(board)
+        )
+        return result
+    except Exception as error:
+        if not _is_passing(error):
+            # told before it is raised: what Ray makes of the exception loses its type
+            if not isinstance(error, RechubError):
+                trace = "".join(traceback.format_exception(error))
+                error = TrainingError(f"a worker failed with {type(error).__name__}: {error}\n{trace}")
+            ray.get(board.fail.remote(error), timeout=30)
+        raise
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same run may get past this when started again: a lost peer, host, or connection."""
+    import ray
+
+    if isinstance(error, RechubError):
+        return False
+    if isinstance(error, (ConnectionError, TimeoutError, ray.exceptions.RayError, dist.DistError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        word in str(error).lower() for word in ("connection", "gloo", "nccl", "timed out", "peer")
+    )

@@ -1,0 +1,242 @@
+"""The feature schema: it alone decides which parquet columns are read, what a batch holds, which tables exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+
+from rechub_ray.errors import SchemaError, nearest
+from rechub_ray.files import read_text
+from rechub_ray.registry import config_error
+
+VERSION = 1
+
+PositiveInt = Annotated[int, Ge(1)]
+_STRICT = pydantic.ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SparseFeature:
+    """A categorical column of ids.
+
+    Args:
+        name: the parquet column, of an integer type.
+        vocab_size: number of ids; every value lies in [0, vocab_size). Id 0 stands for unseen values and nulls.
+        embed_dim: width of this feature's embedding; None takes the model's `embedding_dim`.
+        shared_with: name of the feature whose table this one uses.
+    """
+
+    name: str
+    vocab_size: PositiveInt
+    embed_dim: PositiveInt | None = None
+    shared_with: str | None = None
+    kind: Literal["sparse"] = "sparse"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DenseFeature:
+    """A numeric column: a scalar (dim 1), or a list of `dim` numbers a row."""
+
+    name: str
+    dim: PositiveInt = 1
+    kind: Literal["dense"] = "dense"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SequenceFeature:
+    """A list column of ids, ragged: a row holds 0 to `max_length` of them.
+
+    Args:
+        name: the parquet column, a list of integers.
+        vocab_size: number of ids; every value lies in [0, vocab_size).
+        max_length: longest list; prepare keeps the last `max_length` ids of a longer one.
+        pooling: how the row's embeddings become one vector where a model wants one (an empty list gives zeros).
+        embed_dim: as for SparseFeature.
+        shared_with: as for SparseFeature (the target item of a history, for instance).
+    """
+
+    name: str
+    vocab_size: PositiveInt
+    max_length: PositiveInt = 50
+    pooling: Literal["mean", "sum"] = "mean"
+    embed_dim: PositiveInt | None = None
+    shared_with: str | None = None
+    kind: Literal["sequence"] = "sequence"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Label:
+    """A label column.
+
+    Args:
+        name: the parquet column.
+        kind: `binary` (0 or 1) or `regression` (any finite number).
+    """
+
+    name: str
+    kind: Literal["binary", "regression"] = "binary"
+
+
+Feature: TypeAlias = SparseFeature | DenseFeature | SequenceFeature
+_FEATURES: pydantic.TypeAdapter[Feature] = pydantic.TypeAdapter(
+    Annotated[Feature, pydantic.Field(discriminator="kind")]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a data set holds.
+
+    Args:
+        features: in the order in which they stand in a batch.
+        labels: at least one.
+        group: column of session or user ids, for GAUC and pairwise losses.
+        weight: column of sample weights (>= 0).
+        row_id: column that names a row in predictions.
+
+    Raises:
+        SchemaError: no label, names not unique, a shared table that does not exist or differs in size.
+    """
+
+    features: tuple[Feature, ...]
+    labels: tuple[Label, ...]
+    group: str | None = None
+    weight: str | None = None
+    row_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise SchemaError("the schema has no label", expected="at least one label column")
+        columns = self.columns
+        twice = sorted({name for name in columns if columns.count(name) > 1} - {self.group, self.row_id})
+        if twice:
+            raise SchemaError("a column has two roles in the schema", got=", ".join(twice))
+        embedded: list[SparseFeature | SequenceFeature] = [*self.sparse, *self.sequences]
+        tables = {f.name: f for f in embedded}
+        for feature in tables.values():
+            if feature.shared_with is None:
+                continue
+            owner = tables.get(feature.shared_with)
+            if owner is None or owner.shared_with is not None:
+                raise SchemaError(
+                    f"feature '{feature.name}' shares the table of '{feature.shared_with}'",
+                    expected="a sparse or sequence feature with a table of its own",
+                    hint=nearest(feature.shared_with, [n for n, f in tables.items() if f.shared_with is None]),
+                )
+            if owner.vocab_size != feature.vocab_size:
+                raise SchemaError(
+                    f"features '{feature.name}' and '{owner.name}' share a table but differ in vocab_size",
+                    got=f"{feature.vocab_size} and {owner.vocab_size}",
+                )
+
+    @property
+    def sparse(self) -> tuple[SparseFeature, ...]:
+        return tuple(f for f in self.features if isinstance(f, SparseFeature))
+
+    @property
+    def dense(self) -> tuple[DenseFeature, ...]:
+        return tuple(f for f in self.features if isinstance(f, DenseFeature))
+
+    @property
+    def sequences(self) -> tuple[SequenceFeature, ...]:
+        return tuple(f for f in self.features if isinstance(f, SequenceFeature))
+
+    @property
+    def dense_dim(self) -> int:
+        """Columns of the stacked dense matrix."""
+        return sum(f.dim for f in self.dense)
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+    @property
+    def columns(self) -> list[str]:
+        """The parquet columns with a role, each once unless two roles name the same one."""
+        names = [f.name for f in self.features] + [label.name for label in self.labels]
+        for extra in (self.group, self.weight, self.row_id):
+            if extra is not None and (extra == self.weight or extra not in names):
+                names.append(extra)
+        return names
+
+    def feature(self, name: str) -> Feature:
+        """The feature called `name`; SchemaError with the nearest name otherwise."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise SchemaError(f"the schema has no feature '{name}'", hint=nearest(name, self.feature_names))
+
+    def label(self, name: str | None = None) -> Label:
+        """The label called `name`; the first one for None."""
+        if name is None:
+            return self.labels[0]
+        for label in self.labels:
+            if label.name == name:
+                return label
+        raise SchemaError(f"the schema has no label '{name}'", hint=nearest(name, [x.name for x in self.labels]))
+
+    def select(self, names: list[str]) -> Schema:
+        """The schema with only the named features, in the schema's order."""
+        for name in names:
+            self.feature(name)
+        return dataclasses.replace(self, features=tuple(f for f in self.features if f.name in names))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "features": [dataclasses.asdict(f) for f in self.features],
+            "labels": [dataclasses.asdict(label) for label in self.labels],
+            "group": self.group,
+            "weight": self.weight,
+            "row_id": self.row_id,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, *, where: str = "schema") -> Schema:
+        if not isinstance(data, dict):
+            raise SchemaError(f"{where} is not a schema", expected="a JSON object", got=type(data).__name__)
+        data = dict(data)
+        version = data.pop("version", VERSION)
+        if version != VERSION:
+            raise SchemaError(f"{where} has version {version}", expected=f"version {VERSION}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in data:
+            if key not in known:
+                raise SchemaError(f"{where} has an unknown key '{key}'", hint=nearest(key, known))
+        try:
+            features = tuple(_FEATURES.validate_python(f) for f in data.pop("features", ()))
+            labels = tuple(pydantic.TypeAdapter(Label).validate_python(x) for x in data.pop("labels", ()))
+        except pydantic.ValidationError as error:
+            raise SchemaError(f"{where}: {config_error(error)}") from None
+        return cls(features=features, labels=labels, **data)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Schema:
+        """The schema in a JSON file (a local path or a URI)."""
+        try:
+            text = read_text(str(path))
+        except OSError as error:
+            raise SchemaError(
+                f"cannot read the schema {path}",
+                got=error.strerror or error,
+                hint="`rechub-ray prepare` writes it beside the shards; data.root must name that folder.",
+            ) from None
+        try:
+            return cls.from_dict(json.loads(text), where=str(path))
+        except json.JSONDecodeError as error:
+            raise SchemaError(f"{path} is not JSON", got=str(error)) from None
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when anything in the schema changes."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

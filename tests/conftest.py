@@ -1,0 +1,133 @@
+"""Fixtures for all tests: one small Ray cluster, generated shards, and real data where it is there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+# Ray reads these when it is imported or started; its workers inherit the environment
+os.environ.update(
+    {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "60",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import pytest  # noqa: E402
+
+from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with 3 logical CPUs; the same one for the whole session."""
+    import ray
+
+    # sockets lie under it, and their paths may not exceed 107 characters: not under pytest's own long folders
+    with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=3,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Callable[[str], Path]:
+    """`data_dir("frappe")`: the folder of a real data set; skips the test where there is none."""
+    root = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"real data set '{name}' is not here; RECHUB_DATA names the folder that holds it")
+        return root / name
+
+    return find
+
+
+@pytest.fixture
+def schema() -> Schema:
+    """One column of every kind that a schema knows."""
+    return Schema(
+        features=(
+            SparseFeature("user", 50),
+            DenseFeature("age"),
+            SparseFeature("item", 20),
+            DenseFeature("vector", dim=3),
+            SequenceFeature("history", 20, max_length=4, shared_with="item"),
+            SequenceFeature("tags", 9, max_length=3, pooling="sum"),
+        ),
+        labels=(Label("click"), Label("rating", kind="regression")),
+        group="session",
+        weight="importance",
+        row_id="row",
+    )
+
+
+class WriteShards(Protocol):
+    def __call__(
+        self, folder: Path, schema: Schema, *, rows: int, files: int = 2, row_group_rows: int = 50, seed: int = 0
+    ) -> pa.Table: ...
+
+
+@pytest.fixture(scope="session")
+def write_shards() -> WriteShards:
+    """Writes random rows that fit a schema as parquet shards; returns them all, in the order of the files."""
+
+    def write(
+        folder: Path, schema: Schema, *, rows: int, files: int = 2, row_group_rows: int = 50, seed: int = 0
+    ) -> pa.Table:
+        table = random_table(schema, rows, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(files):
+            start, stop = rows * i // files, rows * (i + 1) // files
+            part = table.slice(start, stop - start)
+            pq.write_table(part, folder / f"part-{i:05d}.parquet", row_group_size=row_group_rows)
+        return table
+
+    return write
+
+
+def random_table(schema: Schema, rows: int, seed: int) -> pa.Table:
+    """Random rows that fit the schema; the row id counts the rows."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {}
+    for feature in schema.features:
+        if isinstance(feature, SparseFeature):
+            columns[feature.name] = rng.integers(0, feature.vocab_size, rows, np.int32)
+        elif isinstance(feature, SequenceFeature):
+            lengths = rng.integers(0, feature.max_length + 1, rows)
+            ids = [rng.integers(0, feature.vocab_size, n, np.int32) for n in lengths]
+            columns[feature.name] = pa.array(ids, pa.list_(pa.int32()))
+        elif feature.dim == 1:
+            columns[feature.name] = rng.normal(size=rows).astype(np.float32)
+        else:
+            flat = pa.array(rng.normal(size=rows * feature.dim).astype(np.float32))
+            columns[feature.name] = pa.FixedSizeListArray.from_arrays(flat, feature.dim)
+    for label in schema.labels:
+        values = rng.integers(0, 2, rows) if label.kind == "binary" else rng.normal(size=rows)
+        columns[label.name] = values.astype(np.float32)
+    if schema.weight is not None:
+        columns[schema.weight] = rng.uniform(0, 2, rows).astype(np.float32)
+    if schema.row_id is not None and schema.row_id not in columns:
+        columns[schema.row_id] = np.arange(rows)
+    if schema.group is not None and schema.group not in columns:
+        columns[schema.group] = rng.integers(0, 10, rows)
+    return pa.table(columns)

@@ -1,0 +1,236 @@
+"""What every registered metric owes: merges that do not depend on the split, weights, NaN, plain floats."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rechub_ray.batch import Batch, Features, Outputs
+from rechub_ray.metrics import METRICS, Accumulator, Metric
+from rechub_ray.schema import Label, Schema
+from rechub_ray.world import World
+
+NAMES = METRICS.names()
+CPU = torch.device("cpu")
+
+
+def build(name: str, *, weighted: bool) -> Metric:
+    kind = METRICS.get(name).label_kind or "binary"
+    schema = Schema(features=(), labels=(Label("y", kind),), group="g", weight="w" if weighted else None)
+    return METRICS.build(name, schema)
+
+
+def make_rows(count: int, *, weighted: bool, seed: int = 0) -> tuple[Outputs, Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(count, generator=generator) * 2).round(decimals=1)  # with ties
+    labels = torch.randint(0, 2, (count, 1), generator=generator).float()
+    weight = torch.randint(0, 4, (count,), generator=generator) / 2
+    group = torch.randint(0, 5, (count,), generator=generator)
+    empty = torch.zeros((count, 0))
+    return {"logit": logits}, Batch(
+        features=Features(empty.long(), empty), labels=labels, weight=weight if weighted else None, group=group
+    )
+
+
+def take(rows: tuple[Outputs, Batch], index: Tensor) -> tuple[Outputs, Batch]:
+    outputs, batch = rows
+    assert batch.group is not None
+    return {"logit": outputs["logit"][index]}, Batch(
+        features=Features(batch.features.sparse[index], batch.features.dense[index]),
+        labels=batch.labels[index],
+        weight=None if batch.weight is None else batch.weight[index],
+        group=batch.group[index],
+    )
+
+
+class ThreadWorld(World):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, size: int, board: list[Tensor | None], barrier: threading.Barrier) -> None:
+        super().__init__(rank, size)
+        object.__setattr__(self, "board", board)
+        object.__setattr__(self, "wait", barrier.wait)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        self.board[self.rank] = tensor
+        self.wait(20)
+        parts = list(self.board)
+        self.wait(20)
+        return parts
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        total = torch.stack(self.gather(tensor.clone())).sum(0)
+        return tensor.copy_(total)
+
+
+def over_ranks(metric: Metric, parts: list[list[tuple[Outputs, Batch]]]) -> list[float]:
+    """The number that each rank gets; `parts` has the batches of each."""
+    size = len(parts)
+    board: list[Tensor | None] = [None] * size
+    barrier = threading.Barrier(size)
+    results = [math.inf] * size
+
+    def work(rank: int) -> None:
+        accumulator = Accumulator(metric)
+        for rows in parts[rank]:
+            accumulator.add(metric.update(*rows))
+        results[rank] = metric.compute(accumulator.merged(ThreadWorld(rank, size, board, barrier), device=CPU))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+def whole(metric: Metric, rows: tuple[Outputs, Batch]) -> float:
+    return metric.compute(metric.update(*rows))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_whole_is_the_merge_of_any_split(name, weighted, data):
+    count = data.draw(st.integers(1, 60))
+    metric = build(name, weighted=weighted)
+    rows = make_rows(count, weighted=weighted, seed=data.draw(st.integers(0, 1000)))
+    order = torch.tensor(data.draw(st.permutations(range(count))))
+    ranks = data.draw(st.integers(1, 3))
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), min_size=4, max_size=4)))
+    pieces = [order[a:b] for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
+    parts = [[take(rows, piece) for piece in pieces[rank::ranks]] for rank in range(ranks)]
+    expected = whole(metric, rows)
+    for result in over_ranks(metric, parts):
+        assert result == pytest.approx(expected, rel=1e-12, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rank_without_a_batch_takes_part(name, weighted):
+    metric, rows = build(name, weighted=weighted), make_rows(50, weighted=weighted)
+    expected = whole(metric, rows)
+    assert math.isfinite(expected)
+    assert over_ranks(metric, [[], [rows], []]) == pytest.approx([expected] * 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows_is_nan(name):
+    metric = build(name, weighted=True)
+    state = metric.empty(CPU)
+    assert set(state) == set(metric.merging)
+    assert math.isnan(metric.compute(state))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_nan_logit_is_nan(name):
+    metric, (outputs, batch) = build(name, weighted=False), make_rows(50, weighted=False)
+    outputs["logit"][7] = math.nan
+    assert math.isnan(whole(metric, (outputs, batch)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_zero_removes_the_row_and_scale_does_not_matter(name):
+    metric, rows = build(name, weighted=True), make_rows(200, weighted=True, seed=3)
+    weight = rows[1].weight
+    assert weight is not None
+    assert bool((weight == 0).any())
+    expected = whole(metric, rows)
+    assert whole(metric, take(rows, weight.nonzero()[:, 0])) == pytest.approx(expected, rel=1e-12)
+    weight *= 8
+    assert whole(metric, rows) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_two_is_the_row_twice(name):
+    rows = make_rows(100, weighted=True, seed=4)
+    weight = rows[1].weight
+    assert weight is not None
+    weight *= 2
+    doubled = take(rows, torch.arange(100).repeat_interleave(weight.long()))
+    doubled[1].weight = None
+    weighted = whole(build(name, weighted=True), rows)
+    assert weighted == pytest.approx(whole(build(name, weighted=False), doubled), rel=1e-12)
+    assert weighted != pytest.approx(whole(build(name, weighted=False), make_rows(100, weighted=False, seed=4)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_update_leaves_its_arguments_and_numbers_are_plain(name):
+    metric, rows = build(name, weighted=True), make_rows(50, weighted=True)
+    before = copy.deepcopy(rows)
+    assert type(whole(metric, rows)) is float
+    assert torch.equal(rows[0]["logit"], before[0]["logit"])
+    assert torch.equal(rows[1].labels, before[1].labels)
+    assert metric.mode in ("max", "min", None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_better_predictions_move_in_the_direction(name):
+    metric, (outputs, batch) = build(name, weighted=False), make_rows(400, weighted=False)
+    if metric.mode is None:
+        pytest.skip("neither direction is better")
+    sign = 1 if metric.mode == "max" else -1
+    good = {"logit": batch.labels[:, 0] * 8 - 4 if metric.label_kind == "binary" else batch.labels[:, 0]}
+    assert sign * whole(metric, (good, batch)) > sign * whole(metric, (outputs, batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_is_the_file(name):
+    assert inspect.getmodule(METRICS.get(name)).__name__ == f"rechub_ray.metrics.{name}"
+
+
+_RANK = """
+import sys, torch, torch.distributed as dist
+from rechub_ray.batch import Batch, Features
+from rechub_ray.metrics import MetricSet
+from rechub_ray.schema import Label, Schema
+from rechub_ray.world import World
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+schema = Schema(features=(), labels=(Label("y"),), group="g")
+metrics = MetricSet(schema, ["auc", "auc_histogram", "gauc", "log_loss", "calibration"])
+generator = torch.Generator().manual_seed(0)
+logits, labels = torch.randn(90, generator=generator), torch.randint(0, 2, (90, 1), generator=generator).float()
+group = torch.randint(0, 4, (90,), generator=generator)
+def numbers(world, part):
+    metrics.reset()
+    empty = torch.zeros((len(part), 0))
+    if len(part):
+        batch = Batch(features=Features(empty.long(), empty), labels=labels[part], group=group[part])
+        metrics.update({"logit": logits[part]}, batch)
+    return metrics.compute(world)
+expected = numbers(World(), torch.arange(90))
+for cut in (25, 0, 90):
+    part = torch.arange(cut) if rank == 0 else torch.arange(cut, 90)
+    found = numbers(World.current(), part)
+    assert all(abs(found[k] - expected[k]) < 1e-12 for k in expected), (found, expected)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store")],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors

@@ -1,0 +1,217 @@
+"""What every registered model must hold, whatever it computes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences
+from rechub_ray.models import MODELS, Model
+from rechub_ray.objective import Objective
+from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+
+SCHEMA = Schema(
+    features=(
+        SparseFeature("user", 50),
+        DenseFeature("age"),
+        SparseFeature("item", 30),
+        SequenceFeature("history", 30, max_length=6, shared_with="item"),
+        DenseFeature("profile", dim=3),
+        SparseFeature("city", 7),
+        SequenceFeature("tags", 11, max_length=3, pooling="sum"),
+    ),
+    labels=(Label("click"),),
+)
+
+# arguments beside the defaults, one list a model: every structure that a model has is a case of its own
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "deepfm": [{"batch_norm": True}, {"fm_features": ["user", "city", "age"], "deep_features": ["item", "history"]}],
+    "dcn_v2": [
+        {"structure": "stacked", "batch_norm": True},
+        {"structure": "crossnet_only"},
+        {"low_rank": 4},
+        {"low_rank": 4, "num_experts": 3},
+    ],
+    "mlp": [{"batch_norm": True}, {"activation": "prelu", "deep_features": ["profile"]}],
+    "wide_deep": [{"wide_features": ["tags", "profile"], "deep_features": ["user", "age"]}],
+}
+CASES = [
+    pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
+    for name in MODELS.names()
+    for arguments in [{}, *VARIANTS.get(name, [])]
+]
+
+
+def build(node: dict[str, Any], *, seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    return MODELS.build(node, SCHEMA)
+
+
+def draw(rows: int, *, seed: int = 1) -> Features:
+    """Random inputs, with empty lists and ids of 0 among them, in the padded form."""
+    generator = torch.Generator().manual_seed(seed)
+    sparse = torch.stack([torch.randint(0, f.vocab_size, (rows,), generator=generator) for f in SCHEMA.sparse], 1)
+    dense = torch.randn(rows, SCHEMA.dense_dim, generator=generator)
+    ids = []
+    for feature in SCHEMA.sequences:
+        length = torch.randint(0, feature.max_length + 1, (rows, 1), generator=generator)
+        values = torch.randint(0, feature.vocab_size, (rows, feature.max_length), generator=generator)
+        ids.append(torch.where(torch.arange(feature.max_length) < length, values, -1))
+    return Features(sparse, dense, PaddedSequences(tuple(ids)))
+
+
+def ragged(features: Features) -> Features:
+    assert isinstance(features.sequences, PaddedSequences)
+    lists = [row[row >= 0] for ids in features.sequences.ids for row in ids]
+    offsets = torch.tensor([0, *(len(values) for values in lists)]).cumsum(0)
+    return dataclasses.replace(features, sequences=RaggedSequences(torch.cat(lists), offsets))
+
+
+def take(features: Features, rows: Tensor) -> Features:
+    assert isinstance(features.sequences, PaddedSequences)
+    sequences = PaddedSequences(tuple(ids[rows] for ids in features.sequences.ids))
+    return Features(features.sparse[rows], features.dense[rows], sequences)
+
+
+def batch(features: Features) -> Batch:
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.randint(0, 2, (features.rows, len(SCHEMA.labels)), generator=generator).float()
+    return Batch(features, labels)
+
+
+def total(model: Model, features: Features) -> Tensor:
+    """A scalar that depends on every output, by random factors."""
+    generator = torch.Generator().manual_seed(3)
+    outputs = model(features)
+    return torch.stack([(o * torch.randn(o.shape, generator=generator)).sum() for o in outputs.values()]).sum()
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_outputs_have_their_names_one_entry_a_row_and_are_finite(node: dict[str, Any]) -> None:
+    model = build(node)
+    for rows in (1, 5):
+        outputs = model.eval()(ragged(draw(rows)))
+        assert tuple(outputs) == model.output_names
+        for name, output in outputs.items():
+            assert output.shape[:1] == ((rows,) if not name.startswith("loss/") else ())
+            assert output.dtype == torch.float32
+            assert torch.isfinite(output).all()
+        assert "logit" not in outputs or outputs["logit"].shape == (rows,)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_every_parameter_gets_a_gradient(node: dict[str, Any]) -> None:
+    model = build(node)
+    total(model, ragged(draw(64))).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # in front of batch norm, a bias has no effect: its gradient is rounding alone
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_rows_are_independent_in_evaluation(node: dict[str, Any]) -> None:
+    model = build({**node, "init_std": 0.3}).eval()
+    features, rows = draw(9), torch.tensor([4, 0, 7])
+    whole, part = model(features), model(take(features, rows))
+    for name in model.output_names:
+        torch.testing.assert_close(part[name], whole[name][rows], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_ragged_and_padded_sequences_give_the_same(node: dict[str, Any]) -> None:
+    model = build({**node, "init_std": 0.3}).eval()
+    features = draw(9)
+    padded, compact = model(features), model(ragged(features))
+    for name in model.output_names:
+        torch.testing.assert_close(padded[name], compact[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_state_makes_the_round_trip_exactly(node: dict[str, Any]) -> None:
+    model, other = build(node), build(node, seed=1)
+    total(model, draw(32))  # in training: batch norm's running statistics move
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    features = draw(8)
+    for name, output in model.eval()(features).items():
+        assert torch.equal(output, other.eval()(features)[name])
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_it_is_deterministic_and_reads_torchs_generator_alone(node: dict[str, Any]) -> None:
+    results = []
+    for _ in range(2):
+        model = build(node)
+        torch.manual_seed(5)
+        results.append(total(model, ragged(draw(16))))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_two_models_share_nothing(node: dict[str, Any]) -> None:
+    first, second = build(node), build(node)
+    before = copy.deepcopy(second.state_dict())
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1)
+    for name, value in second.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_unseen_ids_and_empty_lists_survive(node: dict[str, Any]) -> None:
+    model = build(node)
+    sequences = PaddedSequences(tuple(torch.full((4, 2), -1) for _ in SCHEMA.sequences))
+    features = Features(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, 4), sequences)
+    for form in (features, ragged(features)):
+        value = total(model, form)
+        value.backward()
+        assert torch.isfinite(value)
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_it_is_built_on_the_meta_device(node: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        model = MODELS.build(node, SCHEMA)
+    assert all(p.is_meta for p in model.parameters())
+    real = build(node)
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_it_runs_under_bfloat16_autocast(node: dict[str, Any]) -> None:
+    model = build({**node, "init_std": 0.1})
+    features = ragged(draw(32))
+    exact = {name: output.detach() for name, output in build({**node, "init_std": 0.1})(features).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(features)
+    for name, output in outputs.items():
+        torch.testing.assert_close(output.float(), exact[name], rtol=0.1, atol=0.1)
+    torch.stack([output.float().sum() for output in outputs.values()]).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_it_overfits_64_rows(node: dict[str, Any]) -> None:
+    model = build({**node, "init_std": 0.01})
+    rows = batch(ragged(draw(64)))
+    objective = Objective(SCHEMA, ["bce"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    first = objective(model(rows.features), rows).total.item()
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = objective(model(rows.features), rows).total
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.35 * first

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rechub_ray.batch import Batch, Features
+from rechub_ray.errors import ConfigError, SchemaError
+from rechub_ray.losses import BCE, LOSSES
+from rechub_ray.schema import Label, Schema
+
+SCHEMA = Schema(features=(), labels=(Label("rating", kind="regression"), Label("click"), Label("buy")))
+LOGIT = [0.8, -0.4, 0.3, 0.9, -1.2, -0.5, 0.1, -0.7]
+LABEL = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+WEIGHT = [1.0, 2.0, 0.5, 1.0, 0.0, 1.5, 1.0, 1.0]
+
+
+def batch(label: list[float], weight: list[float] | None) -> Batch:
+    """The label stands in the second of three columns."""
+    labels = torch.full((len(label), 3), 0.5)
+    labels[:, 1] = torch.tensor(label)
+    features = Features(torch.zeros(len(label), 0, dtype=torch.int64), torch.zeros(len(label), 0))
+    return Batch(features, labels, None if weight is None else torch.tensor(weight))
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected", "gradient"),
+    [
+        # what TensorFlow computes in float32
+        (
+            None,
+            0.6330708861351013,
+            [-0.0387532, 0.050164, -0.0531947, 0.0888687, 0.0289344, -0.0778074, 0.0656224, 0.0414765],
+        ),
+        (
+            WEIGHT,
+            0.7891658544540405,
+            [-0.0442894, 0.1146607, -0.030397, 0.1015642, 0.0, -0.1333842, 0.074997, 0.0474017],
+        ),
+    ],
+)
+def test_it_equals_tensorflow(weight: list[float] | None, expected: float, gradient: list[float]) -> None:
+    logit = torch.tensor(LOGIT, requires_grad=True)
+    term = BCE(SCHEMA, label="click")({"logit": logit}, batch(LABEL, weight))
+    loss = term.total / term.count
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(np.array(logit.grad), gradient, atol=1e-7)
+
+
+def test_without_weights_the_count_needs_no_collective() -> None:
+    term = BCE(SCHEMA, label="click")({"logit": torch.tensor(LOGIT)}, batch(LABEL, None))
+    assert term.count == 8.0
+    assert isinstance(term.count, float)
+
+
+def test_a_wrong_label_is_an_error_that_names_it() -> None:
+    with pytest.raises(ConfigError, match="'rating'.*binary"):
+        BCE(SCHEMA)
+    with pytest.raises(SchemaError, match="Did you mean 'click'"):
+        BCE(SCHEMA, label="clik")
+
+
+@pytest.mark.parametrize(("key", "value"), [("label_smoothing", 1.5), ("label_smoothing", -0.1), ("weight", -1)])
+def test_arguments_have_ranges(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"losses\.0\.{key}"):
+        LOSSES.validate({"name": "bce", "label": "click", key: value}, where="losses.0")
+
+
+def test_a_missing_output_is_found_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"losses\.0\.output.*Did you mean 'logit'"):
+        BCE(SCHEMA, output="logits", label="click").check(("logit",), where="losses.0")

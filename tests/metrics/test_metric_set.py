@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from rechub_ray.batch import Batch, Features
+from rechub_ray.errors import ConfigError
+from rechub_ray.metrics import MetricSet
+from rechub_ray.schema import Label, Schema
+from rechub_ray.world import World
+
+ONE = Schema(features=(), labels=(Label("click"),))
+TWO = Schema(features=(), labels=(Label("click"), Label("rating", "regression")))
+
+
+def batch(labels: torch.Tensor) -> Batch:
+    empty = torch.zeros((len(labels), 0))
+    return Batch(features=Features(empty.long(), empty), labels=labels)
+
+
+def test_whole_from_batches():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(500), torch.randint(0, 2, (500, 1)).float()
+    metrics = MetricSet(ONE, ["auc", {"name": "log_loss"}, "calibration"])
+    for part in torch.arange(500).split(64):
+        metrics.update({"logit": logits[part]}, batch(labels[part]))
+    result = metrics.compute(World())
+    assert tuple(result) == metrics.keys == ("auc", "log_loss", "calibration")
+    assert all(type(number) is float for number in result.values())
+    assert result["auc"] == pytest.approx(roc_auc_score(labels[:, 0], logits))
+    assert result["log_loss"] == pytest.approx(log_loss(labels[:, 0], logits.double().sigmoid()))
+    assert metrics.compute(World()) == result  # asking twice changes nothing
+    metrics.reset()
+    metrics.update({"logit": torch.tensor([0.0, 1.0])}, batch(torch.tensor([[0.0], [1.0]])))
+    assert metrics.compute(World())["auc"] == 1.0
+
+
+def test_several_labels_read_their_own_column_and_output():
+    metrics = MetricSet(TWO, ["accuracy", {"name": "mse", "label": "rating"}])
+    assert metrics.keys == ("click/accuracy", "rating/mse")
+    outputs = {"logit/click": torch.tensor([1.0, -1.0]), "logit/rating": torch.tensor([3.0, 5.0])}
+    metrics.check(tuple(outputs))
+    metrics.update(outputs, batch(torch.tensor([[1.0, 4.0], [1.0, 5.0]])))
+    assert metrics.compute(World()) == {"click/accuracy": 0.5, "rating/mse": 0.5}
+
+
+def test_a_model_of_one_output_serves_a_label_of_several():
+    metrics = MetricSet(TWO, [{"name": "mse", "label": "rating"}])
+    metrics.check(("logit",))
+    metrics.update({"logit": torch.tensor([3.0])}, batch(torch.tensor([[0.0, 5.0]])))
+    assert metrics.compute(World()) == {"rating/mse": 4.0}
+
+
+def test_an_output_by_name():
+    metrics = MetricSet(ONE, [{"name": "accuracy", "output": "tower"}])
+    metrics.check(("logit", "tower"))
+    metrics.update({"logit": torch.tensor([-1.0]), "tower": torch.tensor([1.0])}, batch(torch.tensor([[1.0]])))
+    assert metrics.compute(World()) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("schema", "nodes", "message"),
+    [
+        (ONE, ["auk"], r"'metrics.0.name': unknown metric 'auk'. Did you mean 'auc'\?"),
+        (ONE, ["auc", "auc"], r"'metrics.1': the metric 'auc' is already given by 'metrics.0'"),
+        (ONE, ["auc", {"name": "auc", "label": "click"}], r"'metrics.1': the metric 'auc' is already given"),
+        (ONE, [{"name": "auc", "label": "clik"}], r"'metrics.0': the schema has no label 'clik'. Did you mean 'click'"),
+        (ONE, [{"name": "auc_histogram", "bin": 3}], r"no argument 'bin'. Did you mean 'bins'\?"),
+        (ONE, [{"name": "auc_histogram", "bins": 1}], r"'metrics.0.bins': input should be greater than or equal to 2"),
+        (ONE, ["log_loss", "gauc"], r"'metrics.1': metric 'gauc' needs a group column"),
+        (ONE, ["rmse"], r"'metrics.0': metric 'rmse' is not defined for the binary label 'click'"),
+        (TWO, [{"name": "auc", "label": "rating"}], r"'auc' is not defined for the regression label 'rating'"),
+    ],
+)
+def test_wrong_configurations_name_the_place(schema, nodes, message):
+    with pytest.raises(ConfigError, match=message):
+        MetricSet(schema, nodes)
+
+
+def test_check_names_the_nearest_output():
+    metrics = MetricSet(ONE, ["auc", {"name": "log_loss", "output": "logits"}])
+    with pytest.raises(
+        ConfigError, match=r"'metrics.1.output': the model has no output 'logits'. Did you mean 'logit'"
+    ):
+        metrics.check(("logit", "embedding"))
+
+
+def test_modes():
+    metrics = MetricSet(ONE, ["calibration", "auc", "log_loss", "expected_calibration_error"])
+    assert [metrics.mode(key) for key in metrics.keys[1:]] == ["max", "min", "min"]
+    assert metrics.default_key() == "auc"
+    with pytest.raises(ConfigError, match=r"no metric 'logloss' is computed. Did you mean 'log_loss'\?"):
+        metrics.mode("logloss")
+    with pytest.raises(ConfigError, match=r"'calibration' has no direction.*Expected: one of: auc, log_loss"):
+        metrics.mode("calibration")
+    with pytest.raises(ConfigError, match=r"no metric says which model is the best.*Got: calibration"):
+        MetricSet(ONE, ["calibration"]).default_key()
