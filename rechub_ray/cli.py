@@ -132,9 +132,12 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    from rechub_ray import config as config_module
     from rechub_ray.data.prepare import prepare, print_report
 
-    print_report(prepare(options.recipe, options.overrides))
+    result = prepare(config_module.merge(config_module.read_yaml(options.recipe), options.overrides))
+    print_report(result.stats)
+    print(f"\n{len(result.schema.features)} features -> {result.out}")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -20,6 +20,11 @@ def join(root: str, path: str) -> str:
     return path if is_uri(path) or os.path.isabs(path) else f"{root.rstrip('/')}/{path}" if root else path
 
 
+def absolute(path: str) -> str:
+    """`path` as every process finds it, whatever folder it runs in."""
+    return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
+
+
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem that `path` lies on, and the path in it.
 
@@ -27,7 +32,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         DataError: no installed library knows the URI's scheme.
     """
     if not is_uri(path):
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+        return pafs.LocalFileSystem(), absolute(path)
     try:
         filesystem, root = pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rechub_ray.errors import TrainingError
 from rechub_ray.layers.embedding import tables_of
+from rechub_ray.layers.rows import RowGradient, coalesce
 from rechub_ray.regularization import Regularization
 from rechub_ray.world import World
-
-RowGradient = tuple[Tensor, Tensor]  # rows (U,) int64, ascending, each once; values (U, D)
 
 
 class Gradients:
@@ -103,9 +101,10 @@ class Gradients:
                     f"the table '{name}' has a dense gradient, but its optimizer takes row gradients",
                     hint="Something besides embedding lookups uses the table; give it an optimizer such as adam.",
                 )
-        gradients = coalesce(gradients)
+        sizes = [parameter.shape[0] for parameter in parameters.values()]
+        gradients = coalesce(gradients, sizes)
         if self._world.size > 1:
-            gradients = coalesce(self._gather(gradients))
+            gradients = coalesce(self._gather(gradients), sizes)
         if scale != 1:
             for _, values in gradients:
                 values.mul_(scale)
@@ -140,29 +139,3 @@ class Gradients:
             factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
         return norm
-
-
-def coalesce(gradients: list[RowGradient]) -> list[RowGradient]:
-    """Sums the values of equal rows, in the order in which they stand, and sorts by row.
-
-    Tables that were looked up at the same rows (a first-order term beside the embedding) share the sorting.
-
-    Args:
-        gradients: for each table the rows (N,), in any order, and their values (N, D).
-    """
-    result: list[RowGradient] = []
-    plans: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for rows, values in gradients:
-        plan = next((p for p in plans if p[0].shape == rows.shape and torch.equal(p[0], rows)), None)
-        if plan is None:
-            ordered, order = torch.sort(rows, stable=True)
-            unique, counts = torch.unique_consecutive(ordered, return_counts=True)
-            plan = (rows, unique, order, counts.cumsum(0) - counts)
-            plans.append(plan)
-        _, unique, order, starts = plan
-        if unique.numel() == rows.numel():
-            summed = values.index_select(0, order)
-        else:
-            summed = F.embedding_bag(order, values, starts, mode="sum")
-        result.append((unique, summed))
-    return result

@@ -141,7 +141,7 @@ class Learner:
         parts = split(batch.to(self.device), self.config.train.accumulate_steps)
         for part in parts:
             terms = self._forward(part)
-            terms.total.backward()
+            torch.autograd.backward(terms.total)
             self._note({"loss": terms.total.detach(), **{f"loss/{k}": v for k, v in terms.parts.items()}}, len(parts))
         norm = self.gradients.finish(len(parts))
         if self.device.type == "cpu" and not math.isfinite(norm.item()):
@@ -157,7 +157,8 @@ class Learner:
     def _forward(self, batch: Batch) -> LossTerms:
         with autocast(self.device, self.config.train.precision):
             outputs = self.model(batch.features)
-        return self.objective({name: value.float() for name, value in outputs.items()}, batch)
+        terms: LossTerms = self.objective({name: value.float() for name, value in outputs.items()}, batch)
+        return terms
 
     def _note(self, values: dict[str, Tensor], parts: int) -> None:
         for name, value in values.items():
@@ -182,6 +183,9 @@ class Learner:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
             self._fail(None, step)
         penalty = float(self.regularization.value(self.model))
+        parts = [name for name in values if name.startswith("loss/")]
+        if len(parts) == 1 and not penalty:  # the sum is its only part
+            del values[parts[0]]
         logged = {f"train/{name}": value for name, value in values.items()}
         if penalty:
             logged["train/loss/regularization"] = penalty

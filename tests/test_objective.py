@@ -114,5 +114,5 @@ def test_check_finds_a_name_that_two_losses_claim_and_an_empty_list() -> None:
 
 
 def test_a_wrong_node_is_named_by_its_place() -> None:
-    with pytest.raises(ConfigError, match=r"losses\.1\.label_smothing|label_smothing.*label_smoothing"):
-        Objective(ONE, ["bce", {"name": "bce", "label_smothing": 0.1}])
+    with pytest.raises(ConfigError, match=r"'losses\.1'.*'smoothing'.*label_smoothing"):
+        Objective(ONE, ["bce", {"name": "bce", "smoothing": 0.1}])

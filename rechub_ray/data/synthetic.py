@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from rechub_ray.errors import ConfigError
 from rechub_ray.schema import DenseFeature, Feature, Label, Schema, SequenceFeature, SparseFeature
 
-USERS, ITEMS, CATEGORIES, CITIES, DEVICES, HOURS = 400, 200, 12, 30, 4, 24
+USERS, ITEMS, CATEGORIES, CITIES, DEVICES, HOURS = 200, 100, 8, 20, 4, 12
 HISTORY = 12
-_RANK = 3
+_RANK = 2
 _CHUNK_ROWS = 65_536
 
 Floats = npt.NDArray[np.float64]
@@ -74,10 +74,10 @@ class _World:
         self.item_bias = draw.normal(0, 0.8, ITEMS)
         self.city_bias = draw.normal(0, 0.3, CITIES)
         self.category_of = draw.integers(0, CATEGORIES, ITEMS)
-        self.user_taste = draw.normal(0, 0.75, (USERS, _RANK))
+        self.user_taste = draw.normal(0, 0.7, (USERS, _RANK))
         category_taste = draw.normal(0, 1, (CATEGORIES, _RANK))
         self.item_taste = 0.8 * category_taste[self.category_of] + draw.normal(0, 0.4, (ITEMS, _RANK))
-        self.device_hour = draw.normal(0, 0.8, (DEVICES, 2)) @ draw.normal(0, 0.8, (2, HOURS))
+        self.device_hour = draw.normal(0, 0.7, (DEVICES, 1)) * draw.normal(0, 1, HOURS)
         self.appeal = draw.normal(0, 0.8, CATEGORIES)
         self.affinity = 1.8 * category_taste @ category_taste.T / _RANK
         popularity = 1 / np.arange(1, ITEMS + 1) ** 0.6

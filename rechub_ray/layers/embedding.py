@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
 from rechub_ray.errors import SchemaError, nearest
+from rechub_ray.layers.rows import read_rows
 from rechub_ray.schema import Schema, SequenceFeature, SparseFeature
+
+
+class _Lookup(torch.autograd.Function):
+    """F.embedding on the CPU, with faster kernels forward (`read_rows`) and backward (in the dense case)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape, ctx.by_rows = weight.shape, by_rows
+        return read_rows(weight, rows.reshape(-1)).view(*rows.shape, weight.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        rows, gradient = rows.reshape(-1), gradient.reshape(-1, ctx.shape[1])
+        if ctx.by_rows:
+            return None, torch.sparse_coo_tensor(rows.unsqueeze(0), gradient, ctx.shape, check_invariants=False), None
+        return None, gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +248,11 @@ class EmbeddingBank(nn.Module):
 
     def _look_up(self, block: _Block, rows: Tensor) -> Tensor:
         key = str(block.width)
-        return F.embedding(rows, self.weights[key], sparse=self.row_gradients[key])
+        weight, by_rows = self.weights[key], self.row_gradients[key]
+        if weight.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            vectors: Tensor = _Lookup.apply(rows, weight, by_rows)  # type: ignore[no-untyped-call]
+            return vectors
+        return F.embedding(rows, weight, sparse=by_rows)
 
     def _find(self, name: str) -> tuple[_Block, int]:
         """The block of a sequence feature, and its place among the block's sequences."""

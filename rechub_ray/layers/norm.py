@@ -50,7 +50,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     def _synchronised(self, x: Tensor, world: World) -> Tensor:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            mean, var, count = _moments(x, self.running_mean, world)
+            mean, var, count = _moments(x, self.running_mean.dtype, world)
             unbiased = var * (count / (count - 1).clamp(min=1))
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)
@@ -62,22 +62,26 @@ class BatchNorm1d(nn.BatchNorm1d):
         return result
 
 
-def _moments(x: Tensor, centre: Tensor, world: World) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor, dtype: torch.dtype, world: World) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and number of all ranks' rows, in one all_reduce.
 
-    `centre` is the same on every rank and near the mean: without it, E[x^2] - E[x]^2 cancels where the mean is large.
+    Every rank's own moments travel, each in its row of a table: summing squares over the ranks would cancel where the
+    mean is large beside the deviation.
     """
     width = x.shape[1]
-    shifted = x.to(centre.dtype) - centre
-    sums = torch.empty(2 * width + 1, dtype=shifted.dtype, device=x.device)
-    torch.sum(shifted, 0, out=sums[:width])
-    torch.sum(shifted.square_(), 0, out=sums[width:-1])
-    sums[-1] = x.shape[0]
-    world.sum_(sums)
-    count = sums[-1]
-    offset = sums[:width] / count
-    var = (sums[width:-1] / count - offset.square()).clamp(min=0)
-    return centre + offset, var, count
+    table = torch.zeros(world.size, 2 * width + 1, dtype=dtype, device=x.device)
+    if x.shape[0] > 0:
+        mine = table[world.rank]
+        mine[:width] = x.mean(0, dtype=dtype)
+        mine[width:-1] = (x - mine[:width]).square_().mean(0)
+        mine[-1] = x.shape[0]
+    world.sum_(table)
+    counts = table[:, -1:]
+    count = counts.sum()
+    shares = counts / count
+    mean = (shares * table[:, :width]).sum(0)
+    var = (shares * (table[:, width:-1] + (table[:, :width] - mean).square())).sum(0)
+    return mean, var, count
 
 
 class _Normalise(torch.autograd.Function):

@@ -61,10 +61,3 @@ def takes_row_gradients(optimizer: type[Any] | torch.optim.Optimizer) -> bool:
 def can_fuse(params: Sequence[Tensor]) -> bool:
     """Whether torch's fused kernels take these parameters (one pass over memory; not on the meta device)."""
     return bool(params) and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params)
-
-
-def add_rows(table: Tensor, rows: Tensor, change: Tensor) -> None:
-    """table[rows] += change, for rows that are each there once."""
-    table.add_(
-        torch.sparse_coo_tensor(rows.unsqueeze(0), change, table.shape, is_coalesced=True, check_invariants=False)
-    )

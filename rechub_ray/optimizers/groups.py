@@ -56,7 +56,11 @@ def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]
             expected="a pattern such as 'embedding.*', or a list of patterns",
             got=repr(node["params"]),
         )
-    return {**OPTIMIZERS.validate(own, where=where, also=("params", "schedule")), "params": list(patterns), "schedule": node.get("schedule")}
+    return {
+        **OPTIMIZERS.validate(own, where=where, also=("params", "schedule")),
+        "params": list(patterns),
+        "schedule": node.get("schedule"),
+    }
 
 
 def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers") -> list[BuiltOptimizer]:

@@ -9,7 +9,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer, add_rows
+from rechub_ray.layers.rows import read_rows, write_rows
+from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer
 
 
 @OPTIMIZERS.register("lazy_adam")
@@ -54,14 +55,14 @@ class LazyAdam(SparseOptimizer):
             state["first"] = torch.zeros_like(table)
             state["second"] = torch.zeros_like(table)
         if group["weight_decay"]:
-            gradient = gradient.add(table.index_select(0, rows), alpha=group["weight_decay"])
+            gradient = gradient.add(read_rows(table, rows), alpha=group["weight_decay"])
         state["step"] += 1
         step = int(state["step"])  # lives on the CPU: no wait for a device
         beta1, beta2 = group["beta1"], group["beta2"]
-        first, second = state["first"].index_select(0, rows), state["second"].index_select(0, rows)
-        first_change = (gradient - first).mul_(1 - beta1)
-        second_change = (gradient.square() - second).mul_(1 - beta2)
-        add_rows(state["first"], rows, first_change)
-        add_rows(state["second"], rows, second_change)
-        denominator = second.add_(second_change).sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
-        add_rows(table, rows, first.add_(first_change).div_(denominator).mul_(-group["lr"] / (1 - beta1**step)))
+        first = read_rows(state["first"], rows).lerp_(gradient, 1 - beta1)
+        second = read_rows(state["second"], rows).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        write_rows(state["first"], rows, first)
+        write_rows(state["second"], rows, second)
+        denominator = second.sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+        weights = read_rows(table, rows)
+        write_rows(table, rows, weights.addcdiv_(first, denominator, value=-group["lr"] / (1 - beta1**step)))

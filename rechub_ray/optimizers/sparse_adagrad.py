@@ -9,7 +9,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer, add_rows
+from rechub_ray.layers.rows import read_rows, write_rows
+from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer
 
 
 @OPTIMIZERS.register("sparse_adagrad")
@@ -47,8 +48,8 @@ class SparseAdagrad(SparseOptimizer):
         if not state:
             state["sum"] = torch.full_like(table, group["initial_accumulator"])
         if group["weight_decay"]:
-            gradient = gradient.add(table.index_select(0, rows), alpha=group["weight_decay"])
-        square = gradient.square()
-        total = state["sum"].index_select(0, rows).add_(square)
-        add_rows(state["sum"], rows, square)
-        add_rows(table, rows, gradient / total.sqrt_().add_(group["eps"]) * -group["lr"])
+            gradient = gradient.add(read_rows(table, rows), alpha=group["weight_decay"])
+        total = read_rows(state["sum"], rows).addcmul_(gradient, gradient)
+        write_rows(state["sum"], rows, total)
+        weights = read_rows(table, rows)
+        write_rows(table, rows, weights.addcdiv_(gradient, total.sqrt_().add_(group["eps"]), value=-group["lr"]))

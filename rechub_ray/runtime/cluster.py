@@ -12,7 +12,7 @@ from typing import Any
 
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.errors import RechubError, ResourceError, TrainingError
-from rechub_ray.files import is_uri, open_filesystem
+from rechub_ray.files import absolute, open_filesystem
 from rechub_ray.runtime.preflight import Node, check_resources, cpus_per_worker, local_cpus
 from rechub_ray.runtime.worker import train_loop_per_worker
 
@@ -58,7 +58,8 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())])
     try:
         if running is not None:
-            ray.init(address=running, **quiet)
+            # of a cluster found on this machine Ray takes the token too, of an address it would not
+            ray.init(address=address or "auto", **quiet)
         else:
             ray.init(num_cpus=local_cpus(), include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -155,9 +156,10 @@ def run_on_workers(
     with connected(scaling) as ray:
         from ray.train import FailureConfig, ScalingConfig
         from ray.train import RunConfig as RayRunConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
         from rechub_ray.runtime.callbacks import EndOnUserError
+        from rechub_ray.runtime.process_group import ProcessGroup
 
         board = make_board(ray)
         storage, name = _storage(config.directory())
@@ -167,7 +169,7 @@ def run_on_workers(
         trainer = TorchTrainer(
             train_loop_per_worker,
             train_loop_config={"share": share, "job": job, "config": config, "board": board, "read_cpus": read_cpus},
-            torch_config=TorchConfig(timeout_s=int(scaling.collective_timeout_seconds)),
+            torch_config=ProcessGroup(timeout_s=int(scaling.collective_timeout_seconds)),
             scaling_config=ScalingConfig(
                 num_workers=scaling.num_workers,
                 use_gpu=scaling.use_gpu,
@@ -195,8 +197,7 @@ def run_on_workers(
 
 def _storage(directory: str) -> tuple[str, str]:
     """Ray's storage path and run name, so that the run's folder is Ray's experiment folder too."""
-    full = directory.rstrip("/") if is_uri(directory) else os.path.abspath(directory)
-    storage, _, name = full.rpartition("/")
+    storage, _, name = absolute(directory).rstrip("/").rpartition("/")
     return storage, name
 
 

@@ -76,6 +76,7 @@ def train(
     """
     started = time.perf_counter()
     job = check(config)
+    config = job.config
     step = _settle_resume(config, resume)
     directory = config.directory()
     write_text(f"{directory}/config.yaml", config_module.dump(config))
@@ -230,6 +231,7 @@ def _on_ray(job: Job, listener: _Listener) -> dict[str, Any]:
 def validate(config: RunConfig) -> str:
     """Does the checks of `train` alone; returns what would run, in a few lines."""
     job = check(config)
+    config = job.config
     _settle_resume(config, "auto")
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:

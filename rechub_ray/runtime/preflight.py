@@ -12,7 +12,7 @@ from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError
-from rechub_ray.files import join, open_filesystem
+from rechub_ray.files import absolute, join, open_filesystem
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.objective import Objective
@@ -44,6 +44,7 @@ def check(config: RunConfig) -> Job:
     Raises:
         ConfigError, SchemaError, DataError, CheckpointError: the first thing found wrong.
     """
+    config = _anchored(config)
     data = config.data
     schema = Schema.load(join(data.root, data.schema_file))
     if data.features is not None:
@@ -70,6 +71,17 @@ def check(config: RunConfig) -> Job:
             raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
     _check_writable(config.directory())
     return job
+
+
+def _anchored(config: RunConfig) -> RunConfig:
+    """The run with absolute paths: workers do not share the driver's working folder."""
+    places = {
+        "model_dir": absolute(config.directory()),
+        "init_from": config.init_from and absolute(config.init_from),
+        "init_map": config.init_map and absolute(config.init_map),
+        "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
+    }
+    return config.model_copy(update=places)
 
 
 def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:

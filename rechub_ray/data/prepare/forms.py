@@ -81,9 +81,9 @@ class Format(Form):
 
 
 class Join(Form):
-    """A side table, held in memory: `columns` of the row of `file` whose `key` equals the input's `input_key` (default: key).
+    """A side table, held in memory: `columns` of the row of `file` whose `key` equals the input's `input_key`.
 
-    A row without a partner gets nulls.
+    `input_key` is called `key` unless given. A row without a partner gets nulls.
     """
 
     file: str

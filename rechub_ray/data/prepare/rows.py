@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from rechub_ray.data.prepare.encoder import Encoder
 from rechub_ray.data.prepare.expressions import Expression
-from rechub_ray.data.prepare.forms import ByTime, Join, LabelSpec
+from rechub_ray.data.prepare.forms import ByTime, Format, Join, LabelSpec
 from rechub_ray.data.prepare.histories import explode, gathered
 from rechub_ray.data.prepare.recipe import Recipe
 from rechub_ray.data.prepare.sketch import Quantiles
@@ -51,7 +51,7 @@ class SideTable:
 
     def add_to(self, table: pa.Table) -> pa.Table:
         """The table with this one's columns."""
-        places = pc.index_in(to_text(table[self.join.on or self.join.key]), value_set=self.keys)
+        places = pc.index_in(to_text(table[self.join.input_key or self.join.key]), value_set=self.keys)
         for name, values in self.columns.items():
             table = table.append_column(name, values.take(places))
         return table
@@ -77,11 +77,9 @@ class RowReader:
     def blocks(self, task: Task) -> Iterator[Block]:
         """The task's blocks with histories and side tables."""
         recipe = self.recipe
+        stream: Iterator[Block]
         if self.grouped:
-            columns = [*task.names]
-            stream = map(
-                gathered, read(self.source, task, recipe.format.model_copy(update={"type": "parquet"}), columns)
-            )
+            stream = map(gathered, read(self.source, task, Format(type="parquet"), list(task.names)))
         else:
             stream = read(self.source, task, recipe.format, recipe.input_columns)
         for block in stream:

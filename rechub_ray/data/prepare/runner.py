@@ -52,7 +52,8 @@ def _ray(function: Callable[[T], R], items: list[T]) -> Iterator[tuple[int, Any]
         dataset = ray.data.from_items(
             [{"number": i, "item": pickle.dumps(item)} for i, item in enumerate(items)], override_num_blocks=len(items)
         )
-        mapped = dataset.map_batches(_Work(function).__call__, batch_size=None, batch_format="numpy")
+        work: Any = _Work(function).__call__
+        mapped = dataset.map_batches(work, batch_size=None, batch_format="numpy")
         for row in mapped.iter_rows():
             yield int(row["number"]), pickle.loads(row["result"])
     finally:
@@ -64,7 +65,6 @@ class _Work:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
-        self.__name__ = type(function).__name__
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         results = []

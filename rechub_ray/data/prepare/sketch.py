@@ -122,7 +122,7 @@ class Quantiles:
             picked[0], picked[-1] = merged[0], merged[-1]
             weight = totals.sum() / QUANTILE_POINTS
             merged, counts = np.unique(picked, return_counts=True)
-            totals = counts * weight
+            totals = counts.astype(np.float64) * weight
         self.values, self.weights = merged, totals
 
     def at(self, fractions: list[float]) -> list[float]:

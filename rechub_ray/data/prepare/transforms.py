@@ -41,7 +41,8 @@ class Vocabulary:
 def _spread(coded: pa.DictionaryArray, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The ids of the dictionary's entries at every row; 0 for null."""
     places = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
-    return np.append(ids, 0)[places].astype(np.int64)
+    spread: npt.NDArray[np.int64] = np.append(ids, 0)[places]
+    return spread
 
 
 class Hashing:

@@ -1,0 +1,217 @@
+"""Rows from memory or from a stream as a parquet shard that fits the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from rechub_ray.data.manifest import check_columns, needed_columns
+from rechub_ray.errors import DataError
+from rechub_ray.files import exists, open_filesystem
+from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
+
+ROW_GROUP_ROWS = 16_384
+NOTHING = -1  # fills up rectangles of ids unless the caller names another id
+
+
+def write_rows(
+    data: Any,
+    folder: str,
+    schema: Schema,
+    *,
+    padding: Mapping[str, int] | None = None,
+    targets: bool = True,
+    what: str = "the data",
+) -> int:
+    """Writes rows as one parquet shard in many row groups, in their order; holds one row group in memory.
+
+    Args:
+        data: a pandas DataFrame, a pyarrow Table, a Ray Dataset, or an iterable (such as a torch DataLoader) of batches
+            `({column: tensor}, labels)` or `{column: tensor}`. A rectangle (B, T) of ids becomes a list a row.
+        folder: local path or URI; what it held is gone.
+        schema: the columns to write; others are left out.
+        padding: id that stands for nothing, by sequence feature: it is dropped from the lists. In rectangles of the
+            other features it is -1.
+        targets: False writes features and row ids only.
+        what: the data's name in messages.
+
+    Returns:
+        The number of rows, >= 1.
+
+    Raises:
+        DataError: no rows, a missing column, values that do not fit a column's type.
+    """
+    filesystem, root = open_filesystem(folder)
+    if exists(filesystem, root, kind=pa.fs.FileType.Directory):
+        filesystem.delete_dir(root)
+    filesystem.create_dir(root, recursive=True)
+    rows, writer = 0, None
+    with filesystem.open_output_stream(f"{root}/part-00000.parquet") as sink:
+        for table in _in_row_groups(_typed(data, schema, padding or {}, targets, what)):
+            writer = writer or pq.ParquetWriter(sink, table.schema)
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            rows += table.num_rows
+        if writer is not None:
+            writer.close()
+    if not rows:
+        raise DataError(f"{what}: no rows", expected="at least one")
+    return rows
+
+
+def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
+    """The type of each column in a shard; the row id has its own."""
+
+    def ids(vocab_size: int) -> pa.DataType:
+        return pa.int32() if vocab_size <= 2**31 else pa.int64()
+
+    types: dict[str, pa.DataType] = {label.name: pa.float32() for label in schema.labels}
+    if schema.weight is not None:
+        types[schema.weight] = pa.float32()
+    if schema.group is not None:
+        types[schema.group] = pa.int64()
+    for feature in schema.features:  # after the group, which may be a feature's column
+        if isinstance(feature, SequenceFeature):
+            types[feature.name] = pa.list_(ids(feature.vocab_size))
+        elif isinstance(feature, DenseFeature):
+            types[feature.name] = pa.float32() if feature.dim == 1 else pa.list_(pa.float32(), feature.dim)
+        else:
+            types[feature.name] = ids(feature.vocab_size)
+    return types
+
+
+def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly ROW_GROUP_ROWS, but for the last one."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= ROW_GROUP_ROWS:
+            joined = pa.concat_tables(waiting)
+            full = rows - rows % ROW_GROUP_ROWS
+            for start in range(0, full, ROW_GROUP_ROWS):
+                yield joined.slice(start, ROW_GROUP_ROWS).combine_chunks()
+            waiting, rows = [joined.slice(full)], rows - full
+    if rows:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _typed(data: Any, schema: Schema, padding: Mapping[str, int], targets: bool, what: str) -> Iterator[pa.Table]:
+    names, types = needed_columns(schema, targets=targets), arrow_types(schema)
+    for table in _tables(data, schema, names, targets, what):
+        check_columns(table.schema, schema, targets=targets, where=what)
+        columns = {}
+        for name in names:
+            column = table.column(name).combine_chunks()
+            if name in padding:
+                column = _without(column, padding[name])
+            columns[name] = _cast(column, types[name], name, what) if name in types else column
+        yield pa.table(columns)
+
+
+def _cast(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array:
+    try:
+        # ids must come through unchanged; numbers may lose digits, as they do on their way to the model
+        return column.cast(kind, safe=not pa.types.is_floating(getattr(kind, "value_type", kind)))
+    except pa.ArrowException as error:
+        raise DataError(f"{what}: column '{name}' does not fit", expected=kind, got=str(error).split("\n")[0]) from None
+
+
+def _without(lists: pa.Array, nothing: int) -> pa.Array:
+    """The lists without the id that stands for nothing."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    values = lists.flatten()
+    keep = pc.fill_null(pc.not_equal(values, nothing), True)
+    rows = np.repeat(np.arange(len(lists)), lengths)[keep.to_numpy(zero_copy_only=False)]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(lists)))])
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.filter(keep))
+
+
+def _tables(data: Any, schema: Schema, names: list[str], targets: bool, what: str) -> Iterator[pa.Table]:
+    import pandas as pd
+
+    if isinstance(data, pa.Table):
+        yield data
+    elif isinstance(data, pd.DataFrame):
+        for start in range(0, len(data), ROW_GROUP_ROWS):
+            rows = data.iloc[start : start + ROW_GROUP_ROWS]
+            yield pa.table({name: _series(rows[name], name, schema, what) for name in names if name in rows})
+    elif hasattr(data, "iter_batches"):
+        for table in data.iter_batches(batch_size=ROW_GROUP_ROWS, batch_format="pyarrow"):
+            yield pa.table(table)
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        for batch in data:
+            yield pa.table(_columns(batch, schema, names, targets, what))
+    else:
+        raise DataError(
+            f"{what}: cannot read rows from this",
+            expected="a parquet path, a pandas DataFrame, a pyarrow Table, a Ray Dataset or a DataLoader",
+            got=type(data).__name__,
+        )
+
+
+def _series(values: Any, name: str, schema: Schema, what: str) -> pa.Array:
+    # lists that happen to be empty have no type of their own
+    is_sequence = any(feature.name == name for feature in schema.sequences)
+    try:
+        array = pa.array(values, type=pa.list_(pa.int64()) if is_sequence else None, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        expected = "lists of integers" if is_sequence else "values of one type"
+        raise DataError(f"{what}: column '{name}' does not fit", expected=expected, got=error) from None
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _columns(batch: Any, schema: Schema, names: list[str], targets: bool, what: str) -> dict[str, pa.Array]:
+    """The columns of one batch `({column: tensor}, labels)` or `{column: tensor}`."""
+    labels = None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        batch, labels = batch
+    if not isinstance(batch, Mapping):
+        raise DataError(
+            f"{what}: a batch is not what it should be",
+            expected="({feature name: tensor}, labels), as DataGenerator's loaders give",
+            got=type(batch).__name__,
+        )
+    found = {name: _array(batch[name]) for name in names if name in batch}
+    if targets and labels is not None:
+        columns = _array(labels)
+        columns = columns.reshape(-1, 1) if columns.ndim == 1 else columns
+        if columns.shape[1] != len(schema.labels):
+            wanted = ", ".join(label.name for label in schema.labels)
+            raise DataError(
+                f"{what}: wrong number of labels", expected=f"{len(schema.labels)} ({wanted})", got=columns.shape[1]
+            )
+        found |= {label.name: columns[:, i] for i, label in enumerate(schema.labels)}
+    return {name: _arrow(values, name, schema, what) for name, values in found.items()}
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _arrow(values: np.ndarray[Any, Any], name: str, schema: Schema, what: str) -> pa.Array:
+    feature = next((feature for feature in schema.features if feature.name == name), None)
+    is_ids = feature is not None and not isinstance(feature, DenseFeature)
+    if is_ids and np.issubdtype(values.dtype, np.floating):  # a loader that turns everything into floats
+        whole = np.isfinite(values) & (values == np.floor(values))
+        if not whole.all():
+            raise DataError(f"{what}: column '{name}' does not fit", expected="ids", got=values[~whole][0])
+        values = values.astype(np.int64)
+    if isinstance(feature, SequenceFeature):
+        values = values.reshape(len(values), -1)
+    if values.ndim == 1:
+        return pa.array(values)
+    if values.ndim > 2:
+        raise DataError(f"{what}: column '{name}' does not fit", expected="(B,) or (B, T)", got=values.shape)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+    return _without(lists, NOTHING) if isinstance(feature, SequenceFeature) else lists

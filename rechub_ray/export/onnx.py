@@ -1,0 +1,329 @@
+"""ONNX files from checkpoints, each compared with PyTorch before it gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+from torch import Tensor
+
+from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray.errors import ExportError
+from rechub_ray.export.parity import Check, compare
+from rechub_ray.export.serving import Port, ServingModel
+from rechub_ray.files import open_filesystem
+from rechub_ray.models.base import Model
+from rechub_ray.schema import Schema
+
+OPSET = 18  # what the exporter writes natively: a newer one costs a conversion, an older one loses operators
+SINGLE_FILE_BYTES = 1536 * 2**20
+"""Weights beyond this go to `<name>.data` beside the file: a protobuf message ends at 2 GiB."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """An exported model.
+
+    Args:
+        path: the ONNX file. report_path: what was compared, as JSON. data_path: the weights, where they do not fit
+            into the ONNX file; the two lie side by side and are moved together.
+        max_abs_difference: from PyTorch, the largest of all comparisons.
+        inputs, outputs: by name, with types and shapes.
+        checks: the comparisons.
+        seconds: what the export took.
+    """
+
+    path: str
+    report_path: str
+    data_path: str | None
+    max_abs_difference: float
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    checks: tuple[Check, ...]
+    seconds: float
+
+
+def export_onnx(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    probabilities: bool = True,
+    batch_sizes: Sequence[int] = (1, 7, 257),
+) -> ExportReport:
+    """Exports the model of a checkpoint; reads nothing but the checkpoint.
+
+    Args:
+        checkpoint: a checkpoint, or a run's folder (its best one); a path or URI.
+        out: the ONNX file, a path or URI; its folder is made. `<out>.parity.json` is written beside it.
+        probabilities: binary labels' outputs are probabilities; False gives logits. See `ServingModel`.
+        batch_sizes: rows of the batches that are compared with PyTorch, >= 1.
+
+    Raises:
+        CheckpointError: no complete checkpoint there.
+        ExportError: the model cannot be exported, or the file differs from PyTorch; nothing is written then.
+
+    Example:
+        >>> export_onnx("runs/demo", "model.onnx")  # doctest: +SKIP
+    """
+    saved = checkpoint_module.read(checkpoint)
+    return export_model(
+        saved.build_model(),
+        saved.schema,
+        out,
+        probabilities=probabilities,
+        batch_sizes=batch_sizes,
+        source=f"{saved.path} (step {saved.state.get('step', 'unknown')})",
+    )
+
+
+def export_model(
+    model: Model,
+    schema: Schema,
+    out: str | Path,
+    *,
+    probabilities: bool = True,
+    batch_sizes: Sequence[int] = (1, 7, 257),
+    source: str | None = None,
+) -> ExportReport:
+    """Exports a model in memory, as `export_onnx` does; it comes back on its device and in its mode.
+
+    Args:
+        model: the model.
+        schema: its features.
+        out, probabilities, batch_sizes: as for `export_onnx`.
+        source: where the weights come from, for the report.
+    """
+    _check_installed()
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ExportError("batch_sizes", expected="at least one number >= 1", got=list(batch_sizes))
+    started = time.perf_counter()
+    target = _Target(str(out))
+    served = ServingModel(model, schema, probabilities=probabilities)
+    with _on_cpu_in_eval_mode(served), target.folder() as folder:
+        path = f"{folder}/{target.name}"
+        outputs = _write(served, path)
+        checks = compare(served, path, batch_sizes=batch_sizes)
+        _refuse_differences(checks, target.path)
+        report = ExportReport(
+            path=target.path,
+            report_path=f"{target.path}.parity.json",
+            data_path=f"{target.path}.data" if os.path.exists(f"{path}.data") else None,
+            max_abs_difference=max(check.max_abs_difference for check in checks),
+            inputs=served.inputs,
+            outputs=outputs,
+            checks=tuple(checks),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        document = _document(report, served, source)
+        Path(f"{path}.parity.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        target.place(folder)
+    return report
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            "packages for the ONNX export are missing",
+            got=f"no {', '.join(missing)}",
+            hint=f"pip install {' '.join(missing)}",
+        )
+
+
+def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
+    """Writes the ONNX file, checks that it is valid, and returns its outputs."""
+    import onnx
+    import onnx_ir
+
+    program = _translate(served)
+    ir = program.model
+    ir.producer_name, ir.producer_version = "rechub_ray", _version()
+    ir.metadata_props.update(
+        {
+            "rechub_ray.version": _version(),
+            "rechub_ray.model": _name(served),
+            "rechub_ray.schema_fingerprint": served.schema.fingerprint(),
+            "rechub_ray.inputs": json.dumps([port.to_dict() for port in served.inputs]),
+            "rechub_ray.outputs": json.dumps([port.to_dict() for port in served.outputs]),
+        }
+    )
+    for port, value in zip([*served.inputs, *served.outputs], [*ir.graph.inputs, *ir.graph.outputs], strict=True):
+        value.doc_string = port.meaning
+    for node in ir.graph:  # the exporter notes stack traces, with the paths of this machine
+        node.metadata_props.clear()
+    outputs = tuple(
+        dataclasses.replace(port, shape=tuple(d if isinstance(d, int) else str(d) for d in value.shape))
+        for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
+    )
+    size = sum(value.const_value.nbytes for value in ir.graph.initializers.values())
+    onnx_ir.save(ir, path, external_data=f"{os.path.basename(path)}.data" if size > SINGLE_FILE_BYTES else None)
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise _failure(served, error, "the exported model is not valid ONNX") from error
+    return outputs
+
+
+def _translate(served: ServingModel) -> Any:
+    """torch.onnx's program. Example sizes differ and exceed 1, since equal ones and 1 are taken for constants."""
+    sizes = {"batch": torch.export.Dim("batch")}
+    examples, shapes = [], []
+    for port in served.inputs:
+        dtype = torch.int64 if port.dtype == "int64" else torch.float32
+        example = [{"batch": 3}.get(d, 4 + len(sizes)) if isinstance(d, str) else d for d in port.shape]
+        examples.append(torch.zeros(example, dtype=dtype))
+        free = {i: d for i, d in enumerate(port.shape) if isinstance(d, str)}
+        shapes.append({i: sizes.setdefault(d, torch.export.Dim(d)) for i, d in free.items()})
+    try:
+        with _silence():
+            return torch.onnx.export(
+                served,
+                tuple(examples),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=(tuple(shapes),),
+                input_names=[port.name for port in served.inputs],
+                output_names=[port.name for port in served.outputs],
+                verbose=False,
+            )
+    except Exception as error:
+        raise _failure(served, error, f"the model '{_name(served)}' cannot be exported to ONNX") from error
+
+
+def _failure(served: ServingModel, error: BaseException, message: str) -> ExportError:
+    """The root of the exporter's errors, which come in layers of many lines."""
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = " ".join(str(root).split())
+    return ExportError(
+        message,
+        got=f"{type(root).__name__}: {text[:400]}{'...' if len(text) > 400 else ''}",
+        hint=f"{type(served.model).__name__}.forward must do without control flow on the values or sizes of tensors "
+        "and without operators that ONNX lacks; for evaluation only, train with export.onnx=false.",
+    )
+
+
+def _refuse_differences(checks: Sequence[Check], path: str) -> None:
+    worst = max(checks, key=lambda check: (not check.passed, check.max_abs_difference / check.tolerance))
+    if not worst.passed:
+        where = f"batch size {worst.batch_size}" + (f", sequence length {worst.length}" if worst.length else "")
+        raise ExportError(
+            f"the exported model differs from the PyTorch model in '{worst.output}' ({where}), so '{path}' was not "
+            "written",
+            expected=f"at most {worst.tolerance:.3g}",
+            got=f"{worst.max_abs_difference:.3g}",
+            hint="NaN means that the model's own output is not finite: evaluate the checkpoint first.",
+        )
+
+
+def _document(report: ExportReport, served: ServingModel, source: str | None) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "onnxscript")}
+    return {
+        "model": _name(served),
+        "source": source,
+        "schema_fingerprint": served.schema.fingerprint(),
+        "max_abs_difference": report.max_abs_difference,
+        "batch_sizes": sorted({check.batch_size for check in report.checks}),
+        "inputs": [port.to_dict() for port in report.inputs],
+        "outputs": [port.to_dict() for port in report.outputs],
+        "checks": [dataclasses.asdict(check) for check in report.checks],
+        "versions": {"rechub_ray": _version(), **versions, "opset": OPSET},
+        "seconds": report.seconds,
+    }
+
+
+def _name(served: ServingModel) -> str:
+    return str(getattr(served.model, "registered_name", type(served.model).__name__))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("rechub_ray")
+    except importlib.metadata.PackageNotFoundError:  # run from a clone
+        return "unknown"
+
+
+class _Target:
+    """Where the files go, a local path or a URI: they are made elsewhere, and moved when all is well."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._filesystem, inner = open_filesystem(path)
+        self._parent, self.name = os.path.split(inner)
+        self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
+        if not self.name or (self._is_local and os.path.isdir(inner)):
+            raise ExportError(f"'{path}' is a folder", expected="the path of a file, as in runs/demo/model.onnx")
+
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[str]:
+        """A temporary folder, on the target's disk where that is local."""
+        try:
+            self._filesystem.create_dir(self._parent, recursive=True)
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._parent if self._is_local else None) as made:
+                yield made
+        except OSError as error:
+            raise ExportError(f"cannot write '{self.path}'", got=error.strerror or error) from error
+
+    def place(self, folder: str) -> None:
+        """Moves the files, weights first, so that the model is never there without them."""
+        for name in (f"{self.name}.data", self.name, f"{self.name}.parity.json"):
+            source, target = f"{folder}/{name}", f"{self._parent}/{name}"
+            if not os.path.exists(source):
+                continue
+            if self._is_local:
+                os.replace(source, target)
+            else:
+                with open(source, "rb") as stream, self._filesystem.open_output_stream(target) as sink:
+                    shutil.copyfileobj(stream, sink, 1 << 22)
+
+
+@contextlib.contextmanager
+def _on_cpu_in_eval_mode(served: ServingModel) -> Iterator[None]:
+    # moved rather than copied: tables are large, and an optimizer goes on with the same parameters
+    model = served.model
+    modes = {module: module.training for module in model.modules()}
+    first: Tensor | None = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
+    try:
+        served.cpu().eval()
+        yield
+    finally:
+        model.to(device)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter prints, warns and logs what no user can act on; its errors come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,158 @@
+"""Whether an ONNX file computes what the PyTorch model computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rechub_ray.batch import Features, RaggedSequences
+from rechub_ray.errors import ExportError
+from rechub_ray.export.serving import ServingModel
+from rechub_ray.schema import DenseFeature, Schema, SequenceFeature, SparseFeature
+
+Array = np.ndarray[Any, Any]
+Inputs = dict[str, Array]
+
+RELATIVE, ABSOLUTE = 1e-5, 1e-6
+"""Float32 sums of some hundred terms in another order differ by less; wrong operators differ by far more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Args:
+        batch_size: rows. length: longest sequence, None without sequences. output: name.
+        max_abs_difference: over the rows. tolerance: what was allowed: 1e-6 + 1e-5 of the largest value.
+    """
+
+    batch_size: int
+    length: str | None
+    output: str
+    max_abs_difference: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.max_abs_difference <= self.tolerance  # False for NaN
+
+
+def compare(served: ServingModel, path: str, *, batch_sizes: Sequence[int], seed: int = 0) -> list[Check]:
+    """Runs the ONNX file and the PyTorch model on the same random rows.
+
+    PyTorch does not go through the code that was exported: it gets ragged sequences and ids that NumPy has mapped, as
+    in training. For every batch size, sequences of length 1, of random length, and of the schema's `max_length`.
+
+    Args:
+        served: what was exported, in evaluation mode, on the CPU.
+        path: the ONNX file.
+        batch_sizes: rows of the batches, >= 1.
+        seed: of the random rows.
+
+    Raises:
+        ExportError: onnxruntime cannot load or run the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    checks = []
+    names = [port.name for port in served.outputs]
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for inputs, batch_size, length in cases(served.schema, batch_sizes, seed):
+            expected = reference(served, inputs)
+            for name, value in zip(names, session.run(names, inputs), strict=True):
+                checks.append(_check(batch_size, length, name, np.asarray(value), expected[name]))
+    except Exception as error:
+        if isinstance(error, ExportError):
+            raise
+        raise ExportError(
+            "onnxruntime cannot run the exported model",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+            hint="If it fails at a batch size or length, the model's code depends on the size of the example.",
+        ) from error
+    return checks
+
+
+def cases(schema: Schema, batch_sizes: Sequence[int], seed: int = 0) -> Iterator[tuple[Inputs, int, str | None]]:
+    """Random inputs of every batch size and length: (by feature, batch size, name of the length)."""
+    rng = np.random.default_rng(seed)
+    for rows in batch_sizes:
+        for length in ("1", "random", "max_length") if schema.sequences else (None,):
+            yield {f.name: _draw(f, rows, length, rng) for f in schema.features}, rows, length
+
+
+def reference(served: ServingModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What PyTorch computes, by the name of the served model's output."""
+    with torch.no_grad():
+        outputs = served.model(training_features(served.schema, inputs))
+    result = {}
+    for name, port in zip(served.model.output_names, served.outputs, strict=True):
+        value = outputs[name].double()
+        result[port.name] = (value if port.name == name else torch.sigmoid(value)).numpy()
+    return result
+
+
+def training_features(schema: Schema, inputs: Mapping[str, Array]) -> Features:
+    """The inputs of a served model as training would have them."""
+    rows = len(inputs[schema.feature_names[0]])
+    sparse = np.zeros((rows, len(schema.sparse)), np.int64)
+    for i, feature in enumerate(schema.sparse):
+        sparse[:, i] = _known(inputs[feature.name], feature.vocab_size)
+    dense = [np.zeros((rows, 0), np.float32), *(inputs[f.name].reshape(rows, f.dim) for f in schema.dense)]
+    features = Features(torch.from_numpy(sparse), torch.from_numpy(np.concatenate(dense, 1)))
+    if schema.sequences:
+        lists = [_known(row[row >= 0], f.vocab_size) for f in schema.sequences for row in inputs[f.name]]
+        offsets = np.cumsum([0, *map(len, lists)])
+        features.sequences = RaggedSequences(_int64(np.concatenate(lists)), _int64(offsets))
+    return features
+
+
+def _draw(
+    feature: SparseFeature | DenseFeature | SequenceFeature, rows: int, length: str | None, rng: np.random.Generator
+) -> Array:
+    if isinstance(feature, DenseFeature):
+        return rng.normal(size=rows if feature.dim == 1 else (rows, feature.dim)).astype(np.float32)
+    borders = [0, feature.vocab_size - 1, feature.vocab_size, 2**40]
+    if isinstance(feature, SparseFeature):
+        return _ids(feature.vocab_size, rows, [*borders, -1, -(2**40)], rng)
+    last = feature.max_length
+    longest = {"1": 1, "max_length": last}.get(str(length)) or int(rng.integers(1, last, endpoint=True))
+    ids = _ids(feature.vocab_size, rows * longest, borders, rng).reshape(rows, longest)
+    lengths = rng.integers(0, longest, rows, endpoint=True)
+    lengths[:2] = rng.permutation([0, longest])[:rows]  # an empty and a full one
+    return np.where(np.arange(longest) < lengths[:, None], ids, -1)
+
+
+def _ids(vocab_size: int, count: int, borders: Sequence[int], rng: np.random.Generator) -> Array:
+    """Random ids, with every border among them where there is room."""
+    ids = rng.integers(0, vocab_size, count)
+    places = rng.permutation(count)[: len(borders)]
+    ids[places] = rng.permutation(borders)[: len(places)]
+    return ids
+
+
+def _known(ids: Array, vocab_size: int) -> Array:
+    return np.where((ids >= 0) & (ids < vocab_size), ids, 0)
+
+
+def _int64(values: Array) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _check(batch_size: int, length: str | None, output: str, got: Array, expected: Array) -> Check:
+    if got.shape != expected.shape:
+        raise ExportError(
+            f"output '{output}' of the exported model has another shape at batch size {batch_size}",
+            expected=expected.shape,
+            got=got.shape,
+        )
+    difference = float(np.abs(got - expected).max()) if got.size else 0.0
+    tolerance = ABSOLUTE + RELATIVE * float(np.abs(expected).max(initial=0.0))
+    return Check(batch_size, length, output, difference, tolerance)

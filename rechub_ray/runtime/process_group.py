@@ -1,0 +1,39 @@
+"""How torch's process group finds its way from one host to another."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+
+def use_ray_interface() -> None:
+    """Binds gloo to the network interface that has the address under which Ray knows this host.
+
+    Gloo binds to what the host's name resolves to, which is a loopback address on a stock Debian or Ubuntu
+    (`127.0.1.1 <hostname>` in /etc/hosts) and where the name does not resolve at all: no other host can connect then.
+    A GLOO_SOCKET_IFNAME that is set already stays.
+    """
+    import psutil  # type: ignore[import-untyped]  # Ray brings it
+
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+class _Backend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(use_ray_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class ProcessGroup(TorchConfig):  # type: ignore[misc]
+    """`ray.train.torch.TorchConfig` whose gloo connects hosts by the addresses that Ray uses."""
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend

@@ -1,0 +1,329 @@
+"""The trainer of ranking models."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import torch
+
+from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store
+from rechub_ray.config import RunConfig
+from rechub_ray.data.convert import write_rows
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.errors import ConfigError
+from rechub_ray.files import exists, is_uri, open_filesystem, write_text
+from rechub_ray.models import MODELS
+from rechub_ray.models.base import Model
+from rechub_ray.runtime import inference, launch
+from rechub_ray.runtime.launch import Resume, RunResult
+from rechub_ray.schema import Schema
+from rechub_ray.tracking import check_trackers
+from rechub_ray.trainers.translate import optimizer_nodes, schedule_node
+from rechub_ray.trainers.visualization import draw
+
+BATCH_SIZE = 4096  # where neither the caller nor a DataLoader says
+
+
+class CTRTrainer:
+    """Trains a ranking model on a click label, evaluates it, predicts with it and exports it.
+
+    It turns its arguments into a configuration and hands that to the same runtime as the command line: the run's
+    folder holds config.yaml, checkpoints, logs and, for data from memory, parquet shards.
+
+    Data may be a path of parquet shards with integer ids, a pandas DataFrame, a pyarrow Table, a Ray Dataset, or a
+    DataLoader of `({feature: tensor}, labels)`. A path is read where it is; anything else is written to
+    `<model_path>/data` first, in a stream.
+
+    Args:
+        model: a model of this library. Its weights as they are now are the start, and after `fit` it holds the best.
+        optimizer_fn: torch.optim.Adam, AdamW, SGD or Adagrad; a name (`adam`, `adagrad`, ...); or a list of nodes as
+            in the YAML, for parameter groups.
+        optimizer_params: its arguments; None takes lr 0.001 and weight_decay 0.00001.
+        regularization_params: embedding_l1, embedding_l2, dense_l1, dense_l2, each >= 0.
+        scheduler_fn: a class of torch.optim.lr_scheduler that steps once an epoch, or the name of a schedule.
+        scheduler_params: its arguments.
+        n_epoch: passes over the training data, >= 1.
+        earlystop_patience: stop at the epoch that makes this many in a row without a better AUC, >= 1; without
+            validation data it has no effect.
+        device: `cpu`, `cuda`, `cuda:N` or `auto`.
+        gpus: GPUs to train on; two or more make one Ray Train worker each. Their number counts, not their ids.
+        loss_mode: False says that the model has losses of its own (outputs called `loss/<name>`).
+        model_path: the run's folder or URI, shared by all hosts; None takes `runs/<name of the model>`.
+        model_logger: a tracker, or an object with log_metrics, log_hyperparams and finish; or a list of them.
+        num_workers: Ray Train workers; 0 trains in this process, without Ray.
+        batch_size: rows of one step, over all workers; None takes the DataLoader's, or 4096.
+        overrides: anything else of the configuration, as `path=value` or {path: value}.
+
+    Attributes:
+        model: the model.
+        result: what the last `fit` came to (`RunResult`); None before.
+
+    Raises:
+        ConfigError: an argument that cannot be, a model that is not this library's.
+
+    Example:
+        >>> from rechub_ray import CTRTrainer, Label, Schema, SparseFeature
+        >>> from rechub_ray.models.ranking import LR
+        >>> schema = Schema((SparseFeature("user", 10), SparseFeature("item", 5)), (Label("click"),))
+        >>> trainer = CTRTrainer(LR(schema), n_epoch=2)
+        >>> trainer.fit("data/train", "data/valid")  # doctest: +SKIP
+        (0.7431, {'auc': 0.7431, 'log_loss': 0.5512, ...})
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer_fn: Any = torch.optim.Adam,
+        optimizer_params: Mapping[str, Any] | None = None,
+        regularization_params: Mapping[str, float] | None = None,
+        scheduler_fn: Any = None,
+        scheduler_params: Mapping[str, Any] | None = None,
+        n_epoch: int = 10,
+        earlystop_patience: int = 10,
+        device: str | torch.device = "cpu",
+        gpus: Sequence[int] | None = None,
+        loss_mode: bool = True,
+        model_path: str | Path | None = None,
+        model_logger: Any = None,
+        *,
+        num_workers: int = 0,
+        batch_size: int | None = None,
+        overrides: Sequence[str] | Mapping[str, Any] = (),
+    ) -> None:
+        node = _model_node(model)
+        if not loss_mode and not any(name.startswith("loss/") for name in model.output_names):
+            raise ConfigError(
+                f"'loss_mode' is False, but the model '{node['name']}' has no loss of its own",
+                expected="an output called loss/<name> that forward returns beside the logit",
+                got=", ".join(model.output_names),
+            )
+        path = str(model_path or f"runs/{node['name']}")
+        self.model, self.result = model, None
+        self.model_path = path.rstrip("/") if is_uri(path) else os.path.abspath(path)
+        self._loggers = check_trackers(model_logger, where="model_logger")
+        self._batch_size, self._overrides = batch_size, overrides
+        self._scheduler = (scheduler_fn, scheduler_params)
+        self._data: dict[str, Any] = {
+            "name": node["name"],
+            "model_dir": self.model_path,
+            "imports": _imports(model, num_workers or len(gpus or ())),
+            "model": node,
+            "losses": ["bce"],
+            "metrics": ["auc", "log_loss"],
+            "optimizers": optimizer_nodes(optimizer_fn, optimizer_params),
+            "regularization": dict(regularization_params or {}),
+            "train": {"epochs": n_epoch, "early_stopping": {"metric": "auc", "patience": earlystop_patience}},
+            "export": {"onnx": False},
+        }
+        self._place(str(device), list(gpus or ()), num_workers)
+        # what is wrong with the arguments shows now, and not after the data was read
+        self._config(optimizers=self._with_schedule(steps_per_epoch=1))
+
+    result: RunResult | None
+
+    def fit(
+        self,
+        train_dataloader: Any,
+        val_dataloader: Any = None,
+        *,
+        callback_fn: Callable[[int, float], None] | None = None,
+        resume: Resume = "never",
+    ) -> tuple[float, dict[str, float] | None]:
+        """Trains; afterwards `model` holds the weights of the best epoch (of the last one without validation data).
+
+        Args:
+            train_dataloader: the training data. The folder of a prepared data set stands for its `train`, and for
+                its `valid` where `val_dataloader` is None.
+            val_dataloader: the validation data; None neither evaluates nor stops early.
+            callback_fn: called with (epoch, AUC) after each epoch's evaluation.
+            resume: `never` begins anew from the model's weights and sets earlier checkpoints aside; `auto` goes on
+                with an interrupted run in `model_path` if there is one; `must` wants one.
+
+        Returns:
+            (best AUC, all metrics of that evaluation), or (-1, None) without validation data.
+        """
+        train, valid = _splits(train_dataloader, val_dataloader)
+        schema = self.model.schema
+        train_path = self._stored(train, schema, f"{self.model_path}/data/train", what="the training data")
+        data = {"root": f"{self.model_path}/data", "train": train_path, "valid": None, "test": None}
+        if valid is not None:
+            data["valid"] = self._stored(valid, schema, f"{self.model_path}/data/valid", what="the validation data")
+        write_text(f"{data['root']}/schema.json", schema.to_json())
+        rows = Manifest.scan(train_path, schema, key="train_dataloader").rows
+        batch_size = self._rows_per_worker(train_dataloader, rows)
+        config = self._config(
+            data={**data, "batch_size": batch_size},
+            optimizers=self._with_schedule(steps_per_epoch=max(rows // (batch_size * self._workers), 1)),
+            patience=None if valid is None else self._data["train"]["early_stopping"]["patience"],
+        )
+        start = self._save(self.model, config, f"{self.model_path}/initial")
+        self.result = launch.train(
+            config.model_copy(update={"init_from": start}),
+            resume=resume,
+            callback_fn=_after_epochs(callback_fn),
+            trackers=self._loggers,
+        )
+        self._take_best(self.result)
+        if valid is None:
+            return -1.0, None
+        best = self.result.details["best_score"]
+        return (float("nan") if best is None else float(best)), self.result.metrics
+
+    def evaluate(self, model: Model, data_loader: Any) -> float:
+        """The AUC of a model, over every row once; NaN where the data has one class only."""
+        with self._checkpoint_of(model) as (checkpoint, folder):
+            data = self._stored(data_loader, model.schema, f"{folder}/data", what="the evaluation data", model=model)
+            return inference.evaluate(checkpoint, split=data)["auc"]
+
+    def predict(self, model: Model, data_loader: Any) -> npt.NDArray[np.float32]:
+        """The probability of each row, (rows,), in the data's order; labels are not needed."""
+        with self._checkpoint_of(model) as (checkpoint, folder):
+            data = self._stored(
+                data_loader, model.schema, f"{folder}/data", what="the data", model=model, targets=False
+            )
+            out = f"{folder}/predictions"
+            inference.predict(checkpoint, out, split=data)
+            filesystem, root = open_filesystem(out)
+            files = sorted(info.path for info in filesystem.get_file_info(pafs.FileSelector(root)))
+            parts = [pq.read_table(file, filesystem=filesystem, columns=["probability"]) for file in files]
+            return np.concatenate([part["probability"].to_numpy() for part in parts]).astype(np.float32, copy=False)
+
+    def export_onnx(self, output_path: str | Path, *, probabilities: bool = True, verbose: bool = False) -> Any:
+        """Exports `model` and checks the file against it; see `rechub_ray.export.onnx`.
+
+        Args:
+            output_path: the file to write.
+            probabilities: False exports the logit.
+            verbose: print the report.
+
+        Returns:
+            The report: inputs, outputs, and the largest difference from PyTorch at several batch sizes.
+        """
+        from rechub_ray.export.onnx import export_model
+
+        report = export_model(self.model, self.model.schema, str(output_path), probabilities=probabilities)
+        if verbose:
+            print(report)
+        return report
+
+    def visualization(
+        self,
+        batch_size: int = 2,
+        seq_length: int = 10,
+        depth: int = 3,
+        show_shapes: bool = True,
+        expand_nested: bool = True,
+        save_path: str | Path | None = None,
+        graph_name: str = "model",
+        dpi: int = 300,
+        **options: Any,
+    ) -> Any:
+        """Draws `model` with torchview; see `rechub_ray.trainers.visualization.draw`."""
+        return draw(
+            self.model,
+            rows=batch_size,
+            length=seq_length,
+            depth=depth,
+            show_shapes=show_shapes,
+            expand_nested=expand_nested,
+            save_path=save_path,
+            name=graph_name,
+            dpi=dpi,
+            options=options,
+        )
+
+    @property
+    def _workers(self) -> int:
+        return max(self._config().scaling.num_workers, 1)
+
+    def _place(self, device: str, gpus: list[int], num_workers: int) -> None:
+        if len(gpus) > 1 and num_workers not in (0, len(gpus)):
+            raise ConfigError(
+                "'gpus' and 'num_workers' disagree", expected="one worker a GPU", got=f"{len(gpus)} and {num_workers}"
+            )
+        if len(gpus) == 1 and not num_workers:
+            device = f"cuda:{gpus[0]}"
+        workers = num_workers or (len(gpus) if len(gpus) > 1 else 0)
+        use_gpu = workers > 0 and (bool(gpus) or device.startswith("cuda"))
+        self._data["scaling"] = {"num_workers": workers, "use_gpu": use_gpu}
+        self._data["train"]["device"] = "auto" if use_gpu else device
+
+    def _with_schedule(self, *, steps_per_epoch: int) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = [dict(node) for node in self._data["optimizers"]]
+        checked = config_module.load({**self._data, "optimizers": nodes}).optimizers
+        epochs = self._config().train.epochs or self._data["train"]["epochs"]
+        for node, full in zip(nodes, checked, strict=True):
+            schedule = schedule_node(*self._scheduler, lr=full["lr"], epochs=epochs, steps_per_epoch=steps_per_epoch)
+            if schedule is not None:
+                node["schedule"] = schedule
+        return nodes
+
+    def _config(
+        self, *, data: Any = None, optimizers: Any = None, patience: int | None = -1, model: Any = None
+    ) -> RunConfig:
+        """The configuration, with what is known by now in its place."""
+        content = {**self._data, **({"data": data} if data else {}), **({"optimizers": optimizers} if optimizers else {})}
+        if model is not None:
+            content["model"] = model
+        if patience is None:
+            content["train"] = {**content["train"], "early_stopping": {"metric": "auc"}}
+        return config_module.load(content, self._overrides)
+
+    def _rows_per_worker(self, data: Any, rows: int) -> int:
+        if self._batch_size is not None:
+            return max(self._batch_size // self._workers, 1)
+        wanted = getattr(data, "batch_size", None) or BATCH_SIZE
+        return max(min(int(wanted), rows) // self._workers, 1)
+
+    def _stored(
+        self, data: Any, schema: Schema, folder: str, *, what: str, model: Model | None = None, targets: bool = True
+    ) -> str:
+        """Where the data is as parquet: where it was, or in `folder`."""
+        if isinstance(data, str | os.PathLike):
+            path = os.fspath(data)
+            return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
+        padding = getattr(model or self.model, "padding", {})
+        write_rows(data, folder, schema, padding=padding, targets=targets, what=what)
+        return folder
+
+    def _save(self, model: Model, config: RunConfig, folder: str) -> str:
+        """The weights as they are, as a checkpoint."""
+
+        def write(directory: Path) -> None:
+            checkpoint_module.write(
+                directory, config=config, schema=model.schema, model=model, optimizers=[], state={}
+            )
+
+        return Store(folder, keep=1).save(0, write, is_best=True)
+
+    @contextlib.contextmanager
+    def _checkpoint_of(self, model: Model) -> Iterator[tuple[str, str]]:
+        """A temporary checkpoint of a model, and the temporary folder that it lies in (every worker can read it)."""
+        folder = f"{self.model_path}/temporary-{uuid.uuid4().hex[:8]}"
+        config = self._config(model=_model_node(model))
+        filesystem, root = open_filesystem(folder)
+        try:
+            yield self._save(model, config, folder), folder
+        finally:
+            if exists(filesystem, root, kind=pafs.FileType.Directory):
+                filesystem.delete_dir(root)
+
+    def _take_best(self, result: RunResult) -> None:
+        best = checkpoint_module.read(result.best_checkpoint)
+        self.model.load_state_dict(best.model)
+        self.model.eval()
+        filesystem, root = open_filesystem(self.model_path)
+        with filesystem.open_output_stream(f"{root}/model.pth") as sink:
+            torch.save(best.model, sink)
