@@ -1,0 +1,75 @@
+"""rechub_ray: recommender models from parquet click logs to verified ONNX, on one machine or on a Ray cluster.
+
+Names are imported when they are first used, so that `import rechub_ray` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rechub_ray.checkpoint import load_model
+    from rechub_ray.config import RunConfig
+    from rechub_ray.config import load as load_config
+    from rechub_ray.errors import RechubError
+    from rechub_ray.export.onnx import export_model, export_onnx
+    from rechub_ray.models import MODELS, Model
+    from rechub_ray.runtime.inference import evaluate, predict
+    from rechub_ray.runtime.launch import RunResult, train
+    from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+    from rechub_ray.trainers import CTRTrainer
+
+    __version__: str
+
+__all__ = [
+    "CTRTrainer",
+    "DenseFeature",
+    "Label",
+    "MODELS",
+    "Model",
+    "RechubError",
+    "RunConfig",
+    "RunResult",
+    "Schema",
+    "SequenceFeature",
+    "SparseFeature",
+    "__version__",
+    "evaluate",
+    "export_model",
+    "export_onnx",
+    "load_config",
+    "load_model",
+    "predict",
+    "train",
+]
+
+_MODULES = {
+    "checkpoint": ("load_model",),
+    "config": ("RunConfig", "load_config"),
+    "errors": ("RechubError",),
+    "export.onnx": ("export_model", "export_onnx"),
+    "models": ("MODELS", "Model"),
+    "runtime.inference": ("evaluate", "predict"),
+    "runtime.launch": ("RunResult", "train"),
+    "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
+    "trainers": ("CTRTrainer",),
+}
+_NAMES = {"load_config": "load"}  # under another name in their module
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rechub_ray")
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"rechub_ray.{module}"), _NAMES.get(name, name))
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'rechub_ray' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -47,7 +47,7 @@ def explain_non_finite(
             hint=f"{hint}Look at the values of that column (`rechub-ray prepare` can scale them: log1p, standardise).",
         )
     largest = max(
-        ((float(p.abs().max()), name) for name, p in model.named_parameters() if p.numel()), default=(0.0, "-")
+        ((float(p.detach().abs().max()), name) for name, p in model.named_parameters() if p.numel()), default=(0.0, "-")
     )
     return TrainingError(
         f"{message} ({parts})",

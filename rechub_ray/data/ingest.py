@@ -45,7 +45,7 @@ class RayReader:
     """
 
     num_cpus: Annotated[float, Gt(0)] = 1.0
-    segment_bytes: Annotated[int, Ge(1)] = 256 * 2**20
+    segment_bytes: Annotated[int, Ge(1)] = 128 * 2**20
     task_bytes: Annotated[int, Ge(1)] = 16 * 2**20
     prefetch: Annotated[int, Ge(1)] = 8
     timeout_seconds: Annotated[float, Gt(0)] = 120.0
@@ -70,8 +70,8 @@ class RayReader:
         try:
             return ahead.get(self.timeout_seconds)
         except queue.Empty:
-            free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-            total = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+            free = ray.available_resources().get("CPU", 0)
+            total = ray.cluster_resources().get("CPU", 0)
             raise ResourceError(
                 f"no data arrived for {self.timeout_seconds:g} s",
                 expected=f"{self.num_cpus:g} free CPUs for reading",

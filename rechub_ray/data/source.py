@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Ge
 
 from rechub_ray.batch import Batch
 from rechub_ray.data.block import Block
@@ -39,8 +41,8 @@ class ThreadReader:
         threads: pieces read at a time (>= 1).
     """
 
-    prefetch: int = 8
-    threads: int = 1
+    prefetch: Annotated[int, Ge(1)] = 8
+    threads: Annotated[int, Ge(1)] = 1
 
     def __call__(
         self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True

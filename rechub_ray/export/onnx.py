@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import os
@@ -164,8 +165,9 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
     )
     for port, value in zip([*served.inputs, *served.outputs], [*ir.graph.inputs, *ir.graph.outputs], strict=True):
         value.doc_string = port.meaning
-    for node in ir.graph:  # the exporter notes stack traces, with the paths of this machine
+    for node in ir.graph.all_nodes():  # the exporter notes stack traces, with the paths of this machine
         node.metadata_props.clear()
+    _rename_clashes(ir.graph)
     outputs = tuple(
         dataclasses.replace(port, shape=tuple(d if isinstance(d, int) else str(d) for d in value.shape))
         for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
@@ -175,8 +177,22 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
-        raise _failure(served, error, "the exported model is not valid ONNX") from error
+        raise ExportError("the exported model is not valid ONNX", got=_root(error)) from error
     return outputs
+
+
+def _rename_clashes(graph: Any) -> None:
+    """The exporter names values after operators (`cat`, `view`): a feature may have that name too, and keeps it."""
+    ends = [*graph.inputs, *graph.outputs]
+    inner = [value for node in graph.all_nodes() for value in node.outputs if value not in graph.outputs]
+    inner += [value for value in graph.initializers.values() if value not in graph.inputs]
+    taken = {value.name for value in (*ends, *inner)}
+    public = {value.name for value in ends}
+    for value in inner:
+        if value.name in public:
+            number = next(i for i in itertools.count() if f"{value.name}_inner_{i}" not in taken)
+            value.name = f"{value.name}_inner_{number}"
+            taken.add(value.name)
 
 
 def _translate(served: ServingModel) -> Any:
@@ -202,21 +218,20 @@ def _translate(served: ServingModel) -> Any:
                 verbose=False,
             )
     except Exception as error:
-        raise _failure(served, error, f"the model '{_name(served)}' cannot be exported to ONNX") from error
+        raise ExportError(
+            f"the model '{_name(served)}' cannot be exported to ONNX",
+            got=_root(error),
+            hint=f"{type(served.model).__name__}.forward must do without control flow on the values or sizes of tensors "
+            "and without operators that ONNX lacks; to train without an export, set export.onnx=false.",
+        ) from error
 
 
-def _failure(served: ServingModel, error: BaseException, message: str) -> ExportError:
-    """The root of the exporter's errors, which come in layers of many lines."""
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    text = " ".join(str(root).split())
-    return ExportError(
-        message,
-        got=f"{type(root).__name__}: {text[:400]}{'...' if len(text) > 400 else ''}",
-        hint=f"{type(served.model).__name__}.forward must do without control flow on the values or sizes of tensors "
-        "and without operators that ONNX lacks; for evaluation only, train with export.onnx=false.",
-    )
+def _root(error: BaseException) -> str:
+    """The first cause: the exporter's errors come in layers, each of many lines."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 def _refuse_differences(checks: Sequence[Check], path: str) -> None:

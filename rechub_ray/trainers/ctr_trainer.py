@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,18 +19,16 @@ import torch
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store
-from rechub_ray.config import RunConfig
+from rechub_ray.config import RunConfig, TrainSection
 from rechub_ray.data.convert import write_rows
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import ConfigError
 from rechub_ray.files import exists, is_uri, open_filesystem, write_text
-from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import inference, launch
 from rechub_ray.runtime.launch import Resume, RunResult
-from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
-from rechub_ray.trainers.translate import optimizer_nodes, schedule_node
+from rechub_ray.trainers.translate import model_node, optimizer_nodes, schedule_node
 from rechub_ray.trainers.visualization import draw
 
 BATCH_SIZE = 4096  # where neither the caller nor a DataLoader says
@@ -102,7 +100,7 @@ class CTRTrainer:
         batch_size: int | None = None,
         overrides: Sequence[str] | Mapping[str, Any] = (),
     ) -> None:
-        node = _model_node(model)
+        node = model_node(model)
         if not loss_mode and not any(name.startswith("loss/") for name in model.output_names):
             raise ConfigError(
                 f"'loss_mode' is False, but the model '{node['name']}' has no loss of its own",
@@ -110,28 +108,31 @@ class CTRTrainer:
                 got=", ".join(model.output_names),
             )
         path = str(model_path or f"runs/{node['name']}")
-        self.model, self.result = model, None
+        self.model = model
         self.model_path = path.rstrip("/") if is_uri(path) else os.path.abspath(path)
+        self.result: RunResult | None = None
         self._loggers = check_trackers(model_logger, where="model_logger")
-        self._batch_size, self._overrides = batch_size, overrides
-        self._scheduler = (scheduler_fn, scheduler_params)
-        self._data: dict[str, Any] = {
+        self._scheduler, self._batch_size = (scheduler_fn, scheduler_params), batch_size
+        workers, train_device = _place(str(device), list(gpus or ()), num_workers)
+        content = {
             "name": node["name"],
             "model_dir": self.model_path,
-            "imports": _imports(model, num_workers or len(gpus or ())),
+            "imports": _imports(model, workers["num_workers"]),
             "model": node,
             "losses": ["bce"],
             "metrics": ["auc", "log_loss"],
             "optimizers": optimizer_nodes(optimizer_fn, optimizer_params),
             "regularization": dict(regularization_params or {}),
-            "train": {"epochs": n_epoch, "early_stopping": {"metric": "auc", "patience": earlystop_patience}},
+            "train": {
+                "epochs": n_epoch,
+                "device": train_device,
+                "early_stopping": {"metric": "auc", "patience": earlystop_patience},
+            },
+            "scaling": workers,
             "export": {"onnx": False},
         }
-        self._place(str(device), list(gpus or ()), num_workers)
-        # what is wrong with the arguments shows now, and not after the data was read
-        self._config(optimizers=self._with_schedule(steps_per_epoch=1))
-
-    result: RunResult | None
+        self._config = config_module.load(content, overrides)
+        self._with_schedules(steps_per_epoch=1)  # what is wrong with the scheduler shows now, not after reading data
 
     def fit(
         self,
@@ -155,19 +156,20 @@ class CTRTrainer:
             (best AUC, all metrics of that evaluation), or (-1, None) without validation data.
         """
         train, valid = _splits(train_dataloader, val_dataloader)
-        schema = self.model.schema
-        train_path = self._stored(train, schema, f"{self.model_path}/data/train", what="the training data")
-        data = {"root": f"{self.model_path}/data", "train": train_path, "valid": None, "test": None}
+        schema, root = self.model.schema, f"{self.model_path}/data"
+        write_text(f"{root}/schema.json", json.dumps(schema.to_dict(), indent=2))
+        train_path = self._stored(train, f"{root}/train", self.model, what="the training data")
+        valid_path = None
         if valid is not None:
-            data["valid"] = self._stored(valid, schema, f"{self.model_path}/data/valid", what="the validation data")
-        write_text(f"{data['root']}/schema.json", schema.to_json())
+            valid_path = self._stored(valid, f"{root}/valid", self.model, what="the validation data")
         rows = Manifest.scan(train_path, schema, key="train_dataloader").rows
         batch_size = self._rows_per_worker(train_dataloader, rows)
-        config = self._config(
-            data={**data, "batch_size": batch_size},
-            optimizers=self._with_schedule(steps_per_epoch=max(rows // (batch_size * self._workers), 1)),
-            patience=None if valid is None else self._data["train"]["early_stopping"]["patience"],
+        config = self._changed(
+            data={"root": root, "train": train_path, "valid": valid_path, "test": None, "batch_size": batch_size},
+            optimizers=self._with_schedules(steps_per_epoch=max(rows // (batch_size * self._workers), 1)),
         )
+        if valid is None:
+            config = config.model_copy(update={"train": _without_early_stopping(config.train)})
         start = self._save(self.model, config, f"{self.model_path}/initial")
         self.result = launch.train(
             config.model_copy(update={"init_from": start}),
@@ -184,15 +186,13 @@ class CTRTrainer:
     def evaluate(self, model: Model, data_loader: Any) -> float:
         """The AUC of a model, over every row once; NaN where the data has one class only."""
         with self._checkpoint_of(model) as (checkpoint, folder):
-            data = self._stored(data_loader, model.schema, f"{folder}/data", what="the evaluation data", model=model)
+            data = self._stored(data_loader, f"{folder}/data", model, what="the evaluation data")
             return inference.evaluate(checkpoint, split=data)["auc"]
 
     def predict(self, model: Model, data_loader: Any) -> npt.NDArray[np.float32]:
         """The probability of each row, (rows,), in the data's order; labels are not needed."""
         with self._checkpoint_of(model) as (checkpoint, folder):
-            data = self._stored(
-                data_loader, model.schema, f"{folder}/data", what="the data", model=model, targets=False
-            )
+            data = self._stored(data_loader, f"{folder}/data", model, what="the data", targets=False)
             out = f"{folder}/predictions"
             inference.predict(checkpoint, out, split=data)
             filesystem, root = open_filesystem(out)
@@ -246,40 +246,22 @@ class CTRTrainer:
 
     @property
     def _workers(self) -> int:
-        return max(self._config().scaling.num_workers, 1)
+        return max(self._config.scaling.num_workers, 1)
 
-    def _place(self, device: str, gpus: list[int], num_workers: int) -> None:
-        if len(gpus) > 1 and num_workers not in (0, len(gpus)):
-            raise ConfigError(
-                "'gpus' and 'num_workers' disagree", expected="one worker a GPU", got=f"{len(gpus)} and {num_workers}"
-            )
-        if len(gpus) == 1 and not num_workers:
-            device = f"cuda:{gpus[0]}"
-        workers = num_workers or (len(gpus) if len(gpus) > 1 else 0)
-        use_gpu = workers > 0 and (bool(gpus) or device.startswith("cuda"))
-        self._data["scaling"] = {"num_workers": workers, "use_gpu": use_gpu}
-        self._data["train"]["device"] = "auto" if use_gpu else device
+    def _changed(self, **sections: Any) -> RunConfig:
+        """The configuration with other values in some sections."""
+        content = self._config.model_dump(mode="json")
+        for key, value in sections.items():
+            content[key] = {**content[key], **value} if key == "data" else value
+        return config_module.validate(content)
 
-    def _with_schedule(self, *, steps_per_epoch: int) -> list[dict[str, Any]]:
-        nodes: list[dict[str, Any]] = [dict(node) for node in self._data["optimizers"]]
-        checked = config_module.load({**self._data, "optimizers": nodes}).optimizers
-        epochs = self._config().train.epochs or self._data["train"]["epochs"]
-        for node, full in zip(nodes, checked, strict=True):
-            schedule = schedule_node(*self._scheduler, lr=full["lr"], epochs=epochs, steps_per_epoch=steps_per_epoch)
-            if schedule is not None:
-                node["schedule"] = schedule
+    def _with_schedules(self, *, steps_per_epoch: int) -> list[dict[str, Any]]:
+        scheduler, params = self._scheduler
+        epochs, nodes = self._config.train.epochs or 1, []
+        for node in self._config.optimizers:
+            schedule = schedule_node(scheduler, params, lr=node["lr"], epochs=epochs, steps_per_epoch=steps_per_epoch)
+            nodes.append(node if schedule is None else {**node, "schedule": schedule})
         return nodes
-
-    def _config(
-        self, *, data: Any = None, optimizers: Any = None, patience: int | None = -1, model: Any = None
-    ) -> RunConfig:
-        """The configuration, with what is known by now in its place."""
-        content = {**self._data, **({"data": data} if data else {}), **({"optimizers": optimizers} if optimizers else {})}
-        if model is not None:
-            content["model"] = model
-        if patience is None:
-            content["train"] = {**content["train"], "early_stopping": {"metric": "auc"}}
-        return config_module.load(content, self._overrides)
 
     def _rows_per_worker(self, data: Any, rows: int) -> int:
         if self._batch_size is not None:
@@ -287,24 +269,20 @@ class CTRTrainer:
         wanted = getattr(data, "batch_size", None) or BATCH_SIZE
         return max(min(int(wanted), rows) // self._workers, 1)
 
-    def _stored(
-        self, data: Any, schema: Schema, folder: str, *, what: str, model: Model | None = None, targets: bool = True
-    ) -> str:
+    def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
         """Where the data is as parquet: where it was, or in `folder`."""
         if isinstance(data, str | os.PathLike):
             path = os.fspath(data)
             return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
-        padding = getattr(model or self.model, "padding", {})
-        write_rows(data, folder, schema, padding=padding, targets=targets, what=what)
+        padding = getattr(model, "padding", {})
+        write_rows(data, folder, model.schema, padding=padding, targets=targets, what=what)
         return folder
 
     def _save(self, model: Model, config: RunConfig, folder: str) -> str:
         """The weights as they are, as a checkpoint."""
 
         def write(directory: Path) -> None:
-            checkpoint_module.write(
-                directory, config=config, schema=model.schema, model=model, optimizers=[], state={}
-            )
+            checkpoint_module.write(directory, config=config, schema=model.schema, model=model, optimizers=[], state={})
 
         return Store(folder, keep=1).save(0, write, is_best=True)
 
@@ -312,7 +290,7 @@ class CTRTrainer:
     def _checkpoint_of(self, model: Model) -> Iterator[tuple[str, str]]:
         """A temporary checkpoint of a model, and the temporary folder that it lies in (every worker can read it)."""
         folder = f"{self.model_path}/temporary-{uuid.uuid4().hex[:8]}"
-        config = self._config(model=_model_node(model))
+        config = self._changed(model=model_node(model))
         filesystem, root = open_filesystem(folder)
         try:
             yield self._save(model, config, folder), folder
@@ -327,3 +305,57 @@ class CTRTrainer:
         filesystem, root = open_filesystem(self.model_path)
         with filesystem.open_output_stream(f"{root}/model.pth") as sink:
             torch.save(best.model, sink)
+
+
+def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, Any], str]:
+    """The `scaling` section and the device of `train`."""
+    if len(gpus) > 1 and num_workers not in (0, len(gpus)):
+        raise ConfigError(
+            "'gpus' and 'num_workers' disagree", expected="one worker a GPU", got=f"{len(gpus)} and {num_workers}"
+        )
+    workers = num_workers or (len(gpus) if len(gpus) > 1 else 0)
+    if workers == 0:
+        return {"num_workers": 0}, f"cuda:{gpus[0]}" if gpus else device
+    use_gpu = bool(gpus) or device.startswith("cuda")
+    return {"num_workers": workers, "use_gpu": use_gpu}, "auto" if use_gpu else device
+
+
+def _imports(model: Model, num_workers: int) -> list[str]:
+    """The module that registers the model, for workers and for whoever loads the checkpoint."""
+    module = type(model).__module__
+    if module == "__main__" and num_workers > 0:
+        raise ConfigError(
+            f"'model': workers cannot import the class {type(model).__name__}, which this script or notebook defines",
+            hint="Move it into a module of its own and import it from there, or train with num_workers=0.",
+        )
+    return [] if module == "__main__" or module.startswith("rechub_ray.") else [module]
+
+
+def _splits(train: Any, valid: Any) -> tuple[Any, Any]:
+    """A prepared folder stands for the splits in it."""
+    if not isinstance(train, str | os.PathLike):
+        return train, valid
+    filesystem, root = open_filesystem(os.fspath(train))
+    if not exists(filesystem, f"{root}/schema.json"):
+        return train, valid
+    place = os.fspath(train).rstrip("/")
+    if valid is None and exists(filesystem, f"{root}/valid", kind=pafs.FileType.Directory):
+        valid = f"{place}/valid"
+    return f"{place}/train", valid
+
+
+def _after_epochs(callback_fn: Callable[[int, float], None] | None) -> Callable[[int, float], None] | None:
+    """The callback without the evaluation before training."""
+    if callback_fn is None:
+        return None
+
+    def call(epoch: int, score: float) -> None:
+        if epoch >= 0:
+            callback_fn(epoch, score)
+
+    return call
+
+
+def _without_early_stopping(train: TrainSection) -> TrainSection:
+    stopping = train.early_stopping.model_copy(update={"patience": None})
+    return train.model_copy(update={"early_stopping": stopping})

@@ -1,4 +1,4 @@
-"""Torch's optimizer and scheduler classes as configuration nodes."""
+"""Objects as configuration nodes: models, and torch's optimizer and scheduler classes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch.optim import lr_scheduler
 
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.models import MODELS
+from rechub_ray.models.base import Model
 from rechub_ray.optimizers import OPTIMIZERS
 from rechub_ray.schedules import SCHEDULES
 
@@ -22,6 +24,36 @@ _OPTIMIZERS: dict[type, tuple[str, dict[str, str]]] = {
     torch.optim.Adagrad: ("adagrad", {"initial_accumulator_value": "initial_accumulator"}),
 }
 _PLATEAU = {"factor": "decay", "patience": "patience", "min_lr": "min_lr"}
+
+
+def model_node(model: Any) -> dict[str, Any]:
+    """The configuration's `model`, from which every worker builds the same model again.
+
+    Raises:
+        ConfigError: not a registered model, or one that was changed after it was built.
+    """
+    cls, name = type(model), getattr(model, "registered_name", None)
+    if not isinstance(model, Model) or name not in MODELS.names() or MODELS.get(name) is not cls:
+        raise ConfigError(
+            f"'model': {cls.__module__}.{cls.__qualname__} is not a registered model",
+            expected=f"an instance of one of: {', '.join(MODELS.names())}",
+            hint="Make your own a subclass of rechub_ray.models.Model (schema by position, hyperparameters by keyword, "
+            "forward(features) returns {'logit': (B,)}) and put @MODELS.register('my_model') above it. For a model of "
+            "Torch-RecHub, import it from rechub_ray.compat.models instead.",
+        )
+    node = {"name": name, **model.arguments}
+    with torch.device("meta"):
+        again = MODELS.build(node, model.schema, where="model")
+    shapes = {key: tuple(tensor.shape) for key, tensor in again.state_dict().items()}
+    differing = [key for key, tensor in model.state_dict().items() if shapes.pop(key, None) != tuple(tensor.shape)]
+    differing += [*shapes, *(key for key, weight in model.named_parameters() if not weight.requires_grad)]
+    if differing:
+        raise ConfigError(
+            f"'model': this {name} is not what its constructor builds",
+            got=f"layers changed or frozen afterwards: {', '.join(differing[:5])}",
+            hint="Workers build it again from its class and arguments: make the change in a class of your own.",
+        )
+    return node
 
 
 def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -38,7 +70,7 @@ def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[di
         if params is not None:
             raise ConfigError("'optimizer_params' has no meaning beside a list of optimizers", got=dict(params))
         return optimizer
-    arguments = dict(params) if params is not None else {"lr": 1e-3, "weight_decay": 1e-5}
+    arguments: dict[str, Any] = dict(params) if params is not None else {"lr": 1e-3, "weight_decay": 1e-5}
     if isinstance(optimizer, str):
         return [{"name": optimizer, **arguments}]
     if optimizer in _OPTIMIZERS:

@@ -55,7 +55,7 @@ def test_without_weights_the_count_needs_no_collective() -> None:
 
 
 def test_a_wrong_label_is_an_error_that_names_it() -> None:
-    with pytest.raises(ConfigError, match="'rating'.*binary"):
+    with pytest.raises(ConfigError, match=r"'rating'.*binary"):
         BCE(SCHEMA)
     with pytest.raises(SchemaError, match="Did you mean 'click'"):
         BCE(SCHEMA, label="clik")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_PENDING_ROWS = 1 << 20
+_PENDING_ROWS = 1 << 16
 QUANTILE_POINTS = 65_536
 
 
@@ -114,6 +114,7 @@ class Quantiles:
 
     def _take(self, values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> None:
         merged, index = np.unique(np.concatenate([self.values, values]), return_inverse=True)
+        totals: npt.NDArray[np.float64]
         totals = np.bincount(index, np.concatenate([self.weights, weights]), minlength=len(merged))
         if len(merged) > QUANTILE_POINTS:
             middles = np.cumsum(totals) - totals / 2

@@ -1,0 +1,317 @@
+"""The loop: resume is exact, workers do not change the numbers, and what falls due happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.source import ThreadReader
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
+from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.preflight import check
+from rechub_ray.runtime.worker import execute
+from rechub_ray.tracking import Tracker, read_history
+from rechub_ray.world import World
+
+BASE: dict[str, Any] = {
+    "name": "t",
+    "data": {"batch_size": 256, "eval_batch_size": 512},
+    "model": {"name": "deepfm", "embedding_dim": 4, "init_std": 0.05, "hidden_units": [16, 8], "dropout": 0.2},
+    "optimizers": [
+        {"name": "rowwise_adagrad", "params": ["embedding.*", "linear.embedding.*"], "lr": 0.05},
+        {"name": "adam", "lr": 0.01},
+    ],
+    "train": {"epochs": 2, "log_every_steps": 5, "threads": 1},
+    "trackers": ["jsonl"],
+    "export": {"onnx": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clicks")
+    write_click_logs(root, rows=6000, seed=3, files=3, row_group_rows=512)
+    return root
+
+
+def settings(data: Path, model_dir: Path, **overrides: Any) -> config_module.RunConfig:
+    given = {"data.root": str(data), "model_dir": str(model_dir)}
+    return config_module.load(BASE, {**given, **{k.replace("__", "."): v for k, v in overrides.items()}})
+
+
+def weights(model_dir: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    store = Store(str(model_dir))
+    name = store.newest() if step is None else f"step_{step:010d}"
+    return read(f"{store.location}/{name}").model
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+class Interrupt(Tracker):
+    """Ends the process's run, as Ctrl-C does, at the first log from `step` on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupted_at", [10, 15, 25])
+def test_resume_in_the_middle_of_an_epoch_is_bit_equal(data: Path, tmp_path: Path, interrupted_at: int) -> None:
+    every = {"checkpoint__every_steps": 4, "checkpoint__keep": 20}
+    whole = train(settings(data, tmp_path / "whole", **every))
+    assert whole.details["steps"] == 36
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, tmp_path / "parts", **every), trackers=[Interrupt(interrupted_at)])
+    saved = Store(str(tmp_path / "parts")).newest()
+    assert saved is not None
+    assert saved == f"step_{(interrupted_at - 1) // 4 * 4 if interrupted_at < 18 else 24:010d}"
+    resumed = train(settings(data, tmp_path / "parts", **every), resume="must")
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert_same(weights(tmp_path / "whole", 28), weights(tmp_path / "parts", 28))
+    assert resumed.metrics == whole.metrics
+    assert resumed.test_metrics == whole.test_metrics
+    assert resumed.details["rows"] == whole.details["rows"] == 36 * 256
+    history = read_history(tmp_path / "parts" / "metrics.jsonl")
+    steps = [line["step"] for line in history if "train/loss" in line]
+    assert steps == sorted(set(steps)), "a step was logged twice"
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(json.dumps(BASE))
+    shared = [f"data.root={data}", "train.epochs=30", "checkpoint.every_steps=10", "train.initial_evaluation=false"]
+    command = [sys.executable, "-m", "rechub_ray.cli", "train", str(tmp_path / "c.yaml"), *shared]
+    subprocess.run([*command, "--model-dir", str(tmp_path / "whole")], check=True, capture_output=True, timeout=100)
+    process = subprocess.Popen([*command, "--model-dir", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    store = Store(str(tmp_path / "killed"))
+    deadline = time.monotonic() + 60
+    while (store.newest() or "") < "step_0000000040" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    again = [*command, "--model-dir", str(tmp_path / "killed"), "--continue-train"]
+    subprocess.run(again, check=True, capture_output=True, timeout=100)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    assert results[0]["test_metrics"] == results[1]["test_metrics"]
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(data: Path, tmp_path: Path) -> None:
+    whole = train(settings(data, tmp_path / "whole"))
+    every = {"checkpoint__every_steps": 6, "checkpoint__keep": 9}
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, tmp_path / "parts", **every), trackers=[Interrupt(15)])
+    store = Store(str(tmp_path / "parts"))
+    newest = tmp_path / "parts" / "checkpoints" / str(store.newest()) / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    resumed = train(settings(data, tmp_path / "parts", **every))
+    assert resumed.metrics == whole.metrics
+
+
+def _share(rank: int, size: int, folder: str, config: config_module.RunConfig) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
+    execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
+    dist.destroy_process_group()
+
+
+class _Silent:
+    def started(self, step: int) -> None: ...
+    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
+    def evaluated(self, epoch: int, score: float) -> None: ...
+    def saved(self, path: str, metrics: dict[str, float]) -> None: ...
+
+
+def _on_workers(size: int, folder: Path, config: config_module.RunConfig) -> None:
+    folder.mkdir(exist_ok=True)
+    mp.spawn(_share, args=(size, str(folder), config), nprocs=size)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+    plain = {"model__dropout": 0.0, "train__epochs": 1, "regularization__embedding_l2": 1e-3, "train__clip_norm": 1.0}
+    one = train(settings(data, tmp_path / "one", **plain, data__batch_size=256))
+    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, data__batch_size=128))
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+    state = read(tmp_path / "two").state
+    assert state["rows"] == one.details["rows"]
+    assert state["metrics"]["rows_seen"] == state["metrics"]["rows_expected"] == 600
+    assert abs(state["metrics"]["auc"] - one.metrics["auc"]) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, tmp_path: Path) -> None:
+    plain = {"model__dropout": 0.0, "train__epochs": 1, "checkpoint__every_steps": 7}
+    whole = train(settings(data, tmp_path / "whole", **plain))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, tmp_path / "parts", **plain), trackers=[Interrupt(10)])
+    assert Store(str(tmp_path / "parts")).newest() == "step_0000000007"
+    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "parts", **plain, data__batch_size=128))
+    state = read(tmp_path / "parts").state
+    assert (state["step"], state["rows"]) == (18, 18 * 256)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in a:  # the same global batches from the seventh step on
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5)
+    assert whole.details["steps"] == 18
+
+
+def test_accumulating_is_one_step_of_the_joined_batch(data: Path, tmp_path: Path) -> None:
+    plain = {"model__dropout": 0.0, "model__batch_norm": False, "train__epochs": 1}
+    train(settings(data, tmp_path / "joined", **plain))
+    train(settings(data, tmp_path / "parts", **plain, data__batch_size=64, train__accumulate_steps=4))
+    a, b = weights(tmp_path / "joined"), weights(tmp_path / "parts")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5)
+
+
+def test_evaluations_callbacks_and_log_keys(data: Path, tmp_path: Path) -> None:
+    heard: list[tuple[int, float]] = []
+    result = train(
+        settings(data, tmp_path / "r", train__epochs=3, metrics=["log_loss", "auc"]),
+        callback_fn=lambda epoch, score: heard.append((epoch, score)),
+    )
+    assert [epoch for epoch, _ in heard] == [-1, 0, 1, 2]
+    assert result.details["best_score"] == min(score for _, score in heard[1:])
+    lines = read_history(tmp_path / "r" / "metrics.jsonl")
+    training = next(line for line in lines if "train/loss" in line)
+    assert {"learning_rate", "epoch", "data/rows", "rows_per_second", "train/grad_norm"} <= training.keys()
+    assert [line["epoch"] for line in lines if "val/auc" in line] == [-1, 0, 1, 2]
+    assert training["data/rows"] == training["step"] * 256
+
+
+def test_best_and_last_are_both_kept(data: Path, tmp_path: Path) -> None:
+    # a huge rate after the first epoch makes every later evaluation worse
+    schedule = {"name": "manual_step", "boundaries": [18], "rates": [5.0]}
+    overrides = {
+        "optimizers": [{"name": "adam", "lr": 0.01, "schedule": schedule}],
+        "train__epochs": 4,
+        "checkpoint__keep": 1,
+    }
+    result = train(settings(data, tmp_path / "r", **overrides))
+    store = Store(str(tmp_path / "r"))
+    assert store.names() == ["step_0000000018", "step_0000000072"]
+    assert store.best() == "step_0000000018"
+    assert result.best_checkpoint.endswith("step_0000000018")
+    assert result.metrics == read(tmp_path / "r").state["metrics"]
+
+
+def test_early_stopping_ends_the_run_and_a_finished_run_does_not_go_on(data: Path, tmp_path: Path) -> None:
+    stop = {"train__early_stopping": {"patience": 2, "min_delta": 0.5}, "train__epochs": 50}
+    result = train(settings(data, tmp_path / "r", **stop))
+    assert result.details["stopped_early"]
+    assert result.details["epochs"] == 3, "one gain, then two evaluations without"
+    again = train(settings(data, tmp_path / "r", **stop))
+    assert again.details["steps"] == result.details["steps"]
+    assert again.metrics == result.metrics
+
+
+def test_a_longer_end_continues_a_finished_run(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "r", train__epochs=1))
+    longer = train(settings(data, tmp_path / "r", train__epochs=2))
+    train(settings(data, tmp_path / "whole", train__epochs=2))
+    assert longer.details["steps"] == 36
+    assert_same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+
+
+def test_steps_as_the_end_and_evaluation_by_steps(data: Path, tmp_path: Path) -> None:
+    given = {
+        "train__epochs": None,
+        "train__steps": 23,
+        "train__evaluate_every_epochs": 0,
+        "train__evaluate_every_steps": 10,
+    }
+    result = train(settings(data, tmp_path / "r", **given, train__initial_evaluation=False))
+    lines = read_history(tmp_path / "r" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "val/auc" in line] == [10, 20, 23]
+    assert result.details["steps"] == 23
+
+
+def test_without_validation_there_is_no_score(data: Path, tmp_path: Path) -> None:
+    result = train(settings(data, tmp_path / "r", data__valid=None, train__epochs=1))
+    assert result.details["best_score"] is None
+    assert result.metrics == {}
+    assert result.test_metrics["rows_seen"] == 600
+
+
+def test_a_loss_that_is_not_finite_names_step_and_column_and_keeps_the_last_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    write_click_logs(root, rows=6000, seed=3, files=3, row_group_rows=512)
+    file = sorted((root / "train").glob("*.parquet"))[0]
+    table = pq.read_table(file)
+    price = table["price"].to_numpy().copy()
+    price[:] = 3e38
+    changed = table.set_column(table.column_names.index("price"), "price", [price])
+    pq.write_table(changed, file, row_group_size=512)
+    with pytest.raises(TrainingError) as caught:
+        train(settings(root, tmp_path / "r", train__initial_evaluation=False))
+    assert "'price' (largest |value| 3e+38)" in str(caught.value)
+    assert "at step 0" in str(caught.value)
+    assert "'age'" not in str(caught.value)
+    assert Store(str(tmp_path / "r")).newest() is None
+
+
+def test_a_rate_that_is_too_high_blames_no_column(data: Path, tmp_path: Path) -> None:
+    wild = {"optimizers": [{"name": "sgd", "lr": 1e30}], "model__batch_norm": False, "checkpoint__every_steps": 1}
+    with pytest.raises(TrainingError, match="no single column is to blame"):
+        train(settings(data, tmp_path / "r", **wild))
+
+
+def test_another_run_in_the_folder_is_refused_and_never_loses_nothing(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "r", train__epochs=1))
+    with pytest.raises(ConfigError, match="differs in model"):
+        train(settings(data, tmp_path / "r", model__embedding_dim=8))
+    train(settings(data, tmp_path / "r", model__embedding_dim=8, train__epochs=1), resume="never")
+    assert (tmp_path / "r" / "checkpoints.1" / "step_0000000018" / "manifest.json").exists()
+
+
+def test_must_resume_wants_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(settings(data, tmp_path / "r"), resume="must")
+
+
+def test_bfloat16_learns(data: Path, tmp_path: Path) -> None:
+    result = train(settings(data, tmp_path / "r", train__precision="bfloat16", train__epochs=4))
+    reference = train(settings(data, tmp_path / "f", train__epochs=4))
+    assert abs(result.metrics["auc"] - reference.metrics["auc"]) < 0.02
+
+
+def test_fine_tuning_starts_from_another_runs_weights(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "old", train__epochs=1))
+    frozen = {"optimizers": [{"name": "sgd", "lr": 0.0}], "train__epochs": 1, "init_from": str(tmp_path / "old")}
+    train(settings(data, tmp_path / "new", **frozen))
+    old, new = weights(tmp_path / "old"), weights(tmp_path / "new")
+    assert torch.equal(old["embedding.weights.4"], new["embedding.weights.4"])
+    (tmp_path / "map").write_text("embedding.weights.4\tembedding.weights.4\n")
+    train(settings(data, tmp_path / "mapped", **frozen, init_map=str(tmp_path / "map")))
+    mapped = weights(tmp_path / "mapped")
+    assert torch.equal(old["embedding.weights.4"], mapped["embedding.weights.4"])
+    assert not torch.equal(old[_a_matrix(old)], mapped[_a_matrix(old)])
+
+
+def _a_matrix(state: dict[str, torch.Tensor]) -> str:
+    return next(name for name in state if name.startswith("mlp") and name.endswith("weight") and state[name].dim() == 2)
