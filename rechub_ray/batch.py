@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TypeAlias
 
 import torch
@@ -104,7 +105,7 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     if parts == 1:
         return [batch]
     bounds = [i * batch.rows // parts for i in range(parts + 1)]
-    return [_rows(batch, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [_rows(batch, start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -153,6 +154,10 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
 
     program = _translate(served)
     ir = program.model
+    outputs = tuple(
+        dataclasses.replace(port, shape=tuple(d if isinstance(d, int) else str(d) for d in value.shape))
+        for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
+    )
     ir.producer_name, ir.producer_version = "rechub_ray", _version()
     ir.metadata_props.update(
         {
@@ -160,18 +165,14 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
             "rechub_ray.model": _name(served),
             "rechub_ray.schema_fingerprint": served.schema.fingerprint(),
             "rechub_ray.inputs": json.dumps([port.to_dict() for port in served.inputs]),
-            "rechub_ray.outputs": json.dumps([port.to_dict() for port in served.outputs]),
+            "rechub_ray.outputs": json.dumps([port.to_dict() for port in outputs]),
         }
     )
-    for port, value in zip([*served.inputs, *served.outputs], [*ir.graph.inputs, *ir.graph.outputs], strict=True):
+    for port, value in zip([*served.inputs, *outputs], [*ir.graph.inputs, *ir.graph.outputs], strict=True):
         value.doc_string = port.meaning
     for node in ir.graph.all_nodes():  # the exporter notes stack traces, with the paths of this machine
         node.metadata_props.clear()
     _rename_clashes(ir.graph)
-    outputs = tuple(
-        dataclasses.replace(port, shape=tuple(d if isinstance(d, int) else str(d) for d in value.shape))
-        for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
-    )
     size = sum(value.const_value.nbytes for value in ir.graph.initializers.values())
     onnx_ir.save(ir, path, external_data=f"{os.path.basename(path)}.data" if size > SINGLE_FILE_BYTES else None)
     try:
@@ -221,8 +222,8 @@ def _translate(served: ServingModel) -> Any:
         raise ExportError(
             f"the model '{_name(served)}' cannot be exported to ONNX",
             got=_root(error),
-            hint=f"{type(served.model).__name__}.forward must do without control flow on the values or sizes of tensors "
-            "and without operators that ONNX lacks; to train without an export, set export.onnx=false.",
+            hint=f"{type(served.model).__name__}.forward must do without control flow on tensors' values or sizes and "
+            "without operators that ONNX lacks; to train without an export, set export.onnx=false.",
         ) from error
 
 
@@ -243,7 +244,7 @@ def _refuse_differences(checks: Sequence[Check], path: str) -> None:
             "written",
             expected=f"at most {worst.tolerance:.3g}",
             got=f"{worst.max_abs_difference:.3g}",
-            hint="NaN means that the model's own output is not finite: evaluate the checkpoint first.",
+            hint="The model's own output is not finite." if math.isnan(worst.max_abs_difference) else None,
         )
 
 

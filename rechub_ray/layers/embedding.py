@@ -107,6 +107,7 @@ class EmbeddingBank(nn.Module):
                 sizes[width] = starts[owner.name] + owner.vocab_size
         start_of = {f.name: starts[owner.name] for f, owner in zip(picked, owners, strict=True)}
         width_of = {f.name: width for f, width in zip(picked, self.widths, strict=True)}
+        self._start_of = start_of
 
         self._blocks: list[_Block] = []
         for width, rows in sizes.items():
@@ -129,6 +130,15 @@ class EmbeddingBank(nn.Module):
         """Draws all rows anew."""
         for weight in self.weights.values():
             nn.init.normal_(weight, std=self.init_std)
+
+    def table(self, name: str) -> Tensor:
+        """The rows of one feature's table, (V, D): a part of its width's weight, not a copy."""
+        place = {f.name: (f, width) for f, width in zip(self.features, self.widths, strict=True)}
+        if name not in place:
+            raise SchemaError(f"there is no embedding of '{name}'", hint=nearest(name, place))
+        feature, width = place[name]
+        weight: Tensor = self.weights[str(width)]
+        return weight.narrow(0, self._start_of[name], feature.vocab_size)
 
     @property
     def sparse_grad(self) -> bool:
@@ -249,7 +259,7 @@ class EmbeddingBank(nn.Module):
     def _look_up(self, block: _Block, rows: Tensor) -> Tensor:
         key = str(block.width)
         weight, by_rows = self.weights[key], self.row_gradients[key]
-        if weight.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if weight.device.type == "cpu" and not torch.compiler.is_compiling():
             vectors: Tensor = _Lookup.apply(rows, weight, by_rows)  # type: ignore[no-untyped-call]
             return vectors
         return F.embedding(rows, weight, sparse=by_rows)

@@ -14,6 +14,8 @@ RowGradient = tuple[Tensor, Tensor]  # rows (U,) int64, ascending, each once; va
 
 def read_rows(table: Tensor, rows: Tensor) -> Tensor:
     """table[rows]: (V, D) and (N,) give (N, D)."""
+    if table.shape[1] == 1:
+        return table.view(-1).index_select(0, rows).unsqueeze(1)
     if table.device.type == "cpu" and rows.numel():
         # bags of one row: this kernel fetches rows ahead, which halves the time of index_select on tables beyond cache
         return F.embedding_bag(rows.unsqueeze(1), table, mode="sum")

@@ -113,6 +113,7 @@ def _quieten() -> None:
 
 def make_board(ray: Any) -> Any:
     """An actor that keeps the workers' events until the driver fetches them."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     class Board:
         def __init__(self) -> None:
@@ -132,7 +133,9 @@ def make_board(ray: Any) -> Any:
             events, self.events = self.events, []
             return events, self.error
 
-    return ray.remote(num_cpus=0)(Board).remote()
+    # beside the driver: on any other host it would take the run with it when that host is lost
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
 
 def run_on_workers(

@@ -44,13 +44,15 @@ def print_result(result: RunResult) -> None:
     console.print(table)
     console.print()
     speed = details["rows"] / seconds["train"] if seconds["train"] else 0.0
+    ended = ", stopped early" if details["stopped_early"] else ""
     console.print(
-        f"steps {details['steps']:,}, epochs {details['epochs']}, rows {details['rows']:,}, workers {details['workers']}"
-        + (", stopped early" if details["stopped_early"] else "")
+        f"{details['rows']:,} rows in {details['steps']:,} steps and {details['epochs']} epochs on "
+        f"{max(details['workers'], 1)} worker(s){ended}"
     )
     console.print(
-        f"{seconds['run']:.1f} s in all: training {seconds['train']:.1f} s ({speed:,.0f} rows/s and worker group), "
-        f"waiting for data {seconds['data']:.1f} s, evaluation {seconds['evaluate']:.1f} s, saving {seconds['save']:.1f} s"
+        f"{seconds['run']:.1f} s in all: training {seconds['train']:.1f} s ({speed:,.0f} rows/s), "
+        f"waiting for data {seconds['data']:.1f} s, evaluation {seconds['evaluate']:.1f} s, "
+        f"saving {seconds['save']:.1f} s"
     )
     console.print(f"best checkpoint  {result.best_checkpoint}")
     if result.onnx:

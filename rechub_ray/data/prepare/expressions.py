@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rechub_ray.data.prepare.values import Flaws, to_number, to_text
+from rechub_ray.data.prepare.values import Flaws, to_float, to_number, to_text
 from rechub_ray.errors import ConfigError
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -67,7 +67,7 @@ class Expression:
         result = self._evaluate(self._tree, table, flaws)
         if isinstance(result, pa.Scalar):
             result = pa.array(np.full(table.num_rows, float(result.as_py())))
-        return pc.cast(result, pa.float64()), flaws
+        return to_float(result), flaws
 
     def _check(self, node: ast.expr) -> None:
         children: list[ast.expr]
@@ -120,9 +120,11 @@ class Expression:
                     return pc.invert(_truth(value))
                 return pc.negate(_numeric(value)) if isinstance(node.op, ast.USub) else _numeric(value)
             case ast.BinOp():
-                left, right = (_numeric(self._evaluate(side, table, flaws)) for side in (node.left, node.right))
+                left, right = _align(
+                    *(_numeric(self._evaluate(side, table, flaws)) for side in (node.left, node.right))
+                )
                 if isinstance(node.op, ast.Div):
-                    left = pc.cast(left, pa.float64())
+                    left = to_float(left)
                 return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
             case ast.Compare():
                 return self._compare(node, table, flaws)
@@ -135,13 +137,13 @@ class Expression:
             if isinstance(op, ast.In | ast.NotIn):
                 members = _members(right, self.text)
                 value = self._evaluate(left, table, flaws, as_text=isinstance(members[0], str))
-                part = pc.if_else(pc.is_valid(value), pc.is_in(value, value_set=pa.array(members, value.type)), None)
+                value, known = _align(value, pa.array(members))
+                part = pc.if_else(pc.is_valid(value), pc.is_in(value, value_set=known), None)
                 part = pc.invert(part) if isinstance(op, ast.NotIn) else part
             else:
                 text = any(isinstance(side, ast.Constant) and isinstance(side.value, str) for side in (left, right))
-                part = pc.call_function(
-                    _COMPARISONS[type(op)], [self._evaluate(side, table, flaws, text) for side in (left, right)]
-                )
+                pair = [self._evaluate(side, table, flaws, text) for side in (left, right)]
+                part = pc.call_function(_COMPARISONS[type(op)], list(_align(*pair)))
             result = part if result is None else pc.and_kleene(result, part)
         return result
 
@@ -164,6 +166,13 @@ def _number(value: Any) -> Any:
     if isinstance(value, str):
         raise ConfigError(f"the text '{value}' stands where an expression needs a number")
     return value
+
+
+def _align(left: Any, right: Any) -> tuple[Any, Any]:
+    """Whole numbers beside fractions become fractions: Arrow itself refuses beyond 2^53."""
+    if pa.types.is_floating(left.type) or pa.types.is_floating(right.type):
+        left, right = (to_float(x) if pa.types.is_integer(x.type) else x for x in (left, right))
+    return left, right
 
 
 def _truth(value: Any) -> Any:

@@ -19,7 +19,7 @@ from rechub_ray.data.prepare.recipe import Recipe
 from rechub_ray.data.prepare.sketch import Quantiles
 from rechub_ray.data.prepare.sources import BadRow, Block, Source, Task, read, read_all
 from rechub_ray.data.prepare.splits import Codes, split_codes
-from rechub_ray.data.prepare.values import Flaws, flat, hash64, to_number, to_text, to_time
+from rechub_ray.data.prepare.values import Flaws, flat, hash64, to_float, to_number, to_text, to_time
 from rechub_ray.errors import DataError
 
 
@@ -160,7 +160,7 @@ def _label(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
         for row, reason in inner.reasons.items():
             flaws.reasons.setdefault(row, reason)
     else:
-        values = pc.cast(to_number(table[spec.name], spec.name, flaws), pa.float64())
+        values = to_float(to_number(table[spec.name], spec.name, flaws))
     flaws.add(_mask(pc.is_null(values)), f"label '{spec.name}' is null")
     if spec.kind == "binary":
         neither = pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1)))
@@ -171,7 +171,7 @@ def _label(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
 
 
 def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
-    values = pc.cast(to_number(table[name], name, flaws), pa.float64())
+    values = to_float(to_number(table[name], name, flaws))
     flaws.add(_mask(pc.is_null(values)), f"weight '{name}' is null")
     flaws.add(_mask(pc.less(values, 0)), f"weight '{name}' is {{value}}, expected >= 0", values)
     return pc.cast(values, pa.float32())

@@ -114,8 +114,9 @@ class Quantiles:
 
     def _take(self, values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> None:
         merged, index = np.unique(np.concatenate([self.values, values]), return_inverse=True)
-        totals: npt.NDArray[np.float64]
-        totals = np.bincount(index, np.concatenate([self.weights, weights]), minlength=len(merged))
+        totals: npt.NDArray[np.float64] = np.bincount(
+            index, np.concatenate([self.weights, weights]), minlength=len(merged)
+        )
         if len(merged) > QUANTILE_POINTS:
             middles = np.cumsum(totals) - totals / 2
             ranks = (np.arange(QUANTILE_POINTS) + 0.5) * (totals.sum() / QUANTILE_POINTS)
@@ -123,7 +124,7 @@ class Quantiles:
             picked[0], picked[-1] = merged[0], merged[-1]
             weight = totals.sum() / QUANTILE_POINTS
             merged, counts = np.unique(picked, return_counts=True)
-            totals = counts.astype(np.float64) * weight
+            totals = weight * counts
         self.values, self.weights = merged, totals
 
     def at(self, fractions: list[float]) -> list[float]:

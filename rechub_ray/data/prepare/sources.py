@@ -184,8 +184,11 @@ def _plan_parquet(source: Source, whole: Task, columns: list[str]) -> list[Task]
 
 
 def _plan_text(source: Source, whole: Task, form: Format, columns: list[str]) -> list[Task]:
-    with text.open_stream(source.filesystem, whole.file) as stream:
-        names, start = text.header(stream, form, whole.file)
+    try:
+        with text.open_stream(source.filesystem, whole.file) as stream:
+            names, start = text.header(stream, form, whole.file)
+    except OSError as error:
+        raise DataError(f"{whole.file} cannot be read", got=error) from None
     if names:
         need_columns(whole.file, names, columns, form)
     whole = dataclasses.replace(whole, names=tuple(names), offset=start, first_row=2 if form.header and names else 1)

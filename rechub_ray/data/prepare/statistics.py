@@ -23,7 +23,7 @@ class ColumnStatistics:
 
     Args:
         nulls: rows without a value (an empty list). unseen: values that are there and have id 0.
-        seen: one bit an id, whether it occurs.
+        seen: one bit an id, whether it occurs (id 0 is not counted as a value).
         moments: of the raw values (numeric), of the list lengths as cut (sequence), of the label.
     """
 
@@ -35,10 +35,9 @@ class ColumnStatistics:
 
     def see(self, ids: npt.NDArray[Any], size: int) -> None:
         """Notes which ids occur."""
-        bits = np.zeros(size, dtype=bool)
-        bits[ids] = True
-        packed = np.packbits(bits)
-        self.seen = packed if self.seen is None else self.seen | packed
+        if self.seen is None:
+            self.seen = np.zeros(-(-size // 8), dtype=np.uint8)
+        np.bitwise_or.at(self.seen, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
 
     def merge(self, other: ColumnStatistics) -> None:
         self.nulls, self.unseen, self.values = (
@@ -60,7 +59,7 @@ class ColumnStatistics:
             return {"kind": what.kind, **ends}
         if isinstance(what, DenseFeature):
             return {"kind": "dense", "nulls": self.nulls, **ends}
-        distinct = 0 if self.seen is None else int(np.unpackbits(self.seen)[1:].sum())
+        distinct = 0 if self.seen is None else int(np.bitwise_count(self.seen).sum()) - int(self.seen[0] & 1)
         result: dict[str, Any] = {"kind": what.kind, "nulls": self.nulls, "unseen": self.unseen, "distinct": distinct}
         result["vocab_size"] = what.vocab_size
         if isinstance(what, SequenceFeature):

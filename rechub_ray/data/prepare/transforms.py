@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rechub_ray.data.prepare.forms import Bucket, Categorical, Numeric, Sequence, Table
 from rechub_ray.data.prepare.sketch import Counter, Moments, Quantiles
-from rechub_ray.data.prepare.values import Flaws, hash64, to_lists, to_number, to_text
+from rechub_ray.data.prepare.values import Flaws, hash64, to_float, to_lists, to_number, to_text
 from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
 
 State: TypeAlias = Counter | Moments | Quantiles
@@ -149,12 +149,12 @@ class NumericTransform:
             if pa.types.is_nested(column.type):
                 flaws.add(np.ones(flaws.rows, dtype=bool), f"column '{spec.source}' is a list, not a number")
                 return pa.nulls(flaws.rows, pa.float64())
-            return pc.cast(to_number(column, spec.source, flaws), pa.float64())
+            return to_float(to_number(column, spec.source, flaws))
         lists = to_lists(table[spec.source], spec.separator)
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         flaws.add(lengths != spec.dim, f"column '{spec.source}' does not hold {spec.dim} numbers")
         inner = Flaws(len(lists.flatten()))
-        numbers = pc.cast(to_number(lists.flatten(), spec.source, inner), pa.float64())
+        numbers = to_float(to_number(lists.flatten(), spec.source, inner))
         owners = np.repeat(np.arange(len(lists)), lengths)
         for position, reason in inner.reasons.items():
             flaws.reasons.setdefault(int(owners[position]), reason)
@@ -202,7 +202,7 @@ class BucketTransform:
         self.spec, self.boundaries = spec, boundaries or []
 
     def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
-        return pc.cast(to_number(table[self.spec.source], self.spec.source, flaws), pa.float64())
+        return to_float(to_number(table[self.spec.source], self.spec.source, flaws))
 
     def fit(self, state: State, values: pa.Array) -> None:
         assert isinstance(state, Quantiles)

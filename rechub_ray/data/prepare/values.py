@@ -117,6 +117,11 @@ def _parse(texts: pa.Array, name: str, flaws: Flaws) -> pa.Array:
     return pc.cast(pc.if_else(wrong, None, trimmed), pa.float64())
 
 
+def to_float(values: pa.Array) -> pa.Array:
+    """float64; whole numbers beyond 2^53 are rounded."""
+    return pc.cast(values, pa.float64(), safe=False)
+
+
 def to_time(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> npt.NDArray[np.float64]:
     """Seconds or whatever unit the numbers have; ISO 8601 texts and timestamps give seconds since 1970 (UTC)."""
     values = flat(column)
@@ -128,7 +133,7 @@ def to_time(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> npt.
         )
     else:
         attempt = Flaws(len(values))
-        numbers = pc.cast(to_number(values, name, attempt), pa.float64())
+        numbers = to_float(to_number(values, name, attempt))
         if attempt.reasons:
             numbers = _iso(to_text(values), numbers, name, attempt, flaws)
     flaws.add(pc.is_null(numbers).to_numpy(zero_copy_only=False), f"column '{name}' holds no time")

@@ -1,0 +1,1 @@
+"""Features, loggers, callbacks and losses under Torch-RecHub's names."""

@@ -1,0 +1,1 @@
+"""Models under Torch-RecHub's names."""

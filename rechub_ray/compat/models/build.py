@@ -1,0 +1,110 @@
+"""From feature lists and parameter dictionaries to models of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, cast
+
+from rechub_ray import schema as house
+from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
+from rechub_ray.errors import ConfigError, SchemaError, nearest
+from rechub_ray.layers.embedding import EmbeddingBank
+from rechub_ray.models.base import MODELS, Model
+
+Feature: TypeAlias = SparseFeature | SequenceFeature | DenseFeature
+LABEL = "label"  # the click's column where the data is a table
+
+_ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "prelu": "prelu", "leakyrelu": "leaky_relu"}
+_MLP_KEYS = ("dims", "activation", "dropout", "output_layer")
+
+
+def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
+    """The house's model `name` on these features, with their initializers applied.
+
+    Its attribute `padding` says which id pads which sequence feature.
+    """
+    by_name = _by_name(features)
+    model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values())), where="model")
+    for feature in by_name.values():
+        if not isinstance(feature, DenseFeature) and feature.shared_with is None:
+            bank = model.embedding
+            if isinstance(bank, EmbeddingBank) and feature.name in [f.name for f in bank.features]:
+                feature.initializer.fill(bank.table(feature.name).detach())
+    padding = {
+        f.name: f.padding_idx for f in by_name.values() if isinstance(f, SequenceFeature) and f.padding_idx is not None
+    }
+    model.__dict__["padding"] = padding
+    return model
+
+
+def schema_of(features: Sequence[Feature]) -> house.Schema:
+    """The schema with these features and the binary label `label`."""
+    tables = {f.name: f for f in features if not isinstance(f, DenseFeature)}
+    converted: list[house.Feature] = []
+    for feature in features:
+        if isinstance(feature, DenseFeature):
+            converted.append(house.DenseFeature(feature.name, dim=feature.embed_dim))
+            continue
+        owner = tables.get(feature.shared_with or feature.name)
+        if owner is None:
+            raise SchemaError(
+                f"feature '{feature.name}' shares the table of '{feature.shared_with}', which the model does not have",
+                hint=nearest(str(feature.shared_with), tables),
+            )
+        common: dict[str, Any] = {
+            "name": feature.name,
+            "vocab_size": owner.vocab_size,
+            "embed_dim": owner.embed_dim,
+            "shared_with": feature.shared_with,
+        }
+        if isinstance(feature, SparseFeature):
+            converted.append(house.SparseFeature(**common))
+        elif feature.pooling in ("mean", "sum"):
+            pooling = cast(Literal["mean", "sum"], feature.pooling)
+            converted.append(house.SequenceFeature(**common, pooling=pooling, max_length=feature.max_length))
+        else:
+            raise ConfigError(
+                f"feature '{feature.name}': pooling '{feature.pooling}' has no meaning for this model",
+                expected="mean or sum",
+            )
+    return house.Schema(tuple(converted), (house.Label(LABEL),))
+
+
+def names(features: Sequence[Feature]) -> list[str]:
+    return [feature.name for feature in features]
+
+
+def mlp_arguments(mlp_params: Mapping[str, Any]) -> dict[str, Any]:
+    """`mlp_params` as the house's arguments; Torch-RecHub normalises every hidden layer.
+
+    Raises:
+        ConfigError: an unknown key or activation.
+    """
+    for key in mlp_params:
+        if key not in _MLP_KEYS:
+            raise ConfigError(f"'mlp_params' has no '{key}'", hint=nearest(key, _MLP_KEYS))
+    activation = str(mlp_params.get("activation", "relu")).lower()
+    if activation not in _ACTIVATIONS:
+        raise ConfigError(f"'mlp_params': no activation '{activation}'", hint=nearest(activation, _ACTIVATIONS))
+    return {
+        "hidden_units": list(mlp_params.get("dims") or ()),
+        "activation": _ACTIVATIONS[activation],
+        "dropout": mlp_params.get("dropout", 0.0),
+        "batch_norm": True,
+    }
+
+
+def _by_name(features: Sequence[Feature]) -> dict[str, Feature]:
+    """Each feature once: lists of a model's parts overlap."""
+    by_name: dict[str, Feature] = {}
+    for feature in features:
+        if not isinstance(feature, SparseFeature | SequenceFeature | DenseFeature):
+            raise ConfigError(
+                "a feature list holds something else",
+                expected="features of rechub_ray.compat.basic.features",
+                got=repr(feature),
+            )
+        known = by_name.setdefault(feature.name, feature)
+        if known != feature:
+            raise SchemaError(f"two different features are called '{feature.name}'", got=f"{known} and {feature}")
+    return by_name

@@ -1,0 +1,14 @@
+"""Trainers under Torch-RecHub's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rechub_ray.compat.missing import refuse
+from rechub_ray.trainers import CTRTrainer
+
+__all__ = ["CTRTrainer"]
+
+
+def __getattr__(name: str) -> Any:
+    refuse(__name__, name, known=__all__, missing=("MTLTrainer", "MatchTrainer", "SeqTrainer"))

@@ -1,0 +1,1 @@
+"""Data loaders under Torch-RecHub's names."""

@@ -1,0 +1,175 @@
+"""Data loaders under Torch-RecHub's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, random_split
+
+from rechub_ray.compat.missing import refuse
+from rechub_ray.errors import ConfigError, DataError
+
+__all__ = ["DataGenerator", "PredictDataset", "TorchDataset", "df_to_dict", "get_auto_embedding_dim", "pad_sequences"]
+_MISSING = (
+    "MatchDataGenerator", "SequenceDataGenerator", "create_seq_features", "generate_seq_feature", "neg_sample",
+)  # fmt: skip
+
+Row = tuple[dict[str, Any], Any]
+
+
+class PredictDataset(Dataset[Any]):
+    """Columns in memory; a batch is cut out of them as a whole.
+
+    Args:
+        x: one array of equal length a feature, (N,) or (N, T); a DataFrame counts by position, whatever its index.
+
+    Raises:
+        DataError: no columns, or of different lengths.
+    """
+
+    def __init__(self, x: Mapping[str, Any] | pd.DataFrame) -> None:
+        self.x = {str(name): np.asarray(values) for name, values in x.items()}
+        lengths = {name: len(values) for name, values in self.x.items()}
+        if len(set(lengths.values())) != 1:
+            raise DataError("the columns do not make a table", expected="columns of one length", got=lengths or "none")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.x.values())))
+
+    def __getitem__(self, index: int) -> Any:
+        return {name: values[index] for name, values in self.x.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A batch, stacked: far faster than row by row."""
+        rows = np.asarray(indices)
+        return {name: torch.as_tensor(values[rows]) for name, values in self.x.items()}
+
+
+class TorchDataset(PredictDataset):
+    """Columns in memory with a label each; see `PredictDataset`.
+
+    Args:
+        x: the features.
+        y: (N,) labels.
+    """
+
+    def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any) -> None:
+        super().__init__(x)
+        self.y = np.asarray(y)
+        if len(self.y) != len(self):
+            raise DataError("features and labels differ in length", expected=len(self), got=len(self.y))
+
+    def __getitem__(self, index: int) -> Row:
+        return super().__getitem__(index), self.y[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Row:
+        return super().__getitems__(indices), torch.as_tensor(self.y[np.asarray(indices)])
+
+
+class DataGenerator:
+    """Loaders of the three splits from columns in memory.
+
+    Args:
+        x: one array a feature; all rows, or those of the training split.
+        y: their labels.
+    """
+
+    def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any) -> None:
+        self.dataset = TorchDataset(x, y)
+
+    def generate_dataloader(
+        self,
+        x_val: Any = None,
+        y_val: Any = None,
+        x_test: Any = None,
+        y_test: Any = None,
+        split_ratio: Sequence[float] | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]:
+        """The loaders for training (shuffled), validation and test.
+
+        Args:
+            x_val, y_val, x_test, y_test: the other splits' rows.
+            split_ratio: shares of training and validation, the rest is for the test; the rows are drawn at random.
+            batch_size: rows of a batch.
+            num_workers: processes that load.
+
+        Raises:
+            ConfigError: neither a ratio nor the other splits' rows.
+        """
+        parts: Sequence[Dataset[Any]]
+        if split_ratio is not None:
+            rows = len(self.dataset)
+            first, second = int(rows * split_ratio[0]), int(rows * split_ratio[1])
+            parts = random_split(self.dataset, [first, second, rows - first - second])
+        elif x_val is None or x_test is None:
+            raise ConfigError(
+                "generate_dataloader needs three splits", expected="split_ratio, or x_val, y_val, x_test and y_test"
+            )
+        else:
+            parts = [self.dataset, TorchDataset(x_val, y_val), TorchDataset(x_test, y_test)]
+        train, valid, test = (
+            DataLoader(part, batch_size, shuffle=i == 0, num_workers=num_workers, collate_fn=_as_it_is)
+            for i, part in enumerate(parts)
+        )
+        return train, valid, test
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def df_to_dict(data: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """The columns as arrays; lists of one length become a matrix."""
+    return {str(name): np.array(data[name].tolist()) for name in data.columns}
+
+
+def get_auto_embedding_dim(num_classes: int) -> int:
+    """floor(6 * num_classes^(1/4)), the rule of Wang et al., arXiv 1708.05123, section 3.1.
+
+    Example:
+        >>> get_auto_embedding_dim(10_000)
+        60
+    """
+    return int(np.floor(6 * num_classes**0.25))
+
+
+def pad_sequences(
+    sequences: Sequence[Sequence[Any]],
+    maxlen: int | None = None,
+    dtype: str = "int32",
+    padding: Literal["pre", "post"] = "pre",
+    truncating: Literal["pre", "post"] = "pre",
+    value: float = 0.0,
+) -> npt.NDArray[Any]:
+    """The sequences as a rectangle (N, maxlen).
+
+    Args:
+        sequences: of any lengths.
+        maxlen: width; None takes the longest one's.
+        dtype: of the result.
+        padding: whether `value` stands before or after a short sequence.
+        truncating: whether a long sequence loses its beginning or its end.
+        value: what fills up.
+
+    Example:
+        >>> pad_sequences([[1], [2, 3, 4]], maxlen=2).tolist()
+        [[0, 1], [3, 4]]
+    """
+    width = max(map(len, sequences), default=0) if maxlen is None else maxlen
+    result = np.full((len(sequences), width), value, dtype=dtype)
+    for row, sequence in zip(result, sequences, strict=True):
+        kept = sequence[max(len(sequence) - width, 0) :] if truncating == "pre" else sequence[:width]
+        start = width - len(kept) if padding == "pre" else 0
+        row[start : start + len(kept)] = kept
+    return result
+
+
+def __getattr__(name: str) -> Any:
+    refuse(__name__, name, known=__all__, missing=_MISSING)

@@ -1,0 +1,140 @@
+"""Runs on Ray Train workers: the numbers of one process, recovery from a killed worker, errors that end at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.errors import DataError, ResourceError
+from rechub_ray.runtime.inference import evaluate, predict
+from rechub_ray.runtime.launch import train
+from rechub_ray.tracking import Tracker, read_history
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+
+BASE: dict[str, Any] = {
+    "name": "t",
+    "data": {"batch_size": 128, "eval_batch_size": 512},
+    "model": {"name": "deepfm", "embedding_dim": 4, "init_std": 0.05, "hidden_units": [16, 8]},
+    "optimizers": [
+        {"name": "rowwise_adagrad", "params": ["embedding.*", "linear.embedding.*"], "lr": 0.05},
+        {"name": "adam", "lr": 0.01},
+    ],
+    "train": {"epochs": 1, "log_every_steps": 2, "threads": 1},
+    "trackers": ["jsonl"],
+    "scaling": {"num_workers": 2},
+    "export": {"onnx": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clicks")
+    write_click_logs(root, rows=6000, seed=3, files=3, row_group_rows=512)
+    return root
+
+
+def settings(data: Path, model_dir: Path, **overrides: Any) -> config_module.RunConfig:
+    given = {"data.root": str(data), "model_dir": str(model_dir)}
+    return config_module.load(BASE, {**given, **{k.replace("__", "."): v for k, v in overrides.items()}})
+
+
+def weights(model_dir: Path) -> dict[str, torch.Tensor]:
+    return read(f"{model_dir}/checkpoints/{Store(str(model_dir)).newest()}").model
+
+
+def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(
+    ray_cluster: None, data: Path, tmp_path: Path
+) -> None:
+    here = train(settings(data, tmp_path / "here", scaling__num_workers=0, data__batch_size=256))
+    one = train(settings(data, tmp_path / "one", scaling__num_workers=1, data__batch_size=256))
+    two = train(settings(data, tmp_path / "two"))
+    a, b, c = (weights(tmp_path / name) for name in ("here", "one", "two"))
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+        torch.testing.assert_close(c[name], a[name], rtol=2e-4, atol=2e-5)
+    assert here.metrics == one.metrics
+    assert here.details["rows"] == one.details["rows"] == two.details["rows"] == 18 * 256
+    for split in (two.metrics, two.test_metrics):
+        assert split["rows_seen"] == split["rows_expected"] == 600
+    assert abs(two.test_metrics["auc"] - here.test_metrics["auc"]) < 1e-4
+    assert evaluate(tmp_path / "two")["auc"] == pytest.approx(two.test_metrics["auc"], abs=1e-6)
+    on_two = evaluate(tmp_path / "here", overrides={"scaling.num_workers": 2})
+    assert on_two["auc"] == pytest.approx(here.test_metrics["auc"], abs=1e-6)
+    assert predict(tmp_path / "here", tmp_path / "p", overrides={"scaling.num_workers": 2}) == 600
+    assert pq.read_table(tmp_path / "p").num_rows == 600
+
+
+class _KillOne(Tracker):
+    """Kills a Ray Train worker process, once, at the first log from `step` on."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.killed = step, False
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step and not self.killed:
+            self.killed = True
+            os.kill(_worker_pids()[-1], signal.SIGKILL)
+
+
+def _worker_pids() -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"ray::RayTrainWorker" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
+    ray_cluster: None, data: Path, tmp_path: Path
+) -> None:
+    # small steps, many of them: the run must still be going when the worker dies
+    longer = {"train__epochs": 30, "checkpoint__every_steps": 5, "train__evaluate_every_epochs": 30}
+    whole = train(settings(data, tmp_path / "whole", **longer))
+    killer = _KillOne(21)
+    survived = train(settings(data, tmp_path / "killed", **longer), trackers=[killer])
+    assert killer.killed
+    assert survived.details["rows"] == whole.details["rows"] == 30 * 18 * 256
+    assert survived.test_metrics == whole.test_metrics
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    steps = [line["step"] for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
+    assert steps == sorted(set(steps)), "a step was logged twice"
+
+
+def test_a_bad_file_ends_the_run_at_once_and_is_named(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_click_logs(root, rows=6000, seed=3, files=3, row_group_rows=512)
+    file = sorted((root / "train").glob("*.parquet"))[1]
+    table = pq.read_table(file)
+    ids = table["city"].to_numpy().copy()
+    ids[7] = 999
+    pq.write_table(table.set_column(table.column_names.index("city"), "city", [ids]), file, row_group_size=512)
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        train(settings(root, tmp_path / "r"))
+    assert file.name in str(caught.value)
+    assert "city" in str(caught.value)
+    assert "999" in str(caught.value)
+    assert time.monotonic() - start < 120, "it was tried again"
+
+
+def test_a_request_that_does_not_fit_fails_before_anything_starts(
+    ray_cluster: None, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ResourceError, match=r"2 workers x 1\.5 CPU \+ 1 CPU for reading = 4 CPU"):
+        train(settings(data, tmp_path / "r", scaling__cpus_per_worker=1.5))
