@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,17 +19,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    name = arguments[0] if arguments else ""
     try:
         options, rest = _parser().parse_known_args(arguments)
-        options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest)]
+        options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest, options.known)]
         command: Callable[[argparse.Namespace], None] = options.run
         command(options)
+        sys.stdout.flush()
     except RechubError as error:
         print(f"rechub-ray: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("rechub-ray: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        more = "; the same command goes on from the last checkpoint" if name == "train" else ""
+        print(f"rechub-ray: interrupted{more}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `rechub-ray list | head`; what Python would still flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -46,6 +52,16 @@ def entry() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print its usage and leave; keeps the names of its options."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.options: list[str] = []
+        super().__init__(**settings)
+
+    def add_argument(self, *names: str, **settings: Any) -> Any:
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
     def error(self, message: str) -> Any:
         raise ConfigError(f"{self.prog}: {message}", hint=f"`{self.prog} --help` shows what it takes.")
 
@@ -56,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, known=sub.options)
         return sub
 
     prepare = add("prepare", _prepare, "Encode raw logs into parquet shards and a schema.")
@@ -102,14 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _as_overrides(rest: Sequence[str]) -> list[str]:
+def _as_overrides(rest: Sequence[str], known: Sequence[str]) -> list[str]:
     """What argparse leaves over: `path=value` behind an option, and `--path=value`; anything else is an error."""
-    known = ["--model-dir", "--resume", "--continue-train", "--edit-config-json", "--split", "--out", "--logits"]
     for item in rest:
-        name = item.partition("=")[0]
-        if "=" not in item or (item.startswith("-") and not item.startswith("--")):
-            raise ConfigError(f"unknown option '{item}'", hint=nearest(name, known))
-        if item.startswith("--") and "." not in name and nearest(name, known).startswith("Did"):
+        name, equals, _ = item.partition("=")
+        if not item.startswith("-"):
+            if not equals:
+                raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(item))
+        elif not equals and "." in name:
+            raise ConfigError(f"'{item}' has no value", expected=f"{item}=VALUE")
+        elif not equals or not item.startswith("--") or ("." not in name and nearest(name, known).startswith("Did")):
             raise ConfigError(f"unknown option '{name}'", hint=nearest(name, known))
     return [item.lstrip("-") for item in rest]
 
@@ -118,15 +136,15 @@ def _load(options: argparse.Namespace) -> Any:
     from rechub_ray import config as config_module
 
     data = config_module.merge(config_module.read_yaml(options.config), options.overrides)
-    if options.edit_config_json:
+    if options.edit_config_json is not None:
         try:
             edits = json.loads(options.edit_config_json)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError("--edit-config-json is not JSON", got=str(error)) from None
         if not isinstance(edits, dict):
             raise ConfigError("--edit-config-json", expected='{"path": value, ...}', got=repr(edits))
         data = config_module.merge(data, edits)
-    if options.model_dir:
+    if options.model_dir is not None:
         data["model_dir"] = options.model_dir
     return config_module.validate(data)
 
@@ -178,17 +196,22 @@ def _predict(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from rechub_ray.export.onnx import export_onnx
 
-    if options.overrides:
-        raise ConfigError("export takes no overrides", got=" ".join(options.overrides))
+    _refuse_overrides(options)
     out = options.out or f"{options.checkpoint.rstrip('/')}/model.onnx"
     report = export_onnx(options.checkpoint, out, probabilities=not options.logits)
     print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
 
 
 def _list(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
     from rechub_ray.runtime.summary import print_components
 
     print_components(options.kind, options.name)
+
+
+def _refuse_overrides(options: argparse.Namespace) -> None:
+    if options.overrides:
+        raise ConfigError(f"{options.command} takes no overrides", got=" ".join(options.overrides))
 
 
 if __name__ == "__main__":

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.files import reason
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
 from rechub_ray.optimizers import OPTIMIZERS, validate_optimizer
-from rechub_ray.registry import Registry, config_error
+from rechub_ray.registry import Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
 
 Count = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
 Factor = Annotated[float, Ge(0)]
+Place = Annotated[str, MinLen(1)]
 Node = dict[str, Any]
 
 
@@ -50,12 +55,12 @@ class DataSection(Section):
         read_threads: reading threads in the process when Ray does not read (scaling.num_workers = 0).
     """
 
-    root: str = "."
-    schema_file: str = "schema.json"
-    train: str = "train"
-    valid: str | None = "valid"
-    test: str | None = "test"
-    features: list[str] | None = None
+    root: Place = "."
+    schema_file: Place = "schema.json"
+    train: Place = "train"
+    valid: Place | None = "valid"
+    test: Place | None = "test"
+    features: Annotated[list[str], MinLen(1)] | None = None
     batch_size: Count = 4096
     eval_batch_size: Count = 16384
     read_threads: Count = 1
@@ -110,7 +115,7 @@ class TrainSection(Section):
     clip_norm: Annotated[float, Gt(0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Count | None = None
+    threads: Annotated[int, Ge(1), Le(1024)] | None = None
     initial_evaluation: bool = True
     evaluate_every_epochs: Annotated[int, Ge(0)] = 1
     evaluate_every_steps: Count | None = None
@@ -162,7 +167,7 @@ class ScalingSection(Section):
     cpus_per_worker: Annotated[float, Ge(0)] | None = None
     data_cpus: Annotated[float, Ge(1)] = 1.0
     max_failures: Annotated[int, Ge(0)] = 3
-    address: str | None = None
+    address: Place | None = None
     start_timeout_seconds: Seconds = 300.0
     collective_timeout_seconds: Seconds = 600.0
 
@@ -194,12 +199,12 @@ class RunConfig(Section):
             also takes `params` (patterns of parameter names) and `schedule` (a schedule's node).
     """
 
-    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[\w.-]+$")] = "run"
-    model_dir: str | None = None
-    seed: Annotated[int, Ge(0)] = 2026
-    imports: list[str] = []
-    init_from: str | None = None
-    init_map: str | None = None
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$")] = "run"
+    model_dir: Place | None = None
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 2026
+    imports: list[Place] = []
+    init_from: Place | None = None
+    init_map: Place | None = None
     data: DataSection = DataSection()
     model: Node
     losses: list[Node] = [{"name": "bce"}]
@@ -255,28 +260,72 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
 def read_yaml(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The mapping in a YAML file; a mapping is copied."""
     if isinstance(source, Mapping):
-        return typing.cast(dict[str, Any], json.loads(json.dumps(source)))
+        return typing.cast(dict[str, Any], _plain(source))
     path = Path(source)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        siblings += [str(path / "config.yaml")] if (path / "config.yaml").is_file() else []
         raise ConfigError(
             f"cannot read the configuration '{source}'",
-            got=error.strerror or error,
+            got=reason(error),
             hint=nearest(str(path), siblings) if siblings else None,
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{source}' is not YAML", got=" ".join(str(error).split())) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{source}' is not YAML", got=str(error)) from None
+    data = _from_yaml(text, f"'{source}'")
     if not isinstance(data, dict):
         raise ConfigError(f"'{source}' is not a configuration", expected="a YAML mapping", got=type(data).__name__)
     return data
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 without doubled keys, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _from_yaml(text: str, what: str) -> Any:
+    try:
+        return _plain(yaml.load(text, _Yaml))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
+        raise ConfigError(f"{what} is not YAML", got=" ".join(str(error).split())[:300]) from None
+
+
+def _plain(value: Any, where: str = "") -> Any:
+    """A deep copy in which there is nothing but what JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ConfigError(
+        f"'{where}' holds a {type(value).__name__}",
+        expected="text, a number, true, false, null, a list or keys and values",
+        got=str(value)[:120],
+        hint="Put text that looks like a date into quotes." if isinstance(value, datetime.date) else None,
+    )
+
+
 def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """`data` with the overrides set; a path's numbers index lists, missing mappings on the way are made."""
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
-    result = typing.cast(dict[str, Any], json.loads(json.dumps(data)))
+    pairs = _plain(overrides).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    result = typing.cast(dict[str, Any], _plain(data))
     for path, value in pairs:
         _set(result, path, value)
     return result
@@ -287,10 +336,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     path = path.strip().lstrip("-")
     if not equals or not path:
         raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
-    try:
-        return path, yaml.safe_load(value) if value else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{path}': the value is not YAML", got=" ".join(str(error).split())) from None
+    return path, _from_yaml(value, f"override '{path}': the value") if value else ""
 
 
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
@@ -298,7 +344,9 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
     if len(keys) > 1 and keys[0] not in data and field is not None and isinstance(field.default, list):
-        data[keys[0]] = json.loads(json.dumps(field.default))
+        data[keys[0]] = _plain(field.default)
+    if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
+        data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
     here: Any = data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
@@ -334,7 +382,10 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
 def validate(data: Mapping[str, Any]) -> RunConfig:
     """The frozen configuration, components checked and their defaults filled in."""
     data = dict(data)
-    for module in data.get("imports") or []:
+    modules = data.get("imports", [])
+    if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
+        raise ConfigError("'imports'", expected="a list of modules, as in [my_package.my_model]", got=repr(modules))
+    for module in modules:
         _import(module)
     _check_keys(RunConfig, data, "")
     for key, registry in _LISTS.items():
@@ -348,9 +399,11 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
         if key not in data:
             data[key] = _component_list(RunConfig.model_fields[key].default, registry, key)
     try:
-        return RunConfig.model_validate(data)
+        config = RunConfig.model_validate(data)
     except pydantic.ValidationError as error:
         raise config_error(error) from None
+    check_booleans(data, config.model_dump())
+    return config
 
 
 def dump(config: RunConfig) -> str:

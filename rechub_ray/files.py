@@ -53,6 +53,11 @@ def exists(filesystem: pafs.FileSystem, path: str, kind: pafs.FileType = pafs.Fi
     return bool(filesystem.get_file_info([path])[0].type == kind)
 
 
+def reason(error: OSError) -> str:
+    """Why the system refused, in a few words."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
 def read_text(path: str) -> str:
     """A small UTF-8 file; OSError where it cannot be read."""
     filesystem, inner = open_filesystem(path)

@@ -64,7 +64,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: for an unknown name; suggests the nearest one.
         """
-        if name not in self._classes:
+        if not isinstance(name, str) or name not in self._classes:
             raise ConfigError(f"{_at(where)}unknown {self.kind} '{name}'", hint=nearest(str(name), self._classes))
         return self._classes[name]
 
@@ -89,7 +89,7 @@ class Registry(Generic[T]):
             raise ConfigError(
                 f"{_at(where)}the {self.kind} has no 'name'",
                 got=dict(node),
-                hint=f"Known: {', '.join(self.names())}.",
+                hint=_meant_name(node) or f"Known: {', '.join(self.names())}.",
             )
         name = node["name"]
         self.get(name, where=f"{where}.name" if where else "name")
@@ -105,7 +105,9 @@ class Registry(Generic[T]):
             values = form.model_validate(arguments)
         except pydantic.ValidationError as error:
             raise config_error(error, where=where) from None
-        return {"name": name, **values.model_dump()}
+        checked = values.model_dump()
+        check_booleans(arguments, checked, where=where)
+        return {"name": name, **checked}
 
     def build(self, node: Any, *context: Any, where: str = "") -> T:
         """An instance: `context` goes in by position, the node's arguments by keyword."""
@@ -147,6 +149,30 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
             complaints.append(f"'{path}': {item['msg'][0].lower()}{item['msg'][1:]}, got {value}")
     more = len(error.errors()) - len(complaints)
     return ConfigError("; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
+
+
+def check_booleans(given: Any, checked: Any, *, where: str = "") -> None:
+    """Refuses what pydantic lets pass for lax numbers: true for 1, and 1 or "yes" for true.
+
+    Args:
+        given: what the user wrote. checked: what pydantic made of it. where: its place, for the message.
+    """
+    if isinstance(given, Mapping) and isinstance(checked, Mapping):
+        for key, value in given.items():
+            if key in checked:
+                check_booleans(value, checked[key], where=f"{where}.{key}" if where else str(key))
+    elif isinstance(given, (list, tuple)) and isinstance(checked, (list, tuple)):
+        for i, (value, result) in enumerate(zip(given, checked, strict=False)):
+            check_booleans(value, result, where=f"{where}.{i}")
+    elif isinstance(checked, bool) and not isinstance(given, bool):
+        raise ConfigError(f"'{where}' is a switch", expected="true or false", got=repr(given))
+    elif isinstance(given, bool) and not isinstance(checked, bool):
+        raise ConfigError(f"'{where}' is not a switch", expected="a number", got=str(given).lower())
+
+
+def _meant_name(node: Mapping[Any, Any]) -> str | None:
+    meant = [str(key) for key in node if nearest(str(key), ["name"]).startswith("Did")]
+    return f"Write 'name' instead of '{meant[0]}'." if meant else None
 
 
 def _at(where: str) -> str:

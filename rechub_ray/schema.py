@@ -6,19 +6,20 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import pydantic
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from pydantic.dataclasses import dataclass
 
-from rechub_ray.errors import SchemaError, nearest
-from rechub_ray.files import read_text
-from rechub_ray.registry import config_error
+from rechub_ray.errors import ConfigError, SchemaError, nearest
+from rechub_ray.files import read_text, reason
+from rechub_ray.registry import check_booleans, config_error
 
 VERSION = 1
+T = TypeVar("T")
 
-PositiveInt = Annotated[int, Ge(1)]
+PositiveInt = Annotated[int, Ge(1), Lt(2**63)]
 _STRICT = pydantic.ConfigDict(extra="forbid")
 
 
@@ -85,9 +86,7 @@ class Label:
 
 
 Feature: TypeAlias = SparseFeature | DenseFeature | SequenceFeature
-_FEATURES: pydantic.TypeAdapter[Feature] = pydantic.TypeAdapter(
-    Annotated[Feature, pydantic.Field(discriminator="kind")]
-)
+_KINDS: dict[str, type[Feature]] = {"sparse": SparseFeature, "dense": DenseFeature, "sequence": SequenceFeature}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,16 +205,18 @@ class Schema:
         version = data.pop("version", VERSION)
         if version != VERSION:
             raise SchemaError(f"{where} has version {version}", expected=f"version {VERSION}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        for key in data:
-            if key not in known:
-                raise SchemaError(f"{where} has an unknown key '{key}'", hint=nearest(key, known))
+        _check_keys(data, cls, where)
+        for key in ("group", "weight", "row_id"):
+            if not isinstance(data.get(key), str | None):
+                raise SchemaError(f"{where}: '{key}'", expected="the name of a column, or null", got=repr(data[key]))
+        features = tuple(_feature(x, f"{where}: feature {i}") for i, x in enumerate(_list(data, "features", where)))
+        labels = tuple(_checked(Label, x, f"{where}: label {i}") for i, x in enumerate(_list(data, "labels", where)))
         try:
-            features = tuple(_FEATURES.validate_python(f) for f in data.pop("features", ()))
-            labels = tuple(pydantic.TypeAdapter(Label).validate_python(x) for x in data.pop("labels", ()))
-        except pydantic.ValidationError as error:
-            raise SchemaError(f"{where}: {config_error(error)}") from None
-        return cls(features=features, labels=labels, **data)
+            return cls(**{**data, "features": features, "labels": labels})
+        except SchemaError as error:
+            raise SchemaError(
+                f"{where}: {error.message}", expected=error.expected, got=error.got, hint=error.hint
+            ) from None
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
@@ -228,15 +229,59 @@ class Schema:
         except OSError as error:
             raise SchemaError(
                 f"cannot read the schema {path}",
-                got=error.strerror or error,
+                got=reason(error),
                 hint="`rechub-ray prepare` writes it beside the shards; data.root must name that folder.",
             ) from None
-        try:
-            return cls.from_dict(json.loads(text), where=str(path))
-        except json.JSONDecodeError as error:
+        except UnicodeDecodeError as error:
             raise SchemaError(f"{path} is not JSON", got=str(error)) from None
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(f"{path} is not JSON", got=str(error)) from None
+        return cls.from_dict(data, where=str(path))
 
     def fingerprint(self) -> str:
         """16 hex digits that change when anything in the schema changes."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _list(data: dict[str, Any], key: str, where: str) -> list[Any]:
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise SchemaError(f"{where}: '{key}'", expected="a list", got=repr(value)[:120])
+    return value
+
+
+def _feature(data: Any, where: str) -> Feature:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise SchemaError(
+            f"{where} is of no known kind",
+            expected=f"an object with kind: {', '.join(_KINDS)}",
+            got=repr(data)[:120],
+        )
+    return _checked(_KINDS[kind], data, where)
+
+
+def _checked(cls: type[T], data: Any, where: str) -> T:
+    """An instance of a pydantic dataclass from a JSON object."""
+    if not isinstance(data, dict):
+        raise SchemaError(f"{where} is not an object", got=repr(data)[:120])
+    place = f"{where} ('{data['name']}')" if "name" in data else where
+    _check_keys(data, cls, place)
+    try:
+        value = pydantic.TypeAdapter(cls).validate_python(data)
+        check_booleans(data, dataclasses.asdict(value))  # type: ignore[call-overload]
+    except pydantic.ValidationError as error:
+        raise SchemaError(f"{place}: {config_error(error)}") from None
+    except ConfigError as error:
+        raise SchemaError(f"{place}: {error}") from None
+    return value
+
+
+def _check_keys(data: dict[str, Any], cls: type[Any], where: str) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in data:
+        if key not in known:
+            raise SchemaError(f"{where} has an unknown key '{key}'", hint=nearest(key, known))

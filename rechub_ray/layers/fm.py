@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class FMInteraction(nn.Module):
@@ -20,4 +24,25 @@ class FMInteraction(nn.Module):
     """
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return 0.5 * (vectors.sum(1).square().sum(1) - vectors.square().sum((1, 2)))
+        if torch.compiler.is_compiling():
+            return 0.5 * (vectors.sum(1).square().sum(1) - vectors.square().sum((1, 2)))
+        result: Tensor = _Pairs.apply(vectors)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Pairs(torch.autograd.Function):
+    """The same with half the passes over memory that autograd makes: the gradient at v_i is g * (sum_j v_j - v_i)."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        total = vectors.sum(1)
+        ctx.save_for_backward(vectors, total)
+        own = torch.linalg.vector_norm(vectors, dim=(1, 2)).square()
+        return 0.5 * (total.square().sum(1) - own)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        vectors, total = ctx.saved_tensors
+        result: Tensor = torch.sub(total.unsqueeze(1), vectors).mul_(gradient.view(-1, 1, 1))
+        return result

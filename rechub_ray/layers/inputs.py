@@ -136,7 +136,8 @@ class DeepInput(nn.Module):
         width: number of columns of the result.
 
     Shapes:
-        flat: (B, bank.flat_dim), from `bank.flat`. dense: (B, D). Result: (B, width).
+        flat: (B, bank.flat_dim), from `bank.flat`. dense: (B, D). Result: (B, width); of `parts`, the one or two
+        parts of it.
     """
 
     def __init__(self, schema: Schema, bank: EmbeddingBank, names: Sequence[str]) -> None:
@@ -146,5 +147,9 @@ class DeepInput(nn.Module):
         self.width = self.embedded.width + self.dense.width
 
     def forward(self, flat: Tensor, dense: Tensor) -> Tensor:
-        parts = [part for part in (self.embedded(flat), self.dense(dense)) if part.shape[1] > 0]
+        parts = self.parts(flat, dense)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def parts(self, flat: Tensor, dense: Tensor) -> list[Tensor]:
+        """What lies side by side in the result, for layers that take it so."""
+        return [part for part in (self.embedded(flat), self.dense(dense)) if part.shape[1] > 0]

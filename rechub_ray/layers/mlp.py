@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 from annotated_types import Ge, Lt
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rechub_ray.layers.activation import Activation, build_activation
 from rechub_ray.layers.linear import Linear
@@ -29,7 +30,7 @@ class MLP(nn.Sequential):
         batch_norm: whether to normalise each hidden layer before its activation.
 
     Shapes:
-        (B, input_dim) -> (B, width)
+        (B, input_dim) -> (B, width). x may come in parts that lie side by side, as of `Linear`.
 
     Example:
         >>> mlp = MLP(8, (4, 3), output_dim=1)
@@ -59,3 +60,12 @@ class MLP(nn.Sequential):
             width = output_dim
         super().__init__(*layers)
         self.width = width
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        if not len(self):
+            return torch.cat(parts, 1)
+        first, *rest = self
+        x: Tensor = first(*parts)
+        for layer in rest:
+            x = layer(x)
+        return x

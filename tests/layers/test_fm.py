@@ -17,3 +17,9 @@ def test_it_is_the_sum_over_all_pairs() -> None:
 
 def test_one_vector_has_no_pair() -> None:
     assert FMInteraction()(torch.randn(3, 1, 4, dtype=torch.float64)).abs().max() < 1e-12
+
+
+def test_its_gradient() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(FMInteraction(), (vectors,))

@@ -53,3 +53,10 @@ def test_in_place_relu_keeps_the_gradient_right() -> None:
     mlp = MLP(3, (4,), output_dim=1, batch_norm=True).double()
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: mlp(x), (x,))
+
+
+def test_parts_side_by_side_give_what_the_whole_gives() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5)
+    for mlp in (MLP(5, (4,), output_dim=1), MLP(5, ())):
+        torch.testing.assert_close(mlp(x[:, :3], x[:, 3:]), mlp(x))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -17,8 +19,6 @@ RAY_BYTES = 256 << 20
 
 def ray_is_up() -> bool:
     """Whether this process is connected to a cluster (without importing Ray for it)."""
-    import sys
-
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
@@ -47,6 +47,9 @@ def _ray(function: Callable[[T], R], items: list[T]) -> Iterator[tuple[int, Any]
         ray.init(log_to_driver=False, include_dashboard=False)
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
         # one block a task, so that a task is one unit of scheduling and of retry
         dataset = ray.data.from_items(
@@ -58,6 +61,7 @@ def _ray(function: Callable[[T], R], items: list[T]) -> Iterator[tuple[int, Any]
             yield int(row["number"]), pickle.loads(row["result"])
     finally:
         context.enable_progress_bars = shown
+        logger.setLevel(level)
 
 
 class _Work:

@@ -114,9 +114,7 @@ class Quantiles:
 
     def _take(self, values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> None:
         merged, index = np.unique(np.concatenate([self.values, values]), return_inverse=True)
-        totals: npt.NDArray[np.float64] = np.bincount(
-            index, np.concatenate([self.weights, weights]), minlength=len(merged)
-        )
+        totals = np.bincount(index, weights=np.concatenate([self.weights, weights])).astype(np.float64)
         if len(merged) > QUANTILE_POINTS:
             middles = np.cumsum(totals) - totals / 2
             ranks = (np.arange(QUANTILE_POINTS) + 0.5) * (totals.sum() / QUANTILE_POINTS)

@@ -78,5 +78,5 @@ class DeepFM(Model):
 
     def forward(self, features: Features) -> Outputs:
         flat = self.embedding.flat(features)
-        deep = self.mlp(self.deep_input(flat, features.dense)).squeeze(1)
+        deep = self.mlp(*self.deep_input.parts(flat, features.dense)).squeeze(1)
         return {"logit": self.linear(features) + self.interaction(self.fm_input(flat)) + deep}

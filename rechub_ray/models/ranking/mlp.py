@@ -62,5 +62,5 @@ class MLPRanker(Model):
         )
 
     def forward(self, features: Features) -> Outputs:
-        x = self.deep_input(self.embedding.flat(features), features.dense)
-        return {"logit": self.mlp(x).squeeze(1)}
+        parts = self.deep_input.parts(self.embedding.flat(features), features.dense)
+        return {"logit": self.mlp(*parts).squeeze(1)}

@@ -67,5 +67,5 @@ class WideDeep(Model):
         )
 
     def forward(self, features: Features) -> Outputs:
-        x = self.deep_input(self.embedding.flat(features), features.dense)
-        return {"logit": self.linear(features) + self.mlp(x).squeeze(1)}
+        parts = self.deep_input.parts(self.embedding.flat(features), features.dense)
+        return {"logit": self.linear(features) + self.mlp(*parts).squeeze(1)}

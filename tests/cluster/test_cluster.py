@@ -1,0 +1,130 @@
+"""cluster.yaml on two hosts: `ray up`, `ray submit`, training with one worker on each, and the loss of one.
+
+The tests build on each other, in the order of the file: the last one destroys a host.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rechub_ray.data.synthetic import write_click_logs
+
+from .conftest import HEAD, ROOT, WORKER, Hosts
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PROBE = """
+import socket, sys
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+@ray.remote
+def where():
+    import rechub_ray.errors
+    return socket.gethostname(), rechub_ray.errors.__file__
+
+ray.init(address="auto", log_to_driver=False)
+nodes = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+for address, node in sorted(nodes.items()):
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    print("HOST", address, *ray.get(where.options(scheduling_strategy=strategy).remote(), timeout=120))
+print("ARGUMENTS", sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def data(hosts: Hosts) -> Path:
+    return write_click_logs(hosts.folder / "data", rows=200_000).out
+
+
+def result(model_dir: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((model_dir / "result.json").read_text())
+    return content
+
+
+def workers_of(hosts: Hosts, host: int, run: str) -> int:
+    """Train workers of a run that have lived on a host, by the logs that Ray keeps there."""
+    logs = "/tmp/ray/session_latest/logs/train/ray-train-sys-worker-*"
+    return len(hosts.on(host, f"""grep -l '"run_name": "{run}"' {logs} || true""").splitlines())
+
+
+def test_up_returns_when_every_host_has_joined(hosts: Hosts) -> None:
+    assert "2 of 2 hosts have joined" in (hosts.folder / "up.log").read_text()
+
+
+def test_hosts_share_a_token_that_only_the_user_reads(hosts: Hosts) -> None:
+    tokens = [hosts.on(host, "cat ~/.ray/auth_token") for host in (1, 2)]
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0].strip()) >= 32
+    assert [hosts.on(host, "stat -c %a ~/.ray/auth_token").strip() for host in (1, 2)] == ["600", "600"]
+
+
+def test_ray_refuses_a_caller_without_the_token(hosts: Hosts) -> None:
+    with pytest.raises(RuntimeError, match="InvalidAuthToken"):
+        hosts.on(2, f"RAY_AUTH_MODE=disabled ray status --address {HEAD}:6379")
+
+
+def test_submit_reaches_every_host_with_the_package(hosts: Hosts) -> None:
+    script = hosts.folder / "probe.py"
+    script.write_text(PROBE)
+    # the launcher does not quote arguments: one with a space needs quotes of its own
+    output = hosts.ray("submit", str(script), "--", "a=[1,2]", "'b c'", timeout=200)
+    home = hosts.on(1, "echo ~").strip()
+    assert f"HOST {HEAD} host1 {home}/rechub_ray/errors.py" in output
+    assert f"HOST {WORKER} host2 {home}/rechub_ray/errors.py" in output
+    assert "ARGUMENTS ['a=[1,2]', 'b c']" in output
+
+
+def test_an_error_in_the_configuration_reaches_the_user(hosts: Hosts) -> None:
+    with pytest.raises(RuntimeError, match=r"unknown key 'train\.epoch'"):
+        hosts.ray("submit", str(ROOT / "train.py"), "--", "configs/demo.yaml", "train.epoch=1", timeout=200)
+
+
+def test_training_runs_one_worker_on_each_host(hosts: Hosts, data: Path) -> None:
+    model_dir = hosts.folder / "spread"
+    arguments = [f"data.root={data}", f"model_dir={model_dir}", "train.epochs=2", "train.threads=1"]
+    hosts.ray("submit", str(ROOT / "train.py"), "--", "configs/demo.yaml", *arguments, timeout=500)
+    run = result(model_dir)
+    assert run["details"]["workers"] == 2
+    assert run["details"]["rows"] == run["details"]["steps"] * 2 * 1024
+    assert run["test_metrics"]["rows_seen"] == run["test_metrics"]["rows_expected"] == 20_000
+    assert run["test_metrics"]["auc"] > 0.6
+    assert Path(run["onnx"]).is_file()
+    assert [workers_of(hosts, host, "spread") for host in (1, 2)] == [1, 1]
+
+
+def test_a_model_dir_that_is_not_shared_is_refused(hosts: Hosts, data: Path) -> None:
+    arguments = [f"data.root={data}", "model_dir=runs/private", "train.epochs=1"]
+    with pytest.raises(RuntimeError, match="not the same folder on every host"):
+        hosts.ray("submit", str(ROOT / "train.py"), "--", "configs/demo.yaml", *arguments, timeout=300)
+
+
+def test_a_run_survives_the_loss_of_a_host(hosts: Hosts, data: Path) -> None:
+    model_dir = hosts.folder / "lost"
+    arguments = [
+        *("configs/demo.yaml", f"data.root={data}", f"model_dir={model_dir}", "export.onnx=false"),
+        *("train.epochs=20", "train.early_stopping.patience=null", "train.threads=1", "checkpoint.every_steps=20"),
+    ]
+    process = hosts.start("submit", str(ROOT / "train.py"), "--", *arguments)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(model_dir.glob("checkpoints/step_*[1-9]*")):
+            assert time.monotonic() < deadline, "no checkpoint in 300 s"
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        hosts.lab("kill", "2")
+        assert not (model_dir / "result.json").exists(), "the run ended before the host was lost"
+        output, _ = process.communicate(timeout=500)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "workers were lost" in output
+    run = result(model_dir)
+    assert run["details"]["rows"] == run["details"]["steps"] * 2 * 1024
+    assert run["test_metrics"]["rows_seen"] == 20_000
+    assert workers_of(hosts, 1, "lost") == 3  # one at first, both after the loss

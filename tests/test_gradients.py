@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rechub_ray.batch import Features, RaggedSequences
+from rechub_ray.errors import TrainingError
+from rechub_ray.gradients import Gradients
+from rechub_ray.layers.embedding import EmbeddingBank
+from rechub_ray.regularization import Regularization
+from rechub_ray.schema import Label, Schema, SequenceFeature, SparseFeature
+from rechub_ray.world import World
+
+SCHEMA = Schema(
+    (SparseFeature("user", 30), SparseFeature("item", 20), SequenceFeature("history", 20, shared_with="item")),
+    (Label("click"),),
+)
+PENALTIES = {"embedding_l1": 0.01, "embedding_l2": 0.02, "dense_l1": 0.03, "dense_l2": 0.04}
+
+
+class Model(nn.Module):
+    def __init__(self, *, sparse_grad: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = EmbeddingBank(SCHEMA, dim=3, init_std=1.0)
+        self.linear = EmbeddingBank(SCHEMA, dim=1, init_std=1.0, features=["user", "item"])
+        self.embedding.sparse_grad = self.linear.sparse_grad = sparse_grad
+        self.mlp = nn.Linear(9, 1)
+        self.idle = nn.Linear(2, 1)
+
+    def forward(self, features: Features) -> Tensor:
+        first: Tensor = self.linear.flat(features).sum(1)
+        deep: Tensor = self.mlp(self.embedding.flat(features)).squeeze(1)
+        return first + deep
+
+
+def batch(rows: int, seed: int) -> tuple[Features, Tensor]:
+    """Random rows; row b has b % 3 ids in its history."""
+    generator = torch.Generator().manual_seed(seed)
+    users, items = (torch.randint(0, size, (rows, 1), generator=generator) for size in (30, 20))
+    lengths = torch.arange(rows) % 3
+    values = torch.randint(0, 20, (int(lengths.sum()),), generator=generator)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    features = Features(torch.cat([users, items], 1), torch.zeros(rows, 0), RaggedSequences(values, offsets))
+    return features, torch.randint(0, 2, (rows,), generator=generator).float()
+
+
+def backward(model: Model, features: Features, labels: Tensor) -> Tensor:
+    loss = nn.functional.binary_cross_entropy_with_logits(model(features), labels)
+    loss.backward()
+    return loss
+
+
+def dense_gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(p.grad).to_dense().clone() for name, p in model.named_parameters()}
+
+
+def test_sparse_gradients_become_coalesced_and_equal_the_dense_ones() -> None:
+    sparse, dense = Model(sparse_grad=True), Model(sparse_grad=False)
+    norms = []
+    for model in (sparse, dense):
+        backward(model, *batch(40, seed=1))
+        norms.append(Gradients(model, World()).finish())
+    gradient = torch.as_tensor(sparse.embedding.weights["3"].grad)
+    assert gradient.is_sparse
+    assert gradient.is_coalesced()
+    assert gradient.indices()[0].diff().gt(0).all()
+    torch.testing.assert_close(dense_gradients(sparse), dense_gradients(dense))
+    torch.testing.assert_close(*norms)
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 0.05, 100.0])
+def test_clipping_is_that_of_torch(sparse_grad: bool, clip_norm: float | None) -> None:
+    mine, theirs = Model(sparse_grad=sparse_grad), Model(sparse_grad=False)
+    backward(mine, *batch(40, seed=1))
+    backward(theirs, *batch(40, seed=1))
+    norm = Gradients(mine, World(), clip_norm=clip_norm).finish()
+    expected = nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or float("inf"))
+    torch.testing.assert_close(norm, expected)
+    theirs.idle.weight.grad, theirs.idle.bias.grad = torch.zeros(1, 2), torch.zeros(1)
+    torch.testing.assert_close(dense_gradients(mine), dense_gradients(theirs))
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_microbatches_give_the_mean_of_their_gradients(sparse_grad: bool) -> None:
+    model = Model(sparse_grad=sparse_grad)
+    batches = [batch(20, seed=seed) for seed in range(3)]
+    expected: dict[str, Tensor] = {}
+    for features, labels in batches:
+        model.zero_grad()
+        backward(model, features, labels)
+        Gradients(model, World()).finish()
+        for name, gradient in dense_gradients(model).items():
+            expected[name] = expected.get(name, 0) + gradient / 3
+    model.zero_grad()
+    for features, labels in batches:
+        backward(model, features, labels)
+    Gradients(model, World()).finish(3)
+    torch.testing.assert_close(dense_gradients(model), expected)
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_penalties_join_the_gradients_before_the_norm(sparse_grad: bool) -> None:
+    model, expected = Model(sparse_grad=sparse_grad), Model(sparse_grad=False)
+    features, labels = batch(40, seed=1)
+    backward(model, features, labels)
+    norm = Gradients(model, World(), regularization=Regularization(**PENALTIES)).finish()
+
+    loss = nn.functional.binary_cross_entropy_with_logits(expected(features), labels)
+    for name, parameter in expected.named_parameters():
+        weight: Tensor = parameter
+        if name.startswith(("embedding", "linear")):
+            if sparse_grad:  # the rows in the batch only
+                used = torch.zeros(len(parameter), dtype=torch.bool)
+                used[torch.as_tensor(dict(model.named_parameters())[name].grad).indices()[0]] = True
+                weight = parameter[used]
+            loss = loss + 0.01 * weight.abs().sum() + 0.02 * weight.square().sum()
+        else:
+            loss = loss + 0.03 * weight.abs().sum() + 0.04 * weight.square().sum()
+    loss.backward()
+    torch.testing.assert_close(dense_gradients(model), dense_gradients(expected))
+    torch.testing.assert_close(norm, nn.utils.get_total_norm([torch.as_tensor(p.grad) for p in expected.parameters()]))
+
+
+def test_parameters_without_a_part_in_the_loss_get_zeros() -> None:
+    model = Model(sparse_grad=True)
+    model.mlp(torch.ones(1, 9)).sum().backward()
+    Gradients(model, World()).finish()
+    assert torch.as_tensor(model.idle.weight.grad).eq(0).all()
+    table = torch.as_tensor(model.embedding.weights["3"].grad)
+    assert table.is_sparse
+    assert table._nnz() == 0
+
+
+def test_frozen_parameters_get_none() -> None:
+    model = Model(sparse_grad=True)
+    model.linear.requires_grad_(False)
+    model.idle.requires_grad_(False)
+    backward(model, *batch(10, seed=0))
+    Gradients(model, World()).finish()
+    assert model.linear.weights["1"].grad is None
+    assert model.idle.weight.grad is None
+
+
+@pytest.mark.parametrize("where", ["embedding.weights.3", "mlp.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_shows_in_the_norm(where: str, value: float) -> None:
+    model = Model(sparse_grad=True)
+    backward(model, *batch(10, seed=0))
+    gradient = torch.as_tensor(dict(model.named_parameters())[where].grad)
+    (gradient._values() if gradient.is_sparse else gradient)[0, 0] = value
+    assert not Gradients(model, World(), clip_norm=1.0).finish().isfinite()
+
+
+def test_a_dense_gradient_on_a_table_of_rows_is_refused() -> None:
+    model = Model(sparse_grad=True)
+    (model.embedding.weights["3"] ** 2).sum().backward()
+    with pytest.raises(TrainingError, match=r"'embedding.weights.3' has a dense gradient"):
+        Gradients(model, World()).finish()
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    result = {}
+    for sparse_grad in (False, True):
+        model = Model(sparse_grad=sparse_grad)
+        gradients = Gradients(model, World.current(), clip_norm=0.1, regularization=Regularization(**PENALTIES))
+        for _ in range(2):  # two microbatches of the same rows
+            backward(model, *rank_batch(rank))
+        result[f"{sparse_grad}/norm"] = gradients.finish(2)
+        result |= {f"{sparse_grad}/{name}": gradient for name, gradient in dense_gradients(model).items()}
+    torch.save(result, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def rank_batch(rank: int) -> tuple[Features, Tensor]:
+    """Half of the rows; without history, so that halves of one batch are easy to cut."""
+    features, labels = batch(60, seed=5)
+    cut = slice(30 * rank, 30 * rank + 30)
+    nothing = RaggedSequences(torch.empty(0, dtype=torch.int64), torch.zeros(31, dtype=torch.int64))
+    if rank == 1:  # ranks differ in the number of rows they send
+        features.sparse[cut] = features.sparse[30]
+    return Features(features.sparse[cut], features.dense[cut], nothing), labels[cut]
+
+
+def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_path: Path) -> None:
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(timeout=100) for process in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    halves = [rank_batch(rank) for rank in range(2)]
+    whole = Features(
+        torch.cat([half.sparse for half, _ in halves]),
+        torch.cat([half.dense for half, _ in halves]),
+        RaggedSequences(torch.empty(0, dtype=torch.int64), torch.zeros(61, dtype=torch.int64)),
+    )
+    for sparse_grad in (False, True):
+        model = Model(sparse_grad=sparse_grad)
+        backward(model, whole, torch.cat([labels for _, labels in halves]))
+        norm = Gradients(model, World(), clip_norm=0.1, regularization=Regularization(**PENALTIES)).finish()
+        torch.testing.assert_close(first[f"{sparse_grad}/norm"], norm)
+        for name, gradient in dense_gradients(model).items():
+            torch.testing.assert_close(first[f"{sparse_grad}/{name}"], gradient)
+
+
+if __name__ == "__main__":
+    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
