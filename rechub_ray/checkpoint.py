@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import zlib
@@ -41,6 +42,7 @@ from rechub_ray.schema import Schema
 
 T = TypeVar("T")
 FORMAT, VERSION = "rechub_ray.checkpoint", 1
+_FILES = frozenset({"config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json"})
 _INDEX = "index.json"
 
 
@@ -131,17 +133,18 @@ def load_model(path: str | Path) -> Model:
 
 def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
     manifest = _json(folder / "manifest.json", name)
-    if manifest.get("format") != FORMAT or int(manifest.get("version", 0)) > VERSION:
+    version = manifest.get("version")
+    if manifest.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
         raise CheckpointError(
             f"'{name}' is not a checkpoint that this version reads",
             expected=f"{FORMAT} up to version {VERSION}",
-            got=f"{manifest.get('format')} version {manifest.get('version')}",
+            got=f"{manifest.get('format')} version {version}",
         )
-    for file, facts in manifest["files"].items():
-        if file == "optimizers.pt" and not optimizers:
-            continue
-        path = folder / file
-        if not path.exists() or path.stat().st_size != facts["bytes"] or _crc32(path) != facts["crc32"]:
+    files = manifest.get("files")
+    for file in _FILES if optimizers else _FILES - {"optimizers.pt"}:
+        path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
+        found = {"bytes": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else None
+        if found is None or found != facts:
             raise CheckpointError(f"checkpoint '{name}' is damaged: {file} is missing or not what was written")
     try:
         states = None
@@ -157,6 +160,11 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
         )
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint '{name}' is damaged: model.safetensors", got=str(error)) from None
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # more than tensors and plain values, or no zip
+        raise CheckpointError(
+            f"checkpoint '{name}': optimizers.pt holds something else than optimizers' states",
+            got=str(error).strip().split("\n")[0][:200],
+        ) from None
     except CheckpointError:
         raise
     except RechubError as error:
@@ -166,8 +174,8 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
 class Store:
     """The checkpoints of one run, in `<model_dir>/checkpoints` on a local or shared disk or in an object store.
 
-    `index.json` says which one is newest and best and is replaced as a whole; without it the folders speak for
-    themselves. Only rank 0 writes.
+    `index.json` says which one is newest and best and is replaced as a whole; where it is lost, the newest
+    checkpoint's own state says so. Only rank 0 writes.
 
     Args:
         model_dir: the run's folder or URI.
@@ -182,7 +190,10 @@ class Store:
 
     def names(self) -> list[str]:
         """The complete checkpoints, oldest first."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        try:
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        except NotADirectoryError:
+            return []
         names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
         names = sorted(name for name in names if name.startswith("step_"))
         return [name for name in names if exists(self._fs, f"{self._root}/{name}/manifest.json")]
@@ -194,7 +205,12 @@ class Store:
 
     def best(self) -> str | None:
         """Name of the best checkpoint, as far as there was an evaluation."""
-        name = self._index().get("best")
+        index, newest = self._json(_INDEX), self.newest()
+        if index is None and newest is not None:
+            stopping = (self._json(f"{newest}/state.json") or {}).get("early_stopping")
+            step = stopping.get("best_step") if isinstance(stopping, dict) else None
+            index = {"best": _name(step)} if isinstance(step, int) else None
+        name = (index or {}).get("best")
         return name if name and exists(self._fs, f"{self._root}/{name}/manifest.json") else None
 
     def save(self, step: int, fill: Callable[[Path], None], *, is_best: bool) -> str:
@@ -208,7 +224,7 @@ class Store:
         Returns:
             The checkpoint's path or URI.
         """
-        name = f"step_{step:010d}"
+        name, best = _name(step), self.best()
         if self._is_local:
             os.makedirs(self._root, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
@@ -217,10 +233,13 @@ class Store:
                 os.chmod(temporary, 0o755)
                 _sync(temporary)
                 final = Path(self._root) / name
-                if final.exists():  # the same step again, after a resume from an earlier checkpoint
-                    shutil.rmtree(final)
+                old = final.with_name(f"{name}.old")  # the same step again: it counts until the new one is there
+                if final.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.replace(final, old)
                 os.replace(temporary, final)
                 _sync(Path(self._root), files=False)
+                shutil.rmtree(old, ignore_errors=True)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -235,9 +254,9 @@ class Store:
                 for file in files:  # the manifest comes last: without it the folder does not count
                     with file.open("rb") as source, self._fs.open_output_stream(f"{target}/{file.name}") as sink:
                         shutil.copyfileobj(source, sink, 1 << 22)
-        best = name if is_best else self._index().get("best")
+        best = name if is_best else best
         self._replace_index({"newest": name, "best": best})
-        self._prune(best)
+        self._prune(name, best)
         return f"{self.location}/{name}"
 
     def read_newest(self) -> Checkpoint | None:
@@ -262,13 +281,13 @@ class Store:
         self._fs.move(self._root, f"{self._root}.{k}")
         return f"{self.location}.{k}"
 
-    def _index(self) -> dict[str, Any]:
+    def _json(self, path: str) -> dict[str, Any] | None:
         try:
-            with self._fs.open_input_stream(f"{self._root}/{_INDEX}") as stream:
-                index = json.loads(stream.read())
+            with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
+                data = json.loads(stream.read())
         except (OSError, ValueError):
-            return {}
-        return index if isinstance(index, dict) else {}
+            return None
+        return data if isinstance(data, dict) else None
 
     def _replace_index(self, index: dict[str, Any]) -> None:
         temporary = f"{self._root}/.{_INDEX}" if self._is_local else f"{self._root}/{_INDEX}"
@@ -277,9 +296,11 @@ class Store:
         if self._is_local:
             os.replace(temporary, f"{self._root}/{_INDEX}")
 
-    def _prune(self, best: str | None) -> None:
-        for name in self.names()[: -self.keep]:
-            if name != best:
+    def _prune(self, newest: str, best: str | None) -> None:
+        # what lies after the newest one is damaged: the run went back behind it
+        kept = {newest, best, *[name for name in self.names() if name <= newest][-self.keep :]}
+        for name in self.names():
+            if name not in kept:
                 # the manifest goes first: a half-deleted checkpoint must not look complete
                 self._fs.delete_file(f"{self._root}/{name}/manifest.json")
                 self._fs.delete_dir(f"{self._root}/{name}")
@@ -333,6 +354,10 @@ def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str
         raise CheckpointError(f"'{source}' has no parameter of this model", hint="init_map can rename them.")
     model.load_state_dict({**current, **{new: old[name] for new, name in pairs.items()}})
     return {"restored": sorted(pairs), "not_restored": sorted(set(current) - set(pairs))}
+
+
+def _name(step: int) -> str:
+    return f"step_{step:010d}"
 
 
 @contextlib.contextmanager
