@@ -1,4 +1,4 @@
-"""Checkpoints: self-describing, versioned directories that are whole or not there, and that run no code when read.
+"""Checkpoints: self-describing, versioned directories that are whole or not there, and that hold no code.
 
 A checkpoint is a directory `step_<number>` with
 
@@ -8,6 +8,7 @@ A checkpoint is a directory `step_<number>` with
 - `optimizers.pt`: the optimizers' states (read with `weights_only`),
 - `state.json`: step, data position, schedules, early stopping, metrics.
 
+Reading one runs no code that is in it; the modules that its configuration `imports` are looked for where Python looks.
 Random numbers need no state: the loop seeds every step from (seed, step, rank).
 """
 
@@ -42,7 +43,7 @@ from rechub_ray.schema import Schema
 
 T = TypeVar("T")
 FORMAT, VERSION = "rechub_ray.checkpoint", 1
-_FILES = frozenset({"config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json"})
+_FILES = ("config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json")
 _INDEX = "index.json"
 
 
@@ -141,7 +142,9 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
             got=f"{manifest.get('format')} version {version}",
         )
     files = manifest.get("files")
-    for file in _FILES if optimizers else _FILES - {"optimizers.pt"}:
+    for file in _FILES:
+        if file == "optimizers.pt" and not optimizers:
+            continue
         path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
         found = {"bytes": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else None
         if found is None or found != facts:
@@ -225,6 +228,8 @@ class Store:
             The checkpoint's path or URI.
         """
         name, best = _name(step), self.best()
+        if best is not None and best > name:
+            best = None
         if self._is_local:
             os.makedirs(self._root, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
@@ -297,7 +302,7 @@ class Store:
             os.replace(temporary, f"{self._root}/{_INDEX}")
 
     def _prune(self, newest: str, best: str | None) -> None:
-        # what lies after the newest one is damaged: the run went back behind it
+        # what lies after the newest one was damaged, or the run would not have gone back behind it
         kept = {newest, best, *[name for name in self.names() if name <= newest][-self.keep :]}
         for name in self.names():
             if name not in kept:

@@ -312,13 +312,14 @@ def _plain(value: Any, where: str = "") -> Any:
         return os.fspath(value)
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, datetime.date):  # text that YAML takes for a date
+        return value.isoformat()
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise ConfigError(
         f"'{where}' holds a {type(value).__name__}",
         expected="text, a number, true, false, null, a list or keys and values",
         got=str(value)[:120],
-        hint="Put text that looks like a date into quotes." if isinstance(value, datetime.date) else None,
     )
 
 

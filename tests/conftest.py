@@ -11,6 +11,7 @@ from typing import Any, Protocol
 # Ray reads these when it is imported or started; its workers inherit the environment
 os.environ.update(
     {
+        "OMP_NUM_THREADS": "1",  # small tensors: threads that wait for each other cost more than they bring
         "RAY_AUTH_MODE": "disabled",
         "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "60",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from rechub_ray.data.manifest import check_columns, needed_columns
-from rechub_ray.errors import DataError
+from rechub_ray.errors import DataError, nearest
 from rechub_ray.files import exists, open_filesystem
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
 
@@ -140,9 +140,10 @@ def _tables(data: Any, schema: Schema, names: list[str], targets: bool, what: st
     if isinstance(data, pa.Table):
         yield data
     elif isinstance(data, pd.DataFrame):
+        _require(names, data.columns, what)
         for start in range(0, len(data), ROW_GROUP_ROWS):
             rows = data.iloc[start : start + ROW_GROUP_ROWS]
-            yield pa.table({name: _series(rows[name], name, schema, what) for name in names if name in rows})
+            yield pa.table({name: _series(rows[name], name, schema, what) for name in names})
     elif hasattr(data, "iter_batches"):
         for table in data.iter_batches(batch_size=ROW_GROUP_ROWS, batch_format="pyarrow"):
             yield pa.table(table)
@@ -155,6 +156,13 @@ def _tables(data: Any, schema: Schema, names: list[str], targets: bool, what: st
             expected="a parquet path, a pandas DataFrame, a pyarrow Table, a Ray Dataset or a DataLoader",
             got=type(data).__name__,
         )
+
+
+def _require(names: list[str], known: Iterable[Any], what: str) -> None:
+    known = [str(name) for name in known]
+    for name in names:
+        if name not in known:
+            raise DataError(f"{what} has no column '{name}'", hint=nearest(name, known))
 
 
 def _series(values: Any, name: str, schema: Schema, what: str) -> pa.Array:
@@ -179,7 +187,9 @@ def _columns(batch: Any, schema: Schema, names: list[str], targets: bool, what: 
             expected="({feature name: tensor}, labels), as DataGenerator's loaders give",
             got=type(batch).__name__,
         )
-    found = {name: _array(batch[name]) for name in names if name in batch}
+    own = {label.name for label in schema.labels} if labels is not None else set()
+    _require([name for name in names if name not in own], batch, what)
+    found = {name: _array(batch[name]) for name in names if name not in own}
     if targets and labels is not None:
         columns = _array(labels)
         columns = columns.reshape(-1, 1) if columns.ndim == 1 else columns

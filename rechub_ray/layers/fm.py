@@ -25,7 +25,8 @@ class FMInteraction(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
-            return 0.5 * (vectors.sum(1).square().sum(1) - vectors.square().sum((1, 2)))
+            plain: Tensor = 0.5 * (vectors.sum(1).square().sum(1) - vectors.square().sum((1, 2)))
+            return plain
         result: Tensor = _Pairs.apply(vectors)  # type: ignore[no-untyped-call]
         return result
 
@@ -38,7 +39,8 @@ class _Pairs(torch.autograd.Function):
         total = vectors.sum(1)
         ctx.save_for_backward(vectors, total)
         own = torch.linalg.vector_norm(vectors, dim=(1, 2)).square()
-        return 0.5 * (total.square().sum(1) - own)
+        pairs: Tensor = 0.5 * (total.square().sum(1) - own)
+        return pairs
 
     @staticmethod
     @once_differentiable

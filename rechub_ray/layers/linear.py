@@ -28,7 +28,7 @@ class Linear(nn.Linear):
     2010), eq. 12 without the factor 3 of its uniform form.
     """
 
-    def forward(self, x: Tensor, *more: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         if not more:
             return F.linear(x, self.weight, self.bias)
         weights = torch.split(self.weight, [part.shape[1] for part in (x, *more)], dim=1)

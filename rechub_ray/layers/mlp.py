@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
-from annotated_types import Ge, Lt
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from rechub_ray.layers.activation import Activation, build_activation

@@ -20,12 +20,16 @@ from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import exists, join, open_filesystem
+from rechub_ray.files import absolute, exists, join, open_filesystem, reason
 from rechub_ray.loop import Hooks, autocast, evaluate_model, pick_device
 from rechub_ray.metrics import MetricSet
+from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.runtime.preflight import check_device
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
+
+_CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +62,7 @@ def evaluate(
     Returns:
         Metric key -> value, with `rows_expected` and `rows_seen`.
     """
-    job = _job(checkpoint, split, overrides, targets=True)
-    MetricSet(job.schema, job.config.metrics)  # a metric that cannot be computed is found before workers start
-    return dict(_launch(job))
+    return dict(_launch(_job(checkpoint, split, overrides, targets=True)))
 
 
 def predict(
@@ -81,44 +83,55 @@ def predict(
     Raises:
         ConfigError: `out` holds files already.
     """
-    filesystem, root = open_filesystem(str(out))
+    out = absolute(str(out))  # workers do not share the driver's working folder
+    filesystem, root = open_filesystem(out)
     if exists(filesystem, f"{root}/part-00000.parquet"):
         raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
-    filesystem.create_dir(root, recursive=True)
-    job = dataclasses.replace(
-        _job(checkpoint, split, overrides, targets=False), out=str(out), probabilities=probabilities
-    )
+    job = dataclasses.replace(_job(checkpoint, split, overrides, targets=False), out=out, probabilities=probabilities)
+    try:
+        filesystem.create_dir(root, recursive=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write predictions into '{out}'", got=reason(error)) from None
     return int(_launch(job)["rows_seen"])
 
 
 def _job(
     checkpoint: str | Path, split: str, overrides: Sequence[str] | dict[str, Any], *, targets: bool
 ) -> InferenceJob:
-    saved = read(checkpoint)
+    saved = read(absolute(str(checkpoint)))
     config = config_module.load(saved.config.model_dump(mode="json"), overrides)
-    if config.model != saved.config.model:
-        raise ConfigError(
-            "the model of a checkpoint cannot be overridden", expected=saved.config.model, got=config.model
-        )
-    path = getattr(config.data, split) if split in ("train", "valid", "test") else split
+    for key in RunConfig.model_fields:
+        if key not in _CHANGEABLE and getattr(config, key) != getattr(saved.config, key):
+            raise ConfigError(
+                f"'{key}' of a finished training cannot be overridden", expected=f"one of: {', '.join(_CHANGEABLE)}"
+            )
+    check_device(config)
+    with torch.device("meta"):
+        outputs = MODELS.build(config.model, saved.schema, where="model").output_names
+    MetricSet(saved.schema, config.metrics).check(outputs)
+    key = f"data.{split}" if split in ("train", "valid", "test") else "--split"
+    path = getattr(config.data, split) if key != "--split" else absolute(split)
     if path is None:
         raise ConfigError(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
-    if split in ("train", "valid", "test"):
-        path = join(config.data.root, path)
     return InferenceJob(
         checkpoint=saved.path,
         config=config,
         schema=saved.schema,
-        manifest=Manifest.scan(path, saved.schema, targets=targets, key=f"data.{split}"),
+        manifest=Manifest.scan(join(config.data.root, path), saved.schema, targets=targets, key=key),
     )
 
 
 def _launch(job: InferenceJob) -> dict[str, float]:
     if job.config.scaling.num_workers == 0:
-        device = pick_device(job.config.train.device)
-        return infer(job, world=World(), device=device, reader=ThreadReader(threads=job.config.data.read_threads))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(job.config.train.threads or threads)
+        try:
+            device = pick_device(job.config.train.device)
+            return infer(job, world=World(), device=device, reader=ThreadReader(threads=job.config.data.read_threads))
+        finally:
+            torch.set_num_threads(threads)
     from rechub_ray.runtime.cluster import run_on_workers
 
     return run_on_workers(job.config, infer, job, hear=lambda event: None)
@@ -169,7 +182,10 @@ def _write_predictions(
             rows += block.rows
         if writer is not None:
             writer.close()
-    filesystem.move(f"{part}.writing", part)
+    if writer is None:  # fewer rows than workers
+        filesystem.delete_file(f"{part}.writing")
+    else:
+        filesystem.move(f"{part}.writing", part)
     return rows
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 
 import torch
 
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.errors import CheckpointError, ConfigError, ResourceError
-from rechub_ray.files import absolute, join, open_filesystem
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, nearest
+from rechub_ray.files import absolute, exists, join, open_filesystem, reason
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
+from rechub_ray.models.base import Model
 from rechub_ray.objective import Objective
 from rechub_ray.optimizers import build_optimizers
-from rechub_ray.schedules import SCHEDULES
+from rechub_ray.schedules import SCHEDULES, Schedule
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
 from rechub_ray.world import World
@@ -48,9 +50,9 @@ def check(config: RunConfig) -> Job:
     data = config.data
     schema = Schema.load(join(data.root, data.schema_file))
     if data.features is not None:
-        schema = schema.select(data.features)
+        schema = _selected(schema, data.features)
     _check_components(config, schema)
-    _check_device(config)
+    check_device(config)
     job = Job(
         config=config,
         schema=schema,
@@ -65,10 +67,7 @@ def check(config: RunConfig) -> Job:
             f"{config.train.accumulate_steps} x workers {max(config.scaling.num_workers, 1)})",
             expected=f"at most the {job.train.rows} rows of the training split",
         )
-    if config.init_from is not None and not Store(config.init_from).names():
-        filesystem, root = open_filesystem(config.init_from)
-        if not filesystem.get_file_info([f"{root}/manifest.json"])[0].is_file:
-            raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
+    _check_start(config)
     _check_writable(config.directory())
     return job
 
@@ -89,39 +88,118 @@ def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
     return Manifest.scan(path, schema, key=f"data.{split}")
 
 
+def _selected(schema: Schema, names: list[str]) -> Schema:
+    for i, name in enumerate(names):
+        if name not in schema.feature_names:
+            raise ConfigError(
+                f"'data.features.{i}': the schema has no feature '{name}'", hint=nearest(name, schema.feature_names)
+            )
+    return schema.select(names)
+
+
 def _check_components(config: RunConfig, schema: Schema) -> None:
     """Builds everything without memory for weights, and asks whether the parts fit each other."""
-    with torch.device("meta"):
-        model = MODELS.build(config.model, schema, where="model")
+    model = _build_without_memory(config, schema)
     Objective(schema, config.losses, world=World()).check(model.output_names)
     metrics = MetricSet(schema, config.metrics)
     metrics.check(model.output_names)
-    if config.data.valid:
-        stopping = config.train.early_stopping
-        metric = stopping.metric or metrics.default_key()
-        if stopping.mode is None or metric not in metrics.keys:
-            metrics.mode(metric)
-    elif config.train.early_stopping.patience is not None:
-        raise ConfigError("'train.early_stopping.patience' needs a validation split", got="data.valid is null")
+    listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
     for i, built in enumerate(build_optimizers(config.optimizers, model)):
-        SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
+        schedule = SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
+        if type(schedule).observe is not Schedule.observe:
+            listeners.append(f"optimizers.{i}.schedule")
+    _check_evaluation(config, metrics, listeners)
     check_trackers(config.trackers)
 
 
-def _check_device(config: RunConfig) -> None:
-    if config.scaling.num_workers > 0:
-        if config.train.device.startswith("cuda") and not config.scaling.use_gpu:
-            raise ConfigError(
-                f"'train.device' is {config.train.device}, but the workers reserve no GPU",
-                hint="Set scaling.use_gpu=true.",
-            )
-    elif config.train.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"'train.device' is {config.train.device}",
-            expected="a CUDA device that this process can see",
-            got=f"none (torch {torch.__version__})",
-            hint="train.device=auto takes what there is.",
+def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
+    """The model on the meta device; ResourceError where its weights cannot fit this host, if it is to train here."""
+    try:
+        with torch.device("meta"):
+            model = MODELS.build(config.model, schema, where="model")
+        sizes = {name: weight.numel() * weight.element_size() for name, weight in model.named_parameters()}
+    except RuntimeError as error:
+        if "overflow" not in str(error).lower():
+            raise
+        sizes = {"a table": sys.maxsize}
+    have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    need, largest = sum(sizes.values()), max(sizes, key=sizes.__getitem__, default="")
+    if (need > have and config.scaling.num_workers == 0) or need >= sys.maxsize:
+        raise ResourceError(
+            f"'model': the weights do not fit into memory, {largest} alone takes {sizes[largest] / 2**30:,.1f} GiB",
+            expected=f"at most {have / 2**30:,.1f} GiB",
+            got=f"{need / 2**30:,.1f} GiB",
+            hint="Look at the model's widths and at the schema's vocab_size.",
         )
+    return model
+
+
+def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str]) -> None:
+    """Whether there will be a score for those who go by one.
+
+    Args:
+        listeners: keys of the configuration that need scores.
+    """
+    train, stopping = config.train, config.train.early_stopping
+    if stopping.metric is not None and stopping.metric not in metrics.keys:
+        raise ConfigError(
+            f"'train.early_stopping.metric': no metric '{stopping.metric}' is computed",
+            hint=nearest(stopping.metric, metrics.keys),
+        )
+    if config.data.valid is not None:
+        metric = stopping.metric or metrics.default_key()
+        try:
+            own = metrics.mode(metric)
+        except ConfigError:  # neither larger nor smaller is better, unless the user says so
+            if stopping.mode is None:
+                raise
+            own = stopping.mode
+        if stopping.mode not in (None, own):
+            raise ConfigError(
+                f"'train.early_stopping.mode' is {stopping.mode}, so the worst model by '{metric}' would be kept",
+                expected=f"{own}, or null for the metric's own",
+            )
+    never = train.evaluate_every_epochs == 0 and train.evaluate_every_steps is None
+    if listeners and (config.data.valid is None or never):
+        raise ConfigError(
+            f"'{listeners[0]}' goes by the validation's scores, and there are none",
+            got="data.valid is null" if config.data.valid is None else "train.evaluate_every_epochs is 0",
+        )
+
+
+def check_device(config: RunConfig) -> None:
+    """ConfigError where the run asks for a device that it will not have."""
+    device, scaling = config.train.device, config.scaling
+    if scaling.num_workers > 0:
+        if device.startswith("cuda") and not scaling.use_gpu:
+            raise ConfigError(
+                f"'train.device' is {device}, but the workers reserve no GPU", hint="Set scaling.use_gpu=true."
+            )
+        if ":" in device:
+            raise ConfigError(f"'train.device' is {device}, but Ray gives each worker its GPU", expected="cuda or auto")
+    if device == "cpu" and scaling.use_gpu:
+        raise ConfigError("'train.device' is cpu, but 'scaling.use_gpu' is true", expected="one of them")
+    wants_gpu = scaling.use_gpu or device.startswith("cuda")
+    if scaling.num_workers == 0 and wants_gpu and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            "'scaling.use_gpu' is true" if scaling.use_gpu else f"'train.device' is {device}",
+            expected="a CUDA device that this process can see",
+            got=f"{torch.cuda.device_count()} of them (torch {torch.__version__})",
+            hint="train.device=auto and scaling.use_gpu=false take what there is.",
+        )
+
+
+def _check_start(config: RunConfig) -> None:
+    """Whether what the run starts from is there."""
+    if config.init_map is not None:
+        if config.init_from is None:
+            raise ConfigError("'init_map' says how to take weights from 'init_from', which is null")
+        if not os.path.isfile(config.init_map):
+            raise ConfigError(f"'init_map': there is no file '{config.init_map}'")
+    if config.init_from is not None and not Store(config.init_from).names():
+        filesystem, root = open_filesystem(config.init_from)
+        if not exists(filesystem, f"{root}/manifest.json"):
+            raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
 
 
 def _check_writable(directory: str) -> None:
@@ -133,7 +211,7 @@ def _check_writable(directory: str) -> None:
             stream.write(b"")
         filesystem.delete_file(marker)
     except OSError as error:
-        raise ConfigError(f"'model_dir': cannot write into '{directory}'", got=error.strerror or error) from None
+        raise ConfigError(f"'model_dir': cannot write into '{directory}'", got=reason(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,11 @@ from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
 from rechub_ray.optimizers import OPTIMIZERS
 from rechub_ray.registry import Registry
-from rechub_ray.runtime.launch import RunResult
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
+
+if typing.TYPE_CHECKING:
+    from rechub_ray.runtime.launch import RunResult
 
 FAMILIES: dict[str, Registry[typing.Any]] = {
     "models": MODELS,

@@ -132,7 +132,8 @@ class CTRTrainer:
             "export": {"onnx": False},
         }
         self._config = config_module.load(content, overrides)
-        self._with_schedules(steps_per_epoch=1)  # what is wrong with the scheduler shows now, not after reading data
+        # what is wrong with the scheduler shows now, not after the data was read
+        self._changed(optimizers=self._with_schedules(steps_per_epoch=1))
 
     def fit(
         self,

@@ -71,6 +71,18 @@ def schema_of(features: Sequence[Feature]) -> house.Schema:
 
 
 def names(features: Sequence[Feature]) -> list[str]:
+    """The features' names.
+
+    Raises:
+        ConfigError: something in the list is no feature.
+    """
+    for feature in features:
+        if not isinstance(feature, SparseFeature | SequenceFeature | DenseFeature):
+            raise ConfigError(
+                "a feature list holds something else",
+                expected="features of rechub_ray.compat.basic.features",
+                got=repr(feature),
+            )
     return [feature.name for feature in features]
 
 
@@ -97,14 +109,8 @@ def mlp_arguments(mlp_params: Mapping[str, Any]) -> dict[str, Any]:
 def _by_name(features: Sequence[Feature]) -> dict[str, Feature]:
     """Each feature once: lists of a model's parts overlap."""
     by_name: dict[str, Feature] = {}
-    for feature in features:
-        if not isinstance(feature, SparseFeature | SequenceFeature | DenseFeature):
-            raise ConfigError(
-                "a feature list holds something else",
-                expected="features of rechub_ray.compat.basic.features",
-                got=repr(feature),
-            )
-        known = by_name.setdefault(feature.name, feature)
+    for name, feature in zip(names(features), features, strict=True):
+        known = by_name.setdefault(name, feature)
         if known != feature:
-            raise SchemaError(f"two different features are called '{feature.name}'", got=f"{known} and {feature}")
+            raise SchemaError(f"two different features are called '{name}'", got=f"{known} and {feature}")
     return by_name

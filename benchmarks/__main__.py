@@ -1,0 +1,118 @@
+"""`python -m benchmarks [names] [--quick] [--repeats N] [--work DIR]`; the name `report` writes RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+# name of the module: what it shows
+BENCHMARKS = {
+    "compare": "Speed: torch-rechub, ours, the limit",
+    "ids": "Speed and memory by the number of ids",
+    "memory": "Memory by the number of rows",
+    "startup": "Start-up, and what is not training",
+    "frappe": "Published results on Frappe",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures what the README claims.")
+    known = [*BENCHMARKS, "report"]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; default: all, then the report")
+    parser.add_argument("--quick", action="store_true", help="small sizes, only to see that everything works")
+    parser.add_argument("--repeats", type=int, help="runs of each side; default 3, quick 1")
+    parser.add_argument("--work", type=Path, help="keep generated data in this folder; default: a temporary one")
+    options = parser.parse_args()
+    names = options.names or known
+    for name in names:
+        if name not in known:
+            parser.error(f"unknown name '{name}'; known: {', '.join(known)}")
+    repeats = options.repeats or (1 if options.quick else 3)
+    results = HERE / "results" / "quick" if options.quick else HERE / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rechub-ray-bench-") as temporary:
+        work = options.work.resolve() if options.work else Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        settings = Settings(work=work, quick=options.quick, repeats=repeats)
+        for name in names:
+            if name != "report":
+                measure(name, settings, results)
+    if "report" in names:
+        out = results / "RESULTS.md" if options.quick else HERE / "RESULTS.md"
+        out.write_text(report(results))
+        print(f"wrote {out}")
+
+
+def measure(name: str, settings: Settings, results: Path) -> None:
+    """Runs one benchmark, prints its table and keeps its figures."""
+    print(f"{name}: {BENCHMARKS[name]}", file=sys.stderr, flush=True)
+    module = importlib.import_module(f"benchmarks.{name}")
+    before, started = os.getloadavg()[0], time.perf_counter()
+    result = module.run(settings)
+    kept = {
+        "machine": machine(),
+        "load_before": round(before, 2),
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+        "repeats": settings.repeats,
+        "result": result,
+    }
+    (results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"\n{module.table(result)}\n", flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it was measured."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    packages = ("torch", "ray", "pyarrow", "numpy", "rechub_ray", "torch-rechub")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu[1] if cpu else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def report(results: Path) -> str:
+    """All kept figures as one Markdown page."""
+    parts = ["# Results\n\nWritten by `python -m benchmarks report`; the method of each table is in README.md."]
+    for name, title in BENCHMARKS.items():
+        file = results / f"{name}.json"
+        if not file.exists():
+            continue
+        kept = json.loads(file.read_text())
+        facts = kept["machine"]
+        versions = ", ".join(f"{key} {facts[key]}" for key in ("python", "torch", "ray", "pyarrow", "torch-rechub"))
+        parts.append(f"## {title}\n\n{importlib.import_module(f'benchmarks.{name}').table(kept['result'])}")
+        parts.append(
+            f"`python -m benchmarks {name}`, {facts['date']}: {facts['cpu']}, {facts['cores']} cores, "
+            f"{facts['memory_gib']} GiB; {versions}; {kept['repeats']} repeats, {kept['minutes']} minutes, "
+            f"load {kept['load_before']} before it began."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()

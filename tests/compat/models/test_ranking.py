@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rechub_ray import models as house
+from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
+from rechub_ray.compat.basic.initializers import Pretrained, RandomUniform, XavierNormal, XavierUniform
+from rechub_ray.compat.models.ranking import DCNv2, DeepFM, WideDeep
+from rechub_ray.errors import ConfigError, SchemaError
+from rechub_ray.layers.embedding import EmbeddingBank
+
+MLP = {"dims": [8, 4], "dropout": 0.2, "activation": "prelu"}
+
+
+def features() -> list[Any]:
+    return [
+        SparseFeature("user", vocab_size=30, embed_dim=4),
+        SparseFeature("item", vocab_size=20, embed_dim=4),
+        SequenceFeature("history", vocab_size=99, pooling="sum", shared_with="item", padding_idx=0),
+    ]
+
+
+def bank(model: Any) -> EmbeddingBank:
+    assert isinstance(model.embedding, EmbeddingBank)
+    return model.embedding
+
+
+def test_the_lists_become_a_schema_and_the_houses_arguments() -> None:
+    model = DeepFM(deep_features=[*features(), DenseFeature("price")], fm_features=features()[:2], mlp_params=MLP)
+    assert type(model) is house.DeepFM
+    assert model.schema.feature_names == ["user", "item", "history", "price"]
+    history = model.schema.sequences[0]
+    assert (history.vocab_size, history.embed_dim, history.shared_with, history.pooling) == (20, 4, "item", "sum")
+    assert model.arguments["fm_features"] == ["user", "item"]
+    assert model.arguments["hidden_units"] == (8, 4)
+    assert model.arguments["dropout"] == 0.2
+    assert model.arguments["batch_norm"] is True
+    assert model.padding == {"history": 0}
+
+
+def test_wide_and_deep_and_dcn() -> None:
+    wide = WideDeep(wide_features=features()[:1], deep_features=features(), mlp_params=MLP)
+    assert type(wide) is house.WideDeep
+    assert wide.arguments["wide_features"] == ["user"]
+    mixed = DCNv2(features(), n_cross_layers=2, mlp_params=MLP)
+    assert type(mixed) is house.DCNv2
+    assert (mixed.arguments["low_rank"], mixed.arguments["num_experts"]) == (32, 4)
+    full = DCNv2(features(), 2, MLP, model_structure="stacked", use_low_rank_mixture=False)
+    assert (full.arguments["low_rank"], full.arguments["structure"]) == (None, "stacked")
+
+
+def test_two_models_of_one_list_share_no_weights() -> None:
+    shared = features()
+    first, second = (DeepFM(shared, shared, MLP) for _ in range(2))
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.fill_(7)
+    assert not any((weight == 7).any() for name, weight in second.named_parameters() if "embedding" in name)
+
+
+def test_initializers_fill_their_own_table() -> None:
+    rows = torch.randn(20, 4)
+    lists = [
+        SparseFeature("user", 30, 4, initializer=RandomUniform(5, 6)),
+        SparseFeature("item", 20, 4, initializer=Pretrained(rows, freeze=False)),
+        SparseFeature("shop", 10, 4),
+        SparseFeature("city", 10, 4, initializer=XavierNormal()),
+        SparseFeature("day", 7, 4, initializer=XavierUniform(gain=2)),
+    ]
+    tables = bank(DeepFM(lists, lists, MLP))
+    user = tables.table("user")
+    assert 5 <= float(user.min()) < float(user.max()) < 6
+    assert torch.equal(tables.table("item"), rows)
+    assert float(tables.table("shop").abs().max()) < 1e-3
+    assert float(tables.table("city").abs().max()) > 1e-2
+    assert float(tables.table("day").abs().max()) <= 2 * (6 / 11) ** 0.5
+    with pytest.raises(SchemaError, match=r"'usr'.*'user'"):
+        tables.table("usr")
+
+
+def test_the_width_of_a_feature_without_one() -> None:
+    assert SparseFeature("user", vocab_size=16).embed_dim == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mlp_params": {"dim": [8]}}, "'dim'.*'dims'"),
+        ({"mlp_params": {"dims": [8], "activation": "dice"}}, "'dice'"),
+        ({"deep_features": [SequenceFeature("h", 9, 4, pooling="concat")]}, "pooling 'concat'"),
+        ({"deep_features": [SparseFeature("user", 31, 4)]}, "two different features.*'user'"),
+        ({"deep_features": [SparseFeature("shop", 9, 4, shared_with="shops")]}, "'shops'"),
+        ({"deep_features": ["user"]}, "holds something else.*'user'"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"deep_features": features(), "fm_features": features(), "mlp_params": MLP}
+    with pytest.raises((ConfigError, SchemaError), match=message):
+        DeepFM(**(arguments | change))
+
+
+def test_frozen_tables_are_refused() -> None:
+    with pytest.raises(ConfigError, match="freeze=False"):
+        Pretrained([[1.0]])
+    one = [SparseFeature("item", 20, 4, initializer=Pretrained(torch.zeros(3, 4), freeze=False))]
+    with pytest.raises(ConfigError, match=r"\(20, 4\).*\(3, 4\)"):
+        DeepFM(one, one, MLP)
+
+
+def test_a_model_that_is_missing_says_what_is_there() -> None:
+    with pytest.raises(ImportError, match=r"DIN yet.*DCNv2, DeepFM, WideDeep"):
+        from rechub_ray.compat.models.ranking import DIN  # noqa: F401
+    with pytest.raises(ImportError, match="MTLTrainer yet"):
+        from rechub_ray.compat.trainers import MTLTrainer  # noqa: F401
+    with pytest.raises(ImportError, match="DepFM"):
+        from rechub_ray.compat.models.ranking import DepFM  # noqa: F401
