@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray.allocator import keep_freed_memory
 from rechub_ray.batch import Batch, LossTerms, split
 from rechub_ray.checkpoint import Checkpoint, Store
 from rechub_ray.config import RunConfig
@@ -111,6 +112,8 @@ class Learner:
         self, config: RunConfig, schema: Schema, *, world: World, device: torch.device, total_steps: int
     ) -> None:
         self.config, self.schema, self.world, self.device = config, schema, world, device
+        if device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = MODELS.build(config.model, schema, where="model")
         self.model.to(device)

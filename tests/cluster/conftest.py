@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,7 @@ def edited(text: str, **values: str) -> str:
 def hosts(request: pytest.FixtureRequest) -> Iterator[Hosts]:
     """Two hosts with a running Ray between them, as `ray up cluster.yaml` leaves them."""
     _skip_unless_possible(request.config)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # removes the hosts then, too
     folder = Path(tempfile.mkdtemp(prefix="rechub-cluster-", dir="/tmp"))
     hosts = Hosts(folder)
     try:
@@ -105,6 +107,7 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[Hosts]:
     finally:
         hosts.lab("down")
         shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
     assert not _running_hosts()
 
 
