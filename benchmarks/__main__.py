@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import run_process
 from benchmarks.settings import Settings
 
 HERE = Path(__file__).resolve().parent
@@ -27,11 +28,16 @@ BENCHMARKS = {
     "startup": "Start-up, and what is not training",
     "frappe": "Published results on Frappe",
 }
+# modules that print their own text: what it shows, arguments in full, arguments for --quick
+PROGRAMS = {
+    "step": ("Where a step's time goes", ["--batch-norm"], ["--batch-norm", "--steps", "5", "--threads", "1"]),
+    "mutations": ("Errors of broken configurations and data", [], ["--every", "25"]),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures what the README claims.")
-    known = [*BENCHMARKS, "report"]
+    known = [*BENCHMARKS, *PROGRAMS, "report"]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; default: all, then the report")
     parser.add_argument("--quick", action="store_true", help="small sizes, only to see that everything works")
     parser.add_argument("--repeats", type=int, help="runs of each side; default 3, quick 1")
@@ -59,19 +65,44 @@ def main() -> None:
 
 def measure(name: str, settings: Settings, results: Path) -> None:
     """Runs one benchmark, prints its table and keeps its figures."""
-    print(f"{name}: {BENCHMARKS[name]}", file=sys.stderr, flush=True)
-    module = importlib.import_module(f"benchmarks.{name}")
+    print(f"{name}: {title(name)}", file=sys.stderr, flush=True)
     before, started = os.getloadavg()[0], time.perf_counter()
-    result = module.run(settings)
+    result = run_program(name, settings) if name in PROGRAMS else module(name).run(settings)
     kept = {
         "machine": machine(),
         "load_before": round(before, 2),
         "minutes": round((time.perf_counter() - started) / 60, 1),
-        "repeats": settings.repeats,
+        "repeats": None if name in PROGRAMS else settings.repeats,
         "result": result,
     }
     (results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"\n{module.table(result)}\n", flush=True)
+    print(f"\n{shown(name, result)}\n", flush=True)
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def title(name: str) -> str:
+    return PROGRAMS[name][0] if name in PROGRAMS else BENCHMARKS[name]
+
+
+def shown(name: str, result: dict[str, Any]) -> str:
+    """A result as Markdown."""
+    if name in PROGRAMS:
+        return f"```\n{result['text'].strip()}\n```"
+    table: str = module(name).table(result)
+    return table
+
+
+def run_program(name: str, settings: Settings) -> dict[str, Any]:
+    """What a module prints."""
+    _, full, quick = PROGRAMS[name]
+    log = settings.work / f"{name}.txt"
+    run_process([sys.executable, "-m", f"benchmarks.{name}", *(quick if settings.quick else full)], log=log)
+    text = log.read_text(errors="replace")
+    log.unlink()
+    return {"text": text}
 
 
 def machine() -> dict[str, Any]:
@@ -98,17 +129,18 @@ def machine() -> dict[str, Any]:
 def report(results: Path) -> str:
     """All kept figures as one Markdown page."""
     parts = ["# Results\n\nWritten by `python -m benchmarks report`; the method of each table is in README.md."]
-    for name, title in BENCHMARKS.items():
+    for name in [*BENCHMARKS, *PROGRAMS]:
         file = results / f"{name}.json"
         if not file.exists():
             continue
         kept = json.loads(file.read_text())
         facts = kept["machine"]
         versions = ", ".join(f"{key} {facts[key]}" for key in ("python", "torch", "ray", "pyarrow", "torch-rechub"))
-        parts.append(f"## {title}\n\n{importlib.import_module(f'benchmarks.{name}').table(kept['result'])}")
+        repeats = f"{kept['repeats']} repeats, " if kept["repeats"] else ""
+        parts.append(f"## {title(name)}\n\n{shown(name, kept['result'])}")
         parts.append(
             f"`python -m benchmarks {name}`, {facts['date']}: {facts['cpu']}, {facts['cores']} cores, "
-            f"{facts['memory_gib']} GiB; {versions}; {kept['repeats']} repeats, {kept['minutes']} minutes, "
+            f"{facts['memory_gib']} GiB; {versions}; {repeats}{kept['minutes']} minutes, "
             f"load {kept['load_before']} before it began."
         )
     return "\n\n".join(parts) + "\n"

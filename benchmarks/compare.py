@@ -7,93 +7,101 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from benchmarks.limit import SIDES
 from benchmarks.process import run_process
 from benchmarks.settings import Settings
 from benchmarks.workload import BATCH, IDS, ROWS, config, criteo_like, middle, run_training
 
+OTHER = "0.9.0"
+READY, OWN = f"torch-rechub {OTHER}, whole batches handed to it", f"torch-rechub {OTHER}, its own DataGenerator"
 # name: Ray Train workers, torch threads of each
-OURS = {"in process": (0, 2), "Ray, 1 worker x 2 threads": (1, 2), "Ray, 2 workers x 1 thread": (2, 1)}
-# name: processes, threads of each
-LIMITS = {"1 process x 2 threads": (1, 2), "2 processes x 1 thread": (2, 1)}
-LIMIT_OF = dict(zip(OURS, ["1 process x 2 threads", "1 process x 2 threads", "2 processes x 1 thread"], strict=True))
-READY, OWN = "whole batches handed to it", "its own DataGenerator"
-PINNED = "0.9.0"
+OURS = {
+    "ours, in process, 2 threads": (0, 2),
+    "ours, Ray, 1 worker x 2 threads": (1, 2),
+    "ours, Ray, 2 workers x 1 thread": (2, 1),
+}
+# the limit's geometry: its processes, threads of each
+GEOMETRIES = {"1 process x 2 threads": (1, 2), "2 processes x 1 thread": (2, 1)}
+Speeds = dict[str, list[float]]
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Rows a second of every side, `repeats` times in turn."""
+    """Rows a second of every side, all sides in turn, `repeats` times."""
     rows = settings.pick(ROWS, 40 * BATCH)
     data = criteo_like(settings, rows=rows)
-    speeds: dict[str, dict[str, list[float]]] = {"torch-rechub": {}, "ours": {}, "ours, whole run": {}, "limit": {}}
     skipped = _missing_torch_rechub()
+    speeds: Speeds = {}
+    whole: Speeds = {}
     for number in range(settings.repeats):
+        print(f"  round {number + 1} of {settings.repeats}", file=sys.stderr, flush=True)
         if skipped is None:
             for loader, name, steps in (("ready", READY, 150), ("own", OWN, 60)):
-                steps, warm_up = settings.pick(steps, 8), settings.pick(10, 2)
-                command = ["benchmarks.torch_rechub_side", str(data), "--loader", loader, "--threads", "2"]
-                command += ["--steps", str(steps), "--warm-up", str(warm_up)]
-                _note(speeds, "torch-rechub", name, number, lambda: _answer(settings, command))
+                command = ["torch_rechub_side", str(data), "--loader", loader, "--threads", "2"]
+                command += ["--steps", str(settings.pick(steps, 8)), "--warm-up", str(settings.pick(10, 2))]
+                _note(speeds, name, _answer(settings, command)["rows_per_second"])
         for name, (workers, threads) in OURS.items():
             epochs, log = settings.pick(3, 2), settings.pick(50, 10)
             given = config(data, workers=workers, threads=threads, train__epochs=epochs, train__log_every_steps=log)
             done = run_training(settings, "compare", given)
-            _note(speeds, "ours", name, number, lambda: done.steady)
-            speeds["ours, whole run"].setdefault(name, []).append(done.whole)
-        for name, (processes, threads) in LIMITS.items():
-            command = ["benchmarks.limit", "--processes", str(processes), "--threads", str(threads)]
+            _note(speeds, name, done.steady)
+            whole.setdefault(name, []).append(done.whole)
+        for geometry, (processes, threads) in GEOMETRIES.items():
+            command = ["limit", "--processes", str(processes), "--threads", str(threads)]
             command += ["--batch", str(BATCH // processes), "--seconds", str(settings.pick(15, 2))]
-            _note(speeds, "limit", name, number, lambda: _answer(settings, command))
-    sides = {side: {name: middle(values) for name, values in of.items()} for side, of in speeds.items()}
-    return {"rows": rows, "ids": IDS, "batch": BATCH, "sides": sides, "skipped": skipped}
+            for name, speed in _answer(settings, command).items():
+                _note(speeds, f"{name}, {geometry}", speed)
+    return {
+        "rows": rows,
+        "ids": IDS,
+        "batch": BATCH,
+        "speeds": {name: middle(values) for name, values in speeds.items()},
+        "whole": {name: middle(values) for name, values in whole.items()},
+        "skipped": skipped,
+    }
 
 
 def _missing_torch_rechub() -> str | None:
     if importlib.util.find_spec("torch_rechub") is None:
-        return f"torch-rechub is not installed (pip install torch-rechub=={PINNED})"
+        return f"torch-rechub is not installed (pip install torch-rechub=={OTHER})"
     found = importlib.metadata.version("torch-rechub")
-    return None if found == PINNED else f"torch-rechub {found} is installed, the comparison is with {PINNED}"
+    return None if found == OTHER else f"torch-rechub {found} is installed, the comparison is with {OTHER}"
 
 
-def _answer(settings: Settings, command: list[str]) -> float:
+def _answer(settings: Settings, command: list[str]) -> dict[str, float]:
+    """The figures that a side's process prints last."""
     log = settings.work / "side.txt"
-    run_process([sys.executable, "-m", *command], log=log)
+    run_process([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], log=log)
     last = next(line for line in reversed(log.read_text(errors="replace").splitlines()) if line.startswith("{"))
     log.unlink()
-    return float(json.loads(last)["rows_per_second"])
+    return {name: float(value) for name, value in json.loads(last).items()}
 
 
-def _note(
-    speeds: dict[str, dict[str, list[float]]], side: str, name: str, number: int, measure: Callable[[], float]
-) -> None:
-    value = measure()
-    speeds[side].setdefault(name, []).append(value)
-    line = f"  {number + 1}. {side}, {name}: {value:,.0f} rows/s (load {os.getloadavg()[0]:.1f})"
-    print(line, file=sys.stderr, flush=True)
+def _note(speeds: Speeds, name: str, value: float) -> None:
+    speeds.setdefault(name, []).append(value)
+    print(f"    {name}: {value:,.0f} rows/s (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
 
 
 def table(result: dict[str, Any]) -> str:
-    sides = result["sides"]
-    other = sides["torch-rechub"].get(READY)
-    lines = ["| | rows/s, median (range) | x torch-rechub | of the limit | whole run, rows/s |", "|---|---|---|---|---|"]
-    for name, speed in sides["torch-rechub"].items():
-        lines.append(f"| torch-rechub {PINNED}, {name} | {_speed(speed)} | {_ratio(speed, other)} | | |")
-    for name, speed in sides["ours"].items():
-        limit, whole = sides["limit"][LIMIT_OF[name]], sides["ours, whole run"][name]
-        share = f"{speed['median'] / limit['median']:.2f}"
-        lines.append(f"| ours, {name} | {_speed(speed)} | {_ratio(speed, other)} | {share} | {whole['median']:,.0f} |")
-    for name, speed in sides["limit"].items():
-        lines.append(f"| the dense layers alone, {name} | {_speed(speed)} | {_ratio(speed, other)} | 1 | |")
-    head = f"{result['rows']:,} rows, {result['ids']:,} ids, {result['batch']:,} rows a step"
+    speeds = result["speeds"]
+    other = speeds.get(READY)
+    strict, fair = SIDES
+    lines = [
+        "| | rows/s, median (range) | x torch-rechub | of the dense layers | of them with input gradient "
+        "| whole run, rows/s |",
+        "|---" * 6 + "|",
+    ]
+    for name, speed in speeds.items():
+        ratio = "" if other is None else f"{speed['median'] / other['median']:.1f}"
+        cells = [name, f"{speed['median']:,.0f} ({speed['low']:,.0f} - {speed['high']:,.0f})", ratio, "", "", ""]
+        if name in OURS:
+            workers, _ = OURS[name]
+            geometry = list(GEOMETRIES)[max(workers, 1) - 1]
+            limits = [speeds[f"{side}, {geometry}"]["median"] for side in (strict, fair)]
+            cells[3:] = [*(f"{speed['median'] / limit:.2f}" for limit in limits)]
+            cells.append(f"{result['whole'][name]['median']:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    head = f"{result['rows']:,} rows, {result['ids']:,} ids, {result['batch']:,} rows a step over all workers"
     skipped = f"\n\ntorch-rechub was left out: {result['skipped']}." if result["skipped"] else ""
     return f"{head}.\n\n" + "\n".join(lines) + skipped
-
-
-def _speed(speed: dict[str, Any]) -> str:
-    return f"{speed['median']:,.0f} ({speed['low']:,.0f} - {speed['high']:,.0f})"
-
-
-def _ratio(speed: dict[str, Any], other: dict[str, Any] | None) -> str:
-    return "" if other is None else f"{speed['median'] / other['median']:.1f}"

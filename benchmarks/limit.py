@@ -1,9 +1,9 @@
-"""The limit: the dense layers of the benchmark's DeepFM alone, without embeddings and without data.
+"""The limit: the dense layers alone, without embeddings and without data, on the same cores.
 
 Usage: python -m benchmarks.limit --threads N --batch ROWS --seconds S [--processes P]
 
-Forward, backward (into the layers' inputs as well, as the embeddings need it) and Adam's step, over and over on one
-random batch.
+Forward, backward and fused Adam over and over on random matrices, as in `benchmarks.step`: once without and once with
+the gradient into the layers' input, which embeddings need. Several processes start together and exchange nothing.
 """
 
 from __future__ import annotations
@@ -13,90 +13,60 @@ import json
 import multiprocessing
 import time
 from multiprocessing.synchronize import Barrier
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from benchmarks.workload import BATCH_NORM, DIM, HIDDEN
+from benchmarks.step import dense_side
+from benchmarks.workload import BATCH_NORM
+from rechub_ray.allocator import keep_freed_memory
 
-_FIELDS, _NUMBERS = 26, 13
-
-
-class Dense(nn.Module):
-    """Perceptron, pairwise interactions, linear term of the numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = _FIELDS * DIM + _NUMBERS
-        for units in HIDDEN:
-            layers += [nn.Linear(width, units), *([nn.BatchNorm1d(units)] if BATCH_NORM else []), nn.ReLU()]
-            width = units
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, 1))
-        self.linear = nn.Linear(_NUMBERS, 1, bias=False)
-
-    def forward(self, vectors: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        pairs = 0.5 * (vectors.sum(1).square().sum(1) - vectors.square().sum((1, 2)))
-        deep = self.mlp(torch.cat([vectors.flatten(1), numbers], 1)) + self.linear(numbers)
-        return pairs + deep.squeeze(1)
+SIDES = {"dense layers": False, "dense layers, input gradient": True}
 
 
-def speed(threads: int, batch: int, seconds: float, together: Barrier | None = None) -> float:
-    """Rows a second of this process, after warming up."""
+def speeds(threads: int, batch: int, seconds: float, together: Barrier | None = None) -> dict[str, float]:
+    """Rows a second of this process by side, after warming up."""
+    keep_freed_memory()  # as our side does: without it, the limit would be too low
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = Dense()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    vectors = (torch.randn(batch, _FIELDS, DIM) * 0.01).requires_grad_()
-    numbers, labels = torch.randn(batch, _NUMBERS), torch.rand(batch).round()
-
-    def step() -> None:
-        F.binary_cross_entropy_with_logits(model(vectors, numbers), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        vectors.grad = None
-
-    for _ in range(10):
-        step()
-    if together is not None:
-        together.wait()
-    started, steps = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        step()
-        steps += 1
-    return steps * batch / (time.perf_counter() - started)
+    result = {}
+    for name, input_gradient in SIDES.items():
+        step = dense_side(batch, batch_norm=BATCH_NORM, input_gradient=input_gradient, compiled=False)
+        for number in range(10):
+            step(number)
+        if together is not None:
+            together.wait()
+        started, steps = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            step(steps)
+            steps += 1
+        result[name] = steps * batch / (time.perf_counter() - started)
+    return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.limit", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True, help="rows a step of each process")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    given = (options.threads, options.batch, options.seconds)
-    if options.processes == 1:
-        total = speed(*given)
-    else:
-        context = multiprocessing.get_context("spawn")
-        together = context.Barrier(options.processes)
-        results = context.SimpleQueue()
-        processes = [
-            context.Process(target=_into, args=(results, *given, together)) for _ in range(options.processes)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-            if process.exitcode:
-                raise SystemExit(process.exitcode)
-        total = sum(results.get() for _ in processes)
-    print(json.dumps({"rows_per_second": total}))
+    context = multiprocessing.get_context("spawn")
+    together, results = context.Barrier(options.processes), context.SimpleQueue()
+    given = (results, options.threads, options.batch, options.seconds, together)
+    processes = [context.Process(target=_into, args=given) for _ in range(options.processes)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
+    each = [results.get() for _ in processes]
+    print(json.dumps({name: sum(one[name] for one in each) for name in SIDES}))
 
 
-def _into(results: multiprocessing.SimpleQueue[float], *given: object) -> None:
-    results.put(speed(*given))  # type: ignore[arg-type]
+def _into(results: Any, *given: Any) -> None:
+    results.put(speeds(*given))
 
 
 if __name__ == "__main__":

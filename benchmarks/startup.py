@@ -19,7 +19,9 @@ def run(settings: Settings) -> dict[str, Any]:
     shares = {}
     for mode, (workers, threads) in MODES.items():
         for _ in range(settings.repeats):
-            given = config(data, workers=workers, threads=threads, train__log_every_steps=1, train__steps=2)
+            given = config(
+                data, workers=workers, threads=threads, train__log_every_steps=1, train__epochs=None, train__steps=2
+            )
             first.setdefault(mode, []).append(run_training(settings, "startup", given).first_step_seconds)
             print(f"  {mode}: first step after {first[mode][-1]:.2f} s", file=sys.stderr, flush=True)
         whole = {"data__valid": "valid", "train__epochs": settings.pick(5, 1), "export__onnx": True}
@@ -34,7 +36,10 @@ def table(result: dict[str, Any]) -> str:
     for mode, value in result["first_step_seconds"].items():
         lines.append(f"| {mode} | {value['median']:.2f} ({value['low']:.2f} - {value['high']:.2f}) |")
     purposes = ["train", "data", "evaluate", "save"]
-    lines += ["", "| one run, s | rows | all | training | waiting for data | evaluation | saving | start, export, end |"]
+    lines += [
+        "",
+        "| one run, s | rows | all | training | waiting for data | evaluation | saving | start, export, end |",
+    ]
     lines[-1] += " not training |"
     lines.append("|---" * 9 + "|")
     for mode, seconds in result["whole"].items():

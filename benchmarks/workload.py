@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import statistics
@@ -82,7 +83,7 @@ class Run:
         """Rows a second over all log windows but the first: data, steps, log; no evaluation, no saving."""
         lines = [line for line in self.history if "rows_per_second" in line]
         rows = seconds = 0.0
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             rows += line["data/rows"] - before["data/rows"]
             seconds += (line["data/rows"] - before["data/rows"]) / line["rows_per_second"]
         if not seconds:

@@ -17,6 +17,7 @@ import numpy as np
 import pydantic
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.files import reason
@@ -128,7 +129,9 @@ class TrainSection(Section):
         if isinstance(data, Mapping):
             given = [key for key in ("epochs", "steps") if data.get(key) is not None]
             if len(given) == 2:
-                raise ValueError("set one of epochs and steps, not both (train.epochs=null unsets the other)")
+                raise PydanticCustomError(
+                    "length", "set one of train.epochs and train.steps, not both (train.epochs=null unsets the other)"
+                )
             if not given:
                 return {**data, "epochs": 1}
         return data

@@ -79,11 +79,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Example:
         >>> nearest("drpout", ["dropout", "hidden_units"])
         "Did you mean 'dropout'?"
+        >>> nearest("DeepFM", ["deepfm", "fm"])
+        "Did you mean 'deepfm'?"
         >>> nearest("x", ["dropout", "hidden_units"])
         'Known: dropout, hidden_units.'
     """
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    by_small = {item.lower(): item for item in known}
+    close = difflib.get_close_matches(str(name).lower(), by_small, n=1, cutoff=0.6)
     if close:
-        return f"Did you mean '{close[0]}'?"
+        return f"Did you mean '{by_small[close[0]]}'?"
     return f"Known: {', '.join(sorted(known))}." if known else "Nothing is known here."

@@ -139,7 +139,11 @@ class Learner:
         Without a host synchronisation on CUDA; sums for the log stay on the device until `drain_log`.
         """
         # a pure function of (seed, step, rank): resuming needs no generator state, on any number of workers
-        torch.manual_seed(_mix(self.config.seed, step, self.world.rank))
+        seed = _mix(self.config.seed, step, self.world.rank)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also sees to GPUs, and takes a millisecond
+        else:
+            torch.manual_seed(seed)
         self.model.train()
         parts = split(batch.to(self.device), self.config.train.accumulate_steps)
         for part in parts:

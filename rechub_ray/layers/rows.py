@@ -34,11 +34,6 @@ def write_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
         table.index_copy_(0, rows, values)
 
 
-def add_rows(table: Tensor, rows: Tensor, change: Tensor) -> None:
-    """table[rows] += change in place, for rows that are each there once."""
-    write_rows(table, rows, read_rows(table, rows).add_(change))
-
-
 def coalesce(gradients: Sequence[RowGradient], sizes: Sequence[int]) -> list[RowGradient]:
     """Sums the values of equal rows, in the order in which they stand, and sorts by row.
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from rechub_ray.registry import Registry
 
+# what a block of rows of width 16 takes while it is updated fits a core's cache
+_BLOCK_ROWS = 16_384
+
 
 class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
     """Base of optimizers that take row gradients (coalesced sparse COO) and touch only those rows.
@@ -36,13 +39,26 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    gradient = table.grad.coalesce()  # no work where it is coalesced already
-                    self.update(table, gradient._indices()[0], gradient._values(), self.state[table], group)
+                    self._step(table, table.grad.coalesce(), group)  # no work where it is coalesced already
         return loss
 
+    def _step(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[table]
+        self.begin(table, state, group)
+        rows, values = gradient._indices()[0], gradient._values()
+        block = _BLOCK_ROWS if table.device.type == "cpu" else max(1, rows.numel())
+        for some, their_values in zip(torch.split(rows, block), torch.split(values, block), strict=True):
+            self.update(table, some, their_values, state, group)
+
     @abc.abstractmethod
-    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: Any) -> None:
-        """Updates some rows of one table.
+    def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Starts a step on one table: makes its state at the first one."""
+
+    @abc.abstractmethod
+    def update(
+        self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        """Updates some rows of one table; a step calls it for one block of rows after the other.
 
         Shapes:
             table: (V, D). rows: (U,) int64, ascending, each once. gradient: (U, D).

@@ -49,14 +49,18 @@ class LazyAdam(SparseOptimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay})
 
-    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: Any) -> None:
+    def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
             state["first"] = torch.zeros_like(table)
             state["second"] = torch.zeros_like(table)
+        state["step"] += 1
+
+    def update(
+        self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if group["weight_decay"]:
             gradient = gradient.add(read_rows(table, rows), alpha=group["weight_decay"])
-        state["step"] += 1
         step = int(state["step"])  # lives on the CPU: no wait for a device
         beta1, beta2 = group["beta1"], group["beta2"]
         first = read_rows(state["first"], rows).lerp_(gradient, 1 - beta1)

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rechub_ray.layers.rows import add_rows, read_rows
+from rechub_ray.layers.rows import read_rows, write_rows
 from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer
 
 
@@ -43,15 +43,18 @@ class RowwiseAdagrad(SparseOptimizer):
             params, {"lr": lr, "initial_accumulator": initial_accumulator, "eps": eps, "weight_decay": weight_decay}
         )
 
-    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: Any) -> None:
+    def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["sum"] = torch.full_like(table[:, 0], group["initial_accumulator"])
+
+    def update(
+        self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if group["weight_decay"]:
             gradient = gradient.add(read_rows(table, rows), alpha=group["weight_decay"])
         width = table.shape[1]
-        mean_square = gradient.square().mv(
-            gradient.new_full((width,), 1 / width)
-        )  # mv: faster than mean over few columns
+        mean_square = gradient.square().mv(gradient.new_full((width,), 1 / width))  # faster than mean: few columns
         total = state["sum"].index_select(0, rows).add_(mean_square)
         state["sum"].scatter_(0, rows, total)
-        add_rows(table, rows, gradient * (-group["lr"] / total.sqrt_().add_(group["eps"])).unsqueeze(1))
+        factor = total.sqrt_().add_(group["eps"]).reciprocal_().unsqueeze(1)
+        write_rows(table, rows, read_rows(table, rows).addcmul_(gradient, factor, value=-group["lr"]))

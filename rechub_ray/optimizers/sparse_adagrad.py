@@ -44,9 +44,13 @@ class SparseAdagrad(SparseOptimizer):
             params, {"lr": lr, "initial_accumulator": initial_accumulator, "eps": eps, "weight_decay": weight_decay}
         )
 
-    def update(self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: Any) -> None:
+    def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["sum"] = torch.full_like(table, group["initial_accumulator"])
+
+    def update(
+        self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
         if group["weight_decay"]:
             gradient = gradient.add(read_rows(table, rows), alpha=group["weight_decay"])
         total = read_rows(state["sum"], rows).addcmul_(gradient, gradient)

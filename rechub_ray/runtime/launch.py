@@ -85,7 +85,7 @@ def train(
         report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
         best = report["best_metrics"] or report["metrics"]
         scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in report["test_metrics"].items()}
-        listener.trackers.hyperparameters(config.model_dump(mode="json"), scores)
+        listener.trackers.hyperparameters(_flat(config.model_dump(mode="json")), scores)
     finally:
         listener.trackers.close()
     onnx = None
@@ -108,6 +108,14 @@ def train(
     )
     write_text(f"{directory}/result.json", json.dumps(dataclasses.asdict(result), indent=1))
     return result
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> scalar, as overrides name them."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if pairs is None:
+        return {path: value}
+    return {k: v for key, inner in pairs for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
 
 
 def _settle_resume(config: RunConfig, resume: Resume) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import sys
+from collections.abc import Iterator
 
 import torch
 
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, nearest
+from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
 from rechub_ray.files import absolute, exists, join, open_filesystem, reason
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -99,7 +101,11 @@ def _selected(schema: Schema, names: list[str]) -> Schema:
 
 def _check_components(config: RunConfig, schema: Schema) -> None:
     """Builds everything without memory for weights, and asks whether the parts fit each other."""
-    model = _build_without_memory(config, schema)
+    with _named("model"):
+        model = _build_without_memory(config, schema)
+    for i, node in enumerate(config.losses):
+        with _named(f"losses.{i}"):
+            Objective(schema, [node], world=World())
     Objective(schema, config.losses, world=World()).check(model.output_names)
     metrics = MetricSet(schema, config.metrics)
     metrics.check(model.output_names)
@@ -110,6 +116,19 @@ def _check_components(config: RunConfig, schema: Schema) -> None:
             listeners.append(f"optimizers.{i}.schedule")
     _check_evaluation(config, metrics, listeners)
     check_trackers(config.trackers)
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Adds the component's place in the configuration to an error that does not name it."""
+    try:
+        yield
+    except RechubError as error:
+        if f"'{place}" in error.message:
+            raise
+        raise ConfigError(
+            f"'{place}': {error.message}", expected=error.expected, got=error.got, hint=error.hint
+        ) from None
 
 
 def _build_without_memory(config: RunConfig, schema: Schema) -> Model:

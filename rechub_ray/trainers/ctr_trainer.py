@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rechub_ray.config import RunConfig, TrainSection
 from rechub_ray.data.convert import write_rows
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import ConfigError
+from rechub_ray.export.onnx import OPSET, ExportReport, export_model
 from rechub_ray.files import exists, is_uri, open_filesystem, write_text
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import inference, launch
@@ -201,26 +203,53 @@ class CTRTrainer:
             parts = [pq.read_table(file, filesystem=filesystem, columns=["probability"]) for file in files]
             return np.concatenate([part["probability"].to_numpy() for part in parts]).astype(np.float32, copy=False)
 
-    def export_onnx(self, output_path: str | Path, *, probabilities: bool = True, verbose: bool = False) -> Any:
-        """Exports `model` and checks the file against it; see `rechub_ray.export.onnx`.
+    def export_onnx(
+        self,
+        output_path: str | Path,
+        dummy_input: Any = None,
+        batch_size: int = 2,
+        seq_length: int = 10,
+        opset_version: int | None = None,
+        dynamic_batch: bool = True,
+        device: Any = None,
+        verbose: bool = False,
+        onnx_export_kwargs: Mapping[str, Any] | None = None,
+        *,
+        probabilities: bool = True,
+    ) -> ExportReport:
+        """Exports `model` and checks the file against it at several batch sizes; see `rechub_ray.export.onnx`.
+
+        The number of rows and the length of sequences stay free, so `dummy_input`, `batch_size`, `seq_length` and
+        `device` make no difference; they are there for scripts that name them.
 
         Args:
-            output_path: the file to write.
+            output_path: the file to write, a path or URI.
+            opset_version: has no effect but a warning where it is not the exporter's own.
+            dynamic_batch: must be True.
+            verbose: print the largest difference from PyTorch.
+            onnx_export_kwargs: must be empty.
             probabilities: False exports the logit.
-            verbose: print the report.
 
-        Returns:
-            The report: inputs, outputs, and the largest difference from PyTorch at several batch sizes.
+        Raises:
+            ConfigError: a file with a fixed number of rows, or made by another exporter, is asked for.
+            ExportError: the file does not compute what the model computes.
         """
-        from rechub_ray.export.onnx import export_model
-
-        report = export_model(self.model, self.model.schema, str(output_path), probabilities=probabilities)
+        if not dynamic_batch or onnx_export_kwargs:
+            raise ConfigError(
+                "export_onnx always leaves the number of rows free and has one exporter",
+                expected="dynamic_batch=True and no onnx_export_kwargs",
+                got=f"dynamic_batch={dynamic_batch}, onnx_export_kwargs={onnx_export_kwargs}",
+            )
+        if opset_version not in (None, OPSET):
+            warnings.warn(f"the exporter writes opset {OPSET}, not {opset_version}", stacklevel=2)
+        report = export_model(self.model, self.model.schema, output_path, probabilities=probabilities)
         if verbose:
-            print(report)
+            print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
         return report
 
     def visualization(
         self,
+        input_data: Any = None,
         batch_size: int = 2,
         seq_length: int = 10,
         depth: int = 3,
@@ -228,10 +257,14 @@ class CTRTrainer:
         expand_nested: bool = True,
         save_path: str | Path | None = None,
         graph_name: str = "model",
+        device: Any = None,
         dpi: int = 300,
         **options: Any,
     ) -> Any:
-        """Draws `model` with torchview; see `rechub_ray.trainers.visualization.draw`."""
+        """Draws `model` with torchview on made-up rows; see `rechub_ray.trainers.visualization.draw`.
+
+        `input_data` and `device` make no difference; they are there for scripts that name them.
+        """
         return draw(
             self.model,
             rows=batch_size,

@@ -27,6 +27,13 @@ def test_rows_outside_the_gradient_stay_to_the_bit(problem: Any, name: str) -> N
     assert after[touched].ne(problem.start[touched]).all()
 
 
+@pytest.mark.parametrize("name", SPARSE)
+def test_blocks_of_rows_are_only_a_matter_of_speed(problem: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = problem.run(problem.of(name, lr=0.1))
+    monkeypatch.setattr("rechub_ray.optimizers.base._BLOCK_ROWS", 3)
+    assert torch.equal(problem.run(problem.of(name, lr=0.1)), whole)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_state_round_trip_is_exact(problem: Any, name: str) -> None:
     dense = name not in SPARSE

@@ -191,7 +191,8 @@ def test_the_rate_follows_the_scheduler_epoch_by_epoch(tmp_path: Path) -> None:
     steps = 1500 // 128
     assert dict(rates) == pytest.approx({step + 1: 0.02 * 0.1 ** (step // steps) for step in range(3 * steps)})
     assert logger.finished
-    assert logger.params
+    assert logger.params["model.name"] == "deepfm"
+    assert logger.params["best/val/auc"] > 0.5
 
 
 def test_early_stopping_ends_the_run(tmp_path: Path) -> None:
@@ -224,6 +225,10 @@ def test_the_exported_model_agrees(tmp_path: Path) -> None:
     report = trainer.export_onnx(tmp_path / "onnx" / "deepfm.onnx")
     assert (tmp_path / "onnx" / "deepfm.onnx").stat().st_size > 0
     assert report.max_abs_difference < 1e-5
+    with pytest.raises(ConfigError, match="dynamic_batch"):
+        trainer.export_onnx(tmp_path / "fixed.onnx", dynamic_batch=False)
+    with pytest.warns(UserWarning, match="opset 18, not 14"):
+        trainer.export_onnx(str(tmp_path / "old.onnx"), opset_version=14)
 
 
 @pytest.mark.parametrize(

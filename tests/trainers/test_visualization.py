@@ -25,7 +25,7 @@ def test_the_graph_names_the_layers(tmp_path: Path) -> None:
     graph = draw(model, save_path=tmp_path / "graphs" / "deepfm.gv", depth=4)
     source = (tmp_path / "graphs" / "deepfm.gv").read_text()
     assert source == graph.visual_graph.source
-    for layer in ("FirstOrder", "FMInteraction", "MLP"):
+    for layer in ("VectorInput", "FMInteraction", "MLP"):
         assert layer in source
     assert model.training
 

@@ -1,0 +1,308 @@
+"""From a sweep file to the best model: checks, Ray Tune, `best/`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rechub_ray.checkpoint import load_model
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
+from rechub_ray.files import write_text
+from rechub_ray.models.base import Model
+from rechub_ray.runtime.cluster import connected
+from rechub_ray.runtime.preflight import Node
+from rechub_ray.runtime.tune import sweep as sweep_module
+from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
+from rechub_ray.runtime.tune.results import make_best, prune
+from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
+from rechub_ray.runtime.tune.search import model_based, numbered
+from rechub_ray.runtime.tune.space import Point
+from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
+from rechub_ray.runtime.tune.trial import TrialJob, run_trial
+from rechub_ray.runtime.tune.watch import Watch, callback, stopper
+
+_SETTINGS = {  # Ray Tune reads these when a sweep starts
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the trials write their own logs
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """What `tune` returns.
+
+    Args:
+        directory: the sweep's folder. best: the best trial's record. trials: all records.
+        best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
+        grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
+    """
+
+    directory: str
+    best: Record
+    trials: list[Record]
+    best_checkpoint: str
+    onnx: str | None
+    grid: Any
+
+    @property
+    def model(self) -> Model:
+        """The best model, in evaluation mode on the CPU."""
+        return load_model(self.best_checkpoint)
+
+
+def tune(
+    source: str | Path | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    resume: str | Path | None = None,
+    verbose: bool = False,
+) -> SweepResult:
+    """Runs a sweep and leaves its best model in `best/` of its folder.
+
+    Args:
+        source: the sweep file, or its content; None with `resume`.
+        overrides: `path=value` strings or a mapping; `base.<path>` reaches into the base configuration.
+        resume: folder of an interrupted or finished sweep: its finished trials are kept, unfinished ones go on from
+            their last checkpoint, and overrides may add trials or lengthen the stop criteria.
+        verbose: a line on stderr for each event.
+
+    Raises:
+        RechubError: anything a user can mend.
+    """
+    if (source is None) == (resume is None):
+        raise ConfigError("a sweep needs one of a sweep file and a folder to resume")
+    if resume is not None:
+        sweep = _resumed(Path(resume), overrides)
+    else:
+        assert source is not None
+        sweep = sweep_module.load(source, overrides)
+    checked = check_sweep(sweep)
+    directory = sweep.directory()
+    ledger = Ledger(directory, checked.space, mode=checked.mode, rungs=rungs(sweep.scheduler, checked.epochs))
+    if resume is not None:
+        ledger.read()
+    elif ledger.path.exists():
+        raise ConfigError(
+            f"'{directory}' holds a sweep already",
+            hint=f"Go on with --resume {directory}, or name another sweep_dir.",
+        )
+    write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
+    return _run(checked, ledger, verbose)
+
+
+def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
+    if not (directory / "sweep.yaml").is_file():
+        raise CheckpointError(f"no sweep to resume in '{directory}'", expected="a folder with sweep.yaml")
+    old = sweep_module.load(directory / "sweep.yaml")
+    new = sweep_module.load(directory / "sweep.yaml", overrides).model_copy(update={"sweep_dir": str(directory)})
+    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "retries", "sweep_dir"}
+    for key in Sweep.model_fields:
+        if key not in changeable and getattr(old, key) != getattr(new, key):
+            raise ConfigError(f"'{key}' cannot change when a sweep is resumed", expected=", ".join(sorted(changeable)))
+    return new
+
+
+def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
+    sweep, directory, began = checked.sweep, checked.sweep.directory(), time.time()
+    waiting, total = _queue(checked, ledger)
+    watch = Watch(checked, ledger, total=total, verbose=verbose)
+    earlier = _earlier_seconds(directory)
+    facts: dict[str, Any] = {
+        "name": sweep.name,
+        "metric": checked.metric,
+        "mode": checked.mode,
+        "search": sweep.search.name,
+        "scheduler": sweep.scheduler.name,
+        "rungs": ledger.rungs,
+        "trials": total,
+        "epochs": checked.epochs,
+        "concurrency": 0,
+        "resources": sweep.resources.model_dump(),
+        "finished": False,
+        "ended_because": None,
+        "wall_seconds": earlier,
+    }
+    grid = None
+    if waiting:
+        with _environment(len(waiting)), connected(checked.job.config.scaling) as ray:
+            nodes = [
+                Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
+            ]
+            facts["concurrency"], share, arithmetic = concurrency(sweep, nodes, len(waiting))
+            watch.say(arithmetic)
+            write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
+            grid = _fit(checked, ledger, watch, waiting, share)
+    done = all(record["status"] in FINAL for record in ledger) and (
+        watch.ending is not None or len(ledger.records) >= total
+    )
+    for record in ledger:
+        if watch.ending and record["status"] == "pending":
+            record.update(status="stopped_early", reason=f"not started: {watch.ending}")
+    ledger.write()
+    facts.update(
+        wall_seconds=earlier + time.time() - began,
+        finished=done or watch.ending is not None,
+        ended_because=watch.ending or ("every trial is done" if done else "interrupted"),
+    )
+    if not any(record["score"] is not None for record in ledger):
+        write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
+        reasons = sorted({str(record["reason"]) for record in ledger if record["reason"]})
+        raise TrainingError("no trial of the sweep came to an evaluation", got="; ".join(reasons[:3]) or None)
+    best = make_best(checked, ledger)
+    if facts["finished"]:
+        prune(checked, ledger)
+    facts["best_trial"] = best.record["trial_id"]
+    facts["wall_seconds"] = earlier + time.time() - began
+    write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
+    return SweepResult(
+        directory=directory,
+        best=best.record,
+        trials=list(ledger),
+        best_checkpoint=best.checkpoint,
+        onnx=best.onnx,
+        grid=grid,
+    )
+
+
+def _earlier_seconds(directory: str) -> float:
+    path = Path(directory, "sweep.json")
+    return float(json.loads(path.read_text())["wall_seconds"]) if path.is_file() else 0.0
+
+
+def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[dict[str, Any]], int]:
+    """The trials to run whose points are known, unfinished ones first, and how many the whole sweep has.
+
+    Model-based searches find the rest of their points as they go; the list then holds empty places for them.
+    """
+    sweep, seed = checked.sweep, int(checked.job.config.seed)
+    queue = [
+        {"trial_id": record["trial_id"], "point": record["point"]}
+        for record in ledger
+        if record["status"] not in FINAL or str(record["reason"]).startswith("not started")
+    ]
+    total = max(checked.total_points() * sweep.seeds, len(ledger.records))
+    points: list[Point] = checked.planned()
+    for number in range(len(ledger.records), min(len(points) * sweep.seeds, total)):
+        record = ledger.open(points[number // sweep.seeds], seed + number % sweep.seeds, number // sweep.seeds)
+        queue.append({"trial_id": record["trial_id"], "point": record["point"]})
+    for item in queue:
+        ledger.records[item["trial_id"]].update(status="pending", reason=None)
+    ledger.write()
+    queue += [{"trial_id": None, "point": None}] * (total - len(ledger.records))
+    return queue, total
+
+
+def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Resources, str]:
+    """How many trials run at the same time, what each reserves, and the arithmetic in words.
+
+    The limit is set by what a trial reserves, so that a trial that waits for others (HyperBand) holds no place.
+
+    Raises:
+        ResourceError: not even one fits.
+    """
+    wanted = sweep.resources
+    places = []
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / wanted.cpus + 1e-9)
+        by_gpu = math.floor(node.gpus / wanted.gpus + 1e-9) if wanted.gpus else by_cpu
+        places.append(min(by_cpu, by_gpu))
+    fit = sum(places)
+    if fit < 1:
+        raise ResourceError(
+            "not even one trial fits a host of the cluster",
+            expected=f"{wanted.cpus:g} CPU and {wanted.gpus:g} GPU on one host",
+            got="; ".join(f"{n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
+            hint="Use a smaller resources.cpus or resources.gpus.",
+        )
+    limit = min(fit, sweep.max_concurrent or fit, trials)
+    share = wanted
+    if limit < fit:  # each trial reserves more, so that no more than `limit` find room on any one or all hosts
+        total, largest = sum(n.cpus for n in nodes), max(n.cpus for n in nodes)
+        share = Resources(cpus=min(max(math.floor(total / limit * 1e4) / 1e4, wanted.cpus), largest), gpus=wanted.gpus)
+        fit = sum(math.floor(n.cpus / share.cpus + 1e-9) for n in nodes)
+        limit = min(limit, fit)
+    hosts = " + ".join(f"{n.cpus:g}" for n in nodes)
+    text = (
+        f"{limit} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU a trial = {sum(places)} places"
+        + (f", {wanted.gpus:g} GPU a trial" if wanted.gpus else "")
+        + (f", max_concurrent {sweep.max_concurrent}" if sweep.max_concurrent else "")
+        + f", {trials} trials to run"
+    )
+    return limit, share, text
+
+
+@contextlib.contextmanager
+def _environment(trials: int) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in [*_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG"]}
+    os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+
+
+def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[dict[str, Any]], share: Resources) -> Any:
+    import ray.tune
+
+    sweep, directory = checked.sweep, checked.sweep.directory()
+    shared = TrialJob(
+        base={**sweep.base, "model_dir": None},
+        space=checked.space,
+        directory=f"{directory}/trials",
+        group=sweep.name,
+        metric=checked.metric,
+        mode=checked.mode,
+    )
+
+    def opened(ray_id: str, known: str | None, point: Point) -> dict[str, Any]:
+        record = (
+            ledger.records[known] if known else ledger.open(point, int(checked.job.config.seed), len(ledger.records))
+        )
+        watch.names[ray_id] = record["trial_id"]
+        ledger.write()
+        return {**point, "_trial": record["trial_id"], "_seed": record["seed"]}
+
+    def exploited(ray_id: str, donor_id: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+        point = {key: value for key, value in new.items() if not key.startswith("_")}
+        ledger.exploit(watch.names[ray_id], watch.names[donor_id], point)
+        watch.say(f"{watch.names[ray_id]}: goes on from a copy of {watch.names[donor_id]}")
+
+    inner = model_based(sweep.search, checked.space, mode=checked.mode, seed=sweep.seed)
+    if inner is not None and hasattr(inner, "add_evaluated_point"):
+        for record in ledger:
+            if record["score"] is not None and record["status"] in FINAL:
+                inner.add_evaluated_point(record["point"], record["score"])
+    known = [item for item in waiting if item["point"] is not None]
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(
+            ray.tune.with_parameters(run_trial, shared=shared), {"cpu": share.cpus, "gpu": share.gpus}
+        ),
+        tune_config=ray.tune.TuneConfig(
+            metric=SCORE,
+            mode=checked.mode,
+            search_alg=numbered(known, inner, len(waiting), opened),
+            scheduler=build(
+                sweep.scheduler, checked.space, epochs=checked.epochs, mode=checked.mode, exploited=exploited
+            ),
+            num_samples=len(waiting),
+            reuse_actors=True,
+        ),
+        run_config=ray.tune.RunConfig(
+            name=f"start-{int(time.time() * 1000)}",
+            storage_path=f"{directory}/ray",
+            stop=stopper(watch),
+            callbacks=[callback(watch)],
+            failure_config=ray.tune.FailureConfig(max_failures=sweep.retries),
+            verbose=0,
+        ),
+    )
+    return tuner.fit()

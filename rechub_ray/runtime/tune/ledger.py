@@ -1,0 +1,172 @@
+"""The sweep's books: `trials.jsonl`, whole at every moment, from which a sweep is resumed and reported."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rechub_ray.errors import CheckpointError
+from rechub_ray.files import write_text
+from rechub_ray.runtime.tune.schedulers import SCORE, TIME
+from rechub_ray.runtime.tune.space import Point, Space
+from rechub_ray.runtime.tune.trial import FAILURE, RESULT
+
+Record = dict[str, Any]
+FINAL = ("finished", "stopped_early", "failed")
+
+
+class Ledger:
+    """One record a trial; every change is written at once.
+
+    Args:
+        directory: the sweep's folder. space: what varies. mode: `max` or `min`. rungs: where trials are compared.
+    """
+
+    def __init__(self, directory: str, space: Space, *, mode: str, rungs: list[float]) -> None:
+        self.path = Path(directory, "trials.jsonl")
+        self.trials = Path(directory, "trials")
+        self.space, self.rungs = space, rungs
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.records: dict[str, Record] = {}
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records.values())
+
+    def read(self) -> None:
+        """Takes what an earlier start of the sweep wrote."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self.records = {record["trial_id"]: record for record in map(json.loads, lines)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"'{self.path}' is not a sweep's list of trials", got=str(error)) from None
+
+    def write(self) -> None:
+        """Replaces the file as a whole."""
+        write_text(str(self.path), "".join(json.dumps(record) + "\n" for record in self.records.values()))
+
+    def open(self, point: Point, seed: int, group: int) -> Record:
+        """A new trial.
+
+        Args:
+            group: number of its point; trials of one group differ in their seed.
+        """
+        number = len(self.records)
+        record: Record = {
+            "trial_id": f"trial_{number:05d}",
+            "number": number,
+            "params": self.space.overrides(point),
+            "status": "pending",
+            "reason": None,
+            "seed": seed,
+            "steps": 0,
+            "epochs": 0.0,
+            "rows": 0,
+            "seconds": 0.0,
+            "started": None,
+            "ended": None,
+            "score": None,
+            "metrics": {},
+            "test_metrics": {},
+            "train_seconds": 0.0,
+            "exploits": [],
+            "rung": None,
+            "point": point,
+            "group": group,
+        }
+        self.records[record["trial_id"]] = record
+        return record
+
+    def start(self, trial_id: str) -> None:
+        record = self.records[trial_id]
+        record["status"], record["started"] = "running", record["started"] or _now()
+        self.write()
+
+    def report(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """One evaluation; True when it is the best of the whole sweep so far."""
+        record = self.records[trial_id]
+        score, before = float(result[SCORE]), self.best_score()
+        record["steps"], record["rows"] = int(result["step"]), int(result["rows"])
+        record["epochs"] = float(result[TIME])
+        record["seconds"] += float(result["busy_seconds"])
+        record["train_seconds"] += float(result["train_seconds"])
+        if self.rungs:
+            record["rung"] = sum(record["epochs"] >= rung for rung in self.rungs)
+        if record["score"] is None or self.sign * score > self.sign * record["score"]:
+            record["score"] = score
+            record["metrics"] = {k.removeprefix("val/"): v for k, v in result.items() if k.startswith("val/")}
+        self.write()
+        return before is None or self.sign * score > self.sign * before
+
+    def exploit(self, trial_id: str, donor: str, point: Point) -> None:
+        """The trial goes on from a copy of the donor, at another point."""
+        record = self.records[trial_id]
+        old, new = record["params"], self.space.overrides(point)
+        record["exploits"].append(
+            {
+                "from_trial": donor,
+                "at_step": record["steps"],
+                "old": {k: v for k, v in old.items() if new.get(k) != v},
+                "new": {k: v for k, v in new.items() if old.get(k) != v},
+            }
+        )
+        record["params"], record["point"] = new, point
+        self.write()
+
+    def end(self, trial_id: str, reason: str | None) -> None:
+        """A trial that Tune no longer runs; `reason` says why, where it did not come to its end by itself."""
+        record = self.records[trial_id]
+        if record["status"] in FINAL:
+            return
+        directory = self.trials / trial_id
+        record["ended"] = _now()
+        if (directory / FAILURE).is_file():
+            record["status"], record["reason"] = "failed", _json(directory / FAILURE)["reason"]
+        elif (directory / RESULT).is_file():
+            result = _json(directory / RESULT)
+            record["status"], record["test_metrics"] = "finished", result["test_metrics"]
+            if result["stopped_early"]:
+                record["reason"] = "early stopping: no gain"
+        else:
+            record["status"], record["reason"] = "stopped_early", reason
+        self.write()
+
+    def fail(self, trial_id: str, reason: str) -> None:
+        """A trial whose process was lost more often than it is started again."""
+        self.end(trial_id, None)
+        record = self.records[trial_id]
+        if record["status"] != "failed":
+            record.update(status="failed", reason=reason, ended=_now())
+            self.write()
+
+    def best_score(self) -> float | None:
+        """Of the whole sweep so far."""
+        scores = [r["score"] for r in self if r["score"] is not None]
+        return max(scores, key=lambda score: self.sign * score, default=None)
+
+    def ranking(self) -> list[list[Record]]:
+        """The points by their mean score over seeds, best first; each with its trials, best first.
+
+        A point with trials that failed ranks behind those whose trials all have scores.
+        """
+        groups: dict[int, list[Record]] = {}
+        for record in self:
+            groups.setdefault(record["group"], []).append(record)
+        scored = [[r for r in group if r["score"] is not None] for group in groups.values()]
+        whole = {id(s): len(s) == len(g) for s, g in zip(scored, groups.values(), strict=True)}
+        scored = [group for group in scored if group]
+        for group in scored:
+            group.sort(key=lambda r: -self.sign * r["score"])
+        return sorted(scored, key=lambda g: (not whole[id(g)], -self.sign * math.fsum(r["score"] for r in g) / len(g)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

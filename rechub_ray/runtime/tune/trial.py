@@ -1,0 +1,267 @@
+"""One trial: a run of the base with overrides, in the process that Ray Tune gave it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, read
+from rechub_ray.config import RunConfig
+from rechub_ray.data.source import ThreadReader, TrainSource
+from rechub_ray.errors import CheckpointError, RechubError, TrainingError
+from rechub_ray.files import write_text
+from rechub_ray.loop import Learner, Progress, pick_device, steps_of
+from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.runtime.tune.schedulers import SCORE, TIME
+from rechub_ray.runtime.tune.space import Space
+from rechub_ray.runtime.tune.sweep import trial_config
+from rechub_ray.runtime.worker import execute
+from rechub_ray.tracking import RunInfo, Trackers
+from rechub_ray.world import World
+
+RESULT, FAILURE, EARLIER_BEST = "result.json", "failure.json", "best_before_exploit"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialJob:
+    """What every trial of a sweep shares.
+
+    Args:
+        base: the base configuration. space: what varies. directory: the folder of all trials. group: the sweep's name.
+        metric, mode: what is compared.
+    """
+
+    base: Mapping[str, Any]
+    space: Space
+    directory: str
+    group: str
+    metric: str
+    mode: str
+
+
+def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
+    """Trains one trial to its end and leaves `result.json` in its folder; reports to Tune at each evaluation.
+
+    Args:
+        config: the point, with `_trial` (our id) and `_seed`.
+
+    Raises:
+        TrainingError: the trial failed; the reason is in `failure.json` where starting again cannot mend it.
+    """
+    import ray.tune
+
+    directory = f"{shared.directory}/{config['_trial']}"
+    failed = Path(directory, FAILURE)
+    if failed.exists():  # what failed by itself fails again: no second try
+        raise TrainingError(json.loads(failed.read_text())["reason"])
+    point = {key: value for key, value in config.items() if not key.startswith("_")}
+    given = ray.tune.get_checkpoint()
+    try:
+        run = trial_config(
+            shared.base,
+            shared.space.overrides(point),
+            directory=directory,
+            name=config["_trial"],
+            seed=config["_seed"],
+        )
+        job = check(run)
+        if run.train.threads is not None:
+            torch.set_num_threads(run.train.threads)
+        if given is not None:
+            _continue(job, _donor(given), shared)
+        write_text(f"{directory}/config.yaml", config_module.dump(job.config))
+        hooks = TrialHooks(job, shared)
+        try:
+            result = execute(
+                job,
+                world=World(),
+                device=pick_device(run.train.device),
+                reader=ThreadReader(threads=run.data.read_threads),
+                hooks=hooks,
+            )
+            hooks.finished(result)
+        finally:
+            hooks.close()
+        write_text(f"{directory}/{RESULT}", json.dumps(result, indent=1))
+    except Exception as error:
+        if not _may_pass(error):
+            text = str(error) if isinstance(error, RechubError) else f"{type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(error))
+            write_text(f"{directory}/{FAILURE}", json.dumps({"reason": text, "traceback": trace}, indent=1))
+        raise
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another start may get past this: memory that others took, a lost disk or connection."""
+    return isinstance(error, (MemoryError, ConnectionError, TimeoutError, OSError, torch.OutOfMemoryError))
+
+
+def _donor(given: Any) -> str:
+    with given.as_directory() as folder:
+        return str(json.loads(Path(folder, "pointer.json").read_text())["path"])
+
+
+def _continue(job: Job, path: str, shared: TrialJob) -> None:
+    """Prepares the trial's folder to go on from `path`: its own checkpoint, or a copy of another trial's.
+
+    The newest own checkpoint is at or behind the reported one; it is the one to go on from.
+    """
+    store = Store(job.config.directory(), keep=job.config.checkpoint.keep)
+    if os.path.dirname(path) == store.location:
+        return
+    if not Path(path, "manifest.json").is_file():  # the donor has gone on and dropped it: its newest one then
+        newest = Store(os.path.dirname(os.path.dirname(path))).newest()
+        if newest is None:
+            raise CheckpointError(f"the donor's checkpoint '{path}' is gone")
+        path = f"{os.path.dirname(path)}/{newest}"
+    _keep_best(store, Path(job.config.directory(), EARLIER_BEST), shared)
+    fork(job, path, store)
+
+
+def best_of(directory: str, metric: str, mode: str) -> tuple[str, float] | None:
+    """Path and score of the best checkpoint that a trial ever had; None without an evaluation."""
+    store = Store(directory)
+    sign = 1.0 if mode == "max" else -1.0
+    found = []
+    for path in (f"{store.location}/{store.best() or store.newest()}", f"{directory}/{EARLIER_BEST}"):
+        if Path(path, "manifest.json").is_file():
+            score = json.loads(Path(path, "state.json").read_text())["metrics"].get(metric)
+            if score is not None and math.isfinite(score):
+                found.append((path, float(score)))
+    return max(found, key=lambda item: sign * item[1], default=None)
+
+
+def _keep_best(store: Store, aside: Path, shared: TrialJob) -> None:
+    """Moves the best checkpoint so far out of a store that a copy will replace."""
+    best = best_of(str(aside.parent), shared.metric, shared.mode)
+    if best is not None and os.path.dirname(best[0]) == store.location:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(best[0], aside)
+
+
+def fork(job: Job, path: str, store: Store) -> None:
+    """Writes a copy of the checkpoint `path` into `store`, as this run's own, with this run's hyperparameters.
+
+    What the store held is dropped: the run is another one from here on. Weights, optimizer states and the position in
+    the data are the donor's; learning rates, penalties and the like are the run's own.
+    """
+    checkpoint = read(path, optimizers=True)
+    config = job.config
+    world = World()
+    source = TrainSource(
+        job.train,
+        job.schema,
+        batch_size=config.data.batch_size * config.train.accumulate_steps,
+        seed=config.seed,
+        world=world,
+        reader=ThreadReader(threads=1),
+    )
+    learner = Learner(config, job.schema, world=world, device=torch.device("cpu"), total_steps=steps_of(config, source))
+    own = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in learner.optimizers]
+    learner.restore(checkpoint)
+    for optimizer, groups in zip(learner.optimizers, own, strict=True):
+        for group, values in zip(optimizer.param_groups, groups, strict=True):
+            group.update(values)
+    fields = {field.name for field in dataclasses.fields(Progress)}
+    progress = Progress.from_dict({k: v for k, v in checkpoint.state.items() if k in fields})
+    state = progress.early_stopping
+    if state.get("metric") in progress.metrics:  # the copy is the best that this folder holds
+        state.update(best_score=progress.metrics[state["metric"]], best_step=progress.step)
+        state["best_metrics"] = dict(progress.metrics)
+    shutil.rmtree(store.location, ignore_errors=True)
+    store.save(progress.step, lambda folder: learner.write(folder, progress), is_best=True)
+
+
+class TrialHooks:
+    """The loop's hooks in a trial: trackers in the trial's folder, and one report to Tune an evaluation.
+
+    Args:
+        job: the trial's run. shared: the sweep's part.
+    """
+
+    def __init__(self, job: Job, shared: TrialJob) -> None:
+        self._job, self._shared = job, shared
+        self._trackers: Trackers | None = None
+        self._is_evaluated = False
+        self._rows = self._per_epoch = 0.0
+        self._train_seconds = 0.0
+        self._since = time.monotonic()
+
+    def started(self, step: int) -> None:
+        config = self._job.config
+        nodes = [node for node in config.trackers if node["name"] not in ("console", "jsonl")]
+        info = RunInfo(
+            name=f"{self._shared.group}/{config.name}",
+            directory=Path(config.directory()),
+            group=self._shared.group,
+            resumed=step > 0,
+            start_step=step,
+        )
+        self._trackers = Trackers([*nodes, {"name": "jsonl"}], info)
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        rate, rows = metrics.get("rows_per_second"), metrics.get("data/rows")
+        if rate and rows is not None:
+            if self._rows:
+                self._train_seconds += (rows - self._rows) / rate
+            self._rows = rows
+        assert self._trackers is not None
+        self._trackers.log(metrics, step=step)
+
+    def evaluated(self, epoch: int, score: float) -> None:
+        self._is_evaluated = epoch >= 0
+
+    def saved(self, path: str, metrics: dict[str, float]) -> None:
+        """Reports once an evaluation, with a small checkpoint that points at ours: exploits and resumes follow it."""
+        if not self._is_evaluated:
+            return
+        self._is_evaluated = False
+        import ray.tune
+
+        now = time.monotonic()
+        report = {
+            **{key: float(value) for key, value in metrics.items()},
+            SCORE: float(metrics[f"val/{self._shared.metric}"]),
+            TIME: self._epochs(path),
+            "checkpoint": path,
+            "busy_seconds": now - self._since,
+            "train_seconds": self._train_seconds,
+        }
+        self._since, self._train_seconds = now, 0.0
+        if not math.isfinite(report[SCORE]):
+            raise TrainingError(f"the validation's {self._shared.metric} is {report[SCORE]}")
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "pointer.json").write_text(json.dumps({"path": path}))
+            ray.tune.report(report, checkpoint=ray.tune.Checkpoint.from_directory(folder))
+        self._since = time.monotonic()
+
+    def _epochs(self, path: str) -> float:
+        """Epochs trained, whole ones as whole numbers: rungs are compared exactly."""
+        state = json.loads(Path(path, "state.json").read_text())
+        position = state["position"]
+        done = position["step"] * position["global_batch"] + sum(cut["rows"] for cut in position["cuts"])
+        return float(position["epoch"]) + min(done / max(self._job.train.rows, 1), 1.0)
+
+    def finished(self, result: dict[str, Any]) -> None:
+        """The run's end: scores beside hyperparameters, for trackers that show both."""
+        assert self._trackers is not None
+        best = result["best_metrics"] or result["metrics"]
+        scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in result["test_metrics"].items()}
+        config: RunConfig = self._job.config
+        self._trackers.hyperparameters(config.model_dump(mode="json"), scores)
+
+    def close(self) -> None:
+        if self._trackers is not None:
+            self._trackers.close()

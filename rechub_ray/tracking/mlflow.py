@@ -1,0 +1,137 @@
+"""MLflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rechub_ray.errors import ConfigError
+from rechub_ray.tracking.base import TRACKERS, RunInfo, Tracker
+
+ID_FILE_NAME = "mlflow_run_id.txt"
+DATABASE_FILE_NAME = "mlflow.db"
+_LARGEST_BATCH = 100  # MLflow takes so many parameters in a call
+_LONGEST_VALUE = 500  # of a parameter, for servers of older versions
+
+
+@TRACKERS.register("mlflow")
+class MlflowTracker(Tracker):
+    """A run at an MLflow server, or in a local SQLite file; needs `pip install rechub_ray[mlflow]`.
+
+    Without a server the numbers go to `mlflow.db` in the run's directory; see them with
+    `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. Making such a file takes seconds: give the trials of a
+    sweep one `tracking_uri` in common. Numbers are sent by a thread of their own, so that a slow server does not hold
+    up training. The run's id stays in the run's directory, so that a resumed run goes on as the same one; steps that
+    are trained again are there twice, with the later ones shown. MLflow keeps no NaN in SQLite and no infinity at all:
+    both are left out.
+
+    Args:
+        experiment: the experiment's name, made where it does not exist; None takes the sweep's name, else `rechub_ray`.
+        tracking_uri: the server or store; None takes the variable MLFLOW_TRACKING_URI, else the local file.
+        run_name: the run's name there; None takes this run's.
+        tags: labels of the run.
+
+    Raises:
+        ConfigError: mlflow is not installed.
+    """
+
+    def __init__(
+        self,
+        run: RunInfo,
+        *,
+        experiment: str | None = None,
+        tracking_uri: str | None = None,
+        run_name: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(run)
+        self.available()
+        from mlflow import MlflowClient
+
+        run.directory.mkdir(parents=True, exist_ok=True)
+        local = f"sqlite:///{(run.directory / DATABASE_FILE_NAME).resolve()}"
+        # the client's own state, and never mlflow's global one, which a notebook or another trial may use
+        self._client: Any = MlflowClient(tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local)
+        self._run_id = self._open(experiment or run.group or "rechub_ray", run_name or run.name, tags or {})
+        self._step = run.start_step
+        self._error: Exception | None = None
+        self._queue: queue.SimpleQueue[tuple[list[Any], list[Any]] | None] = queue.SimpleQueue()
+        # a daemon: a server that does not answer must not keep the process alive
+        self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def available(cls) -> None:
+        missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(
+                f"tracker 'mlflow' needs {', '.join(missing)}, which is not installed",
+                hint="Run: pip install 'rechub_ray[mlflow]', on every machine.",
+            )
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        from mlflow.entities import Metric
+
+        self._step, now = step, int(time.time() * 1000)
+        finite = [Metric(name, float(v), now, step) for name, v in metrics.items() if math.isfinite(v)]
+        self._hand_over(finite, [])
+
+    def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
+        from mlflow.entities import Param
+
+        self.log({f"best/{name}": value for name, value in score.items()}, step=self._step)
+        params = [Param(name, str(value)[:_LONGEST_VALUE]) for name, value in config.items()]
+        for start in range(0, len(params), _LARGEST_BATCH):
+            self._hand_over([], params[start : start + _LARGEST_BATCH])
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._client.set_terminated(self._run_id)
+        self._raise_error()
+
+    def _open(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+        """The id of the run that is continued, else of a new one."""
+        path = self.run.directory / ID_FILE_NAME
+        if self.run.resumed and path.exists():
+            known = path.read_text(encoding="utf-8").strip()
+            self._client.update_run(known, status="RUNNING")
+            return known
+        found = self._client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else self._create_experiment(experiment)
+        new: str = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        path.write_text(new + "\n", encoding="utf-8")
+        return new
+
+    def _create_experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.create_experiment(name))
+        except MlflowException:  # another trial was faster
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    def _hand_over(self, metrics: list[Any], params: list[Any]) -> None:
+        self._raise_error()
+        self._queue.put((metrics, params))
+
+    def _send(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            try:
+                self._client.log_batch(self._run_id, metrics=batch[0], params=batch[1])
+            except Exception as error:  # raised by the next call, in the thread that tracks
+                self._error = error
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
