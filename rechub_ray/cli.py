@@ -59,11 +59,11 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**settings)
 
     def add_argument(self, *names: str, **settings: Any) -> Any:
-        self.options += [name for name in names if name.startswith("--")]
+        self.options += [name for name in names if name.startswith("--") and "_" not in name]
         return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> Any:
-        raise ConfigError(f"{self.prog}: {message}", hint=f"`{self.prog} --help` shows what it takes.")
+        raise ConfigError(message, hint=f"`{self.prog} --help` shows what it takes.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = add("prepare", _prepare, "Encode raw logs into parquet shards and a schema.")
     prepare.add_argument("recipe", help="YAML recipe, as in configs/data/")
-    prepare.add_argument("overrides", nargs="*", metavar="path=value", help="as in source=DIR out=DIR")
+    prepare.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in source=DIR out=DIR")
 
     for name, run, text in (
         ("train", _train, "Train, evaluate and export one run."),
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = add(name, run, text)
         sub.add_argument("config", help="YAML configuration")
-        sub.add_argument("overrides", nargs="*", metavar="path=value", help="as in optimizers.0.lr=0.002")
+        sub.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in optimizers.0.lr=0.002")
         sub.add_argument("--edit-config-json", "--edit_config_json", metavar="JSON", help='{"path": value, ...}')
         sub.add_argument("--model-dir", "--model_dir", metavar="DIR", help="where checkpoints, logs and exports go")
         if name == "train":
@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = add(name, run, text)
         sub.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
-        sub.add_argument("overrides", nargs="*", metavar="path=value", help="as in data.root=DIR scaling.num_workers=2")
+        sub.add_argument(
+            "overrides", nargs="*", default=[], metavar="path=value", help="as in data.root=DIR scaling.num_workers=2"
+        )
         sub.add_argument("--split", default="test", help="train, valid, test, or a folder of shards; default: test")
         if name == "predict":
             sub.add_argument("--out", required=True, metavar="DIR", help="where the parquet files go")

@@ -143,10 +143,13 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
         path = f"{where}.{path}" if where and path else where or path
         value = repr(item.get("input"))
         value = value if len(value) <= 120 else value[:117] + "..."
+        message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+        if not isinstance(item.get("input"), Mapping) or item["msg"].startswith("Input"):
+            message += f", got {value}"  # where a whole section is at fault, the message says what in it
         if item["type"] == "missing":
             complaints.append(f"'{path}' is missing")
         else:
-            complaints.append(f"'{path}': {item['msg'][0].lower()}{item['msg'][1:]}, got {value}")
+            complaints.append(f"'{path}': {message}" if path else message)
     more = len(error.errors()) - len(complaints)
     return ConfigError("; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
 

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rechub_ray.optimizers.base import OPTIMIZERS
+from rechub_ray.optimizers.base import OPTIMIZERS, can_fuse
 
 
 @OPTIMIZERS.register("adagrad")
@@ -36,10 +36,12 @@ class Adagrad(torch.optim.Adagrad):
         eps: Annotated[float, Gt(0)] = 1e-10,
         weight_decay: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
+        params = list(params)
         super().__init__(
-            list(params),
+            params,
             lr=lr,
             initial_accumulator_value=initial_accumulator,
             eps=eps,
             weight_decay=weight_decay,
+            fused=can_fuse(params, devices=("cpu",)),
         )

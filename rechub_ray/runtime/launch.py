@@ -85,9 +85,9 @@ def train(
         report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
         best = report["best_metrics"] or report["metrics"]
         scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in report["test_metrics"].items()}
-        listener.trackers.hyperparameters(_flat(config.model_dump(mode="json")), scores)
+        listener.finished(_flat(config.model_dump(mode="json")), scores)
     finally:
-        listener.trackers.close()
+        listener.close()
     onnx = None
     if config.export.onnx:
         from rechub_ray.export.onnx import export_onnx
@@ -174,30 +174,41 @@ class _Listener:
         config = job.config
         rows = config.data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
         self._total_steps = config.train.steps or (config.train.epochs or 1) * (job.train.rows // rows)
-        self._config, self._objects, self._callback_fn = config, objects, callback_fn
+        self._config, self._callback_fn = config, callback_fn
         self._starts = 0
-        self.trackers = self._open(step)
+        self._configured = Trackers(config.trackers, self._info(step))
+        self._objects = Trackers(objects, self._info(step))
 
-    def _open(self, step: int) -> Trackers:
-        info = RunInfo(
+    def _info(self, step: int) -> RunInfo:
+        return RunInfo(
             name=self._config.name,
             directory=Path(_log_directory(self._config)),
             resumed=step > 0,
             start_step=step,
             total_steps=self._total_steps,
         )
-        return Trackers([*self._config.trackers, *self._objects], info)
 
     def started(self, step: int) -> None:
         """A second start in one run means that workers were lost: numbers after `step` will come again."""
         self._starts += 1
         if self._starts > 1:
             _log.warning("workers were lost; the run goes on from step %d", step)
-            self.trackers.close()
-            self.trackers = self._open(step)
+            # a user's own object can only be closed once; it hears those numbers twice
+            self._configured.close()
+            self._configured = Trackers(self._config.trackers, self._info(step))
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
-        self.trackers.log(metrics, step=step)
+        for trackers in (self._configured, self._objects):
+            trackers.log(metrics, step=step)
+
+    def finished(self, config: dict[str, Any], scores: dict[str, float]) -> None:
+        """The run's hyperparameters with its best scores."""
+        for trackers in (self._configured, self._objects):
+            trackers.hyperparameters(config, scores)
+
+    def close(self) -> None:
+        for trackers in (self._configured, self._objects):
+            trackers.close()
 
     def evaluated(self, epoch: int, score: float) -> None:
         if self._callback_fn is not None:

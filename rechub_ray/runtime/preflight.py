@@ -111,7 +111,8 @@ def _check_components(config: RunConfig, schema: Schema) -> None:
     metrics.check(model.output_names)
     listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
     for i, built in enumerate(build_optimizers(config.optimizers, model)):
-        schedule = SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
+        with _named(f"optimizers.{i}.schedule"):
+            schedule = SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
         if type(schedule).observe is not Schedule.observe:
             listeners.append(f"optimizers.{i}.schedule")
     _check_evaluation(config, metrics, listeners)
@@ -169,9 +170,11 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
         metric = stopping.metric or metrics.default_key()
         try:
             own = metrics.mode(metric)
-        except ConfigError:  # neither larger nor smaller is better, unless the user says so
+        except ConfigError as error:  # neither larger nor smaller is better, unless the user says so
             if stopping.mode is None:
-                raise
+                raise ConfigError(
+                    f"'train.early_stopping.metric': {error.message}", expected=error.expected, hint=error.hint
+                ) from None
             own = stopping.mode
         if stopping.mode not in (None, own):
             raise ConfigError(

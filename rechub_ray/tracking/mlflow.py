@@ -28,8 +28,8 @@ class MlflowTracker(Tracker):
     `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. Making such a file takes seconds: give the trials of a
     sweep one `tracking_uri` in common. Numbers are sent by a thread of their own, so that a slow server does not hold
     up training. The run's id stays in the run's directory, so that a resumed run goes on as the same one; steps that
-    are trained again are there twice, with the later ones shown. MLflow keeps no NaN in SQLite and no infinity at all:
-    both are left out.
+    are trained again are there twice. MLflow's parameters never change: a run that is resumed with another
+    configuration shows the first one. It keeps no infinity, which is written as NaN.
 
     Args:
         experiment: the experiment's name, made where it does not exist; None takes the sweep's name, else `rechub_ray`.
@@ -79,14 +79,15 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         self._step, now = step, int(time.time() * 1000)
-        finite = [Metric(name, float(v), now, step) for name, v in metrics.items() if math.isfinite(v)]
-        self._hand_over(finite, [])
+        values = {name: float(value) for name, value in metrics.items()}
+        self._hand_over([Metric(k, math.nan if math.isinf(v) else v, now, step) for k, v in values.items()], [])
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
         from mlflow.entities import Param
 
         self.log({f"best/{name}": value for name, value in score.items()}, step=self._step)
-        params = [Param(name, str(value)[:_LONGEST_VALUE]) for name, value in config.items()]
+        known = self._client.get_run(self._run_id).data.params if self.run.resumed else {}
+        params = [Param(k, str(value)[:_LONGEST_VALUE]) for k, value in config.items() if k not in known]
         for start in range(0, len(params), _LARGEST_BATCH):
             self._hand_over([], params[start : start + _LARGEST_BATCH])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import importlib.util
 import math
+import sys
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -57,7 +60,7 @@ class SwanlabTracker(Tracker):
         folder = run.directory / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         self._step = run.start_step
-        self._run: Any = swanlab.init(
+        self._run = _open(
             project=project,
             workspace=workspace,
             name=run_name or run.name,
@@ -94,7 +97,20 @@ class SwanlabTracker(Tracker):
         self.log({f"best/{name}": value for name, value in score.items()}, step=self._step)
 
     def close(self) -> None:
-        self._run.finish()
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run.finish()
+
+
+def _open(**arguments: Any) -> Any:
+    """The SwanLab run, opened in a thread of its own.
+
+    Opened in the main thread it would take over Ctrl-C, which is the loop's, and could be closed in that thread only.
+    What it says goes to standard error: standard output belongs to the command's result.
+    """
+    import swanlab
+
+    with contextlib.redirect_stdout(sys.stderr), concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(swanlab.init, **arguments).result()
 
 
 def _run_id(run: RunInfo) -> str:

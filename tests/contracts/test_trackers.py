@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from rechub_ray.errors import ConfigError
 from rechub_ray.tracking import TRACKERS, RunInfo, Trackers, check_trackers
 
 NAMES = TRACKERS.names()
@@ -18,10 +19,21 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    monkeypatch.setenv("SWANLAB_SAVE_DIR", str(tmp_path / "config"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def skip_without_package(name):
+    try:
+        TRACKERS.get(name).available()
+    except ConfigError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_and_its_resumption(name, tmp_path, caplog, capsys):
+    skip_without_package(name)
     for info in (
         RunInfo(name="demo", directory=tmp_path / "run", total_steps=4),
         RunInfo(name="demo", directory=tmp_path / "run", total_steps=4, resumed=True, start_step=2),
@@ -40,6 +52,7 @@ def test_a_run_and_its_resumption(name, tmp_path, caplog, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_check_opens_nothing(name, tmp_path, monkeypatch):
+    skip_without_package(name)
     monkeypatch.chdir(tmp_path)
     (node,) = check_trackers(name)
     assert node["name"] == name

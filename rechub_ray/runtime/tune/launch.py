@@ -231,7 +231,8 @@ def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Reso
         limit = min(limit, fit)
     hosts = " + ".join(f"{n.cpus:g}" for n in nodes)
     text = (
-        f"{limit} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU a trial = {sum(places)} places"
+        f"{limit} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU each "
+        f"= {sum(places)} places"
         + (f", {wanted.gpus:g} GPU a trial" if wanted.gpus else "")
         + (f", max_concurrent {sweep.max_concurrent}" if sweep.max_concurrent else "")
         + f", {trials} trials to run"
@@ -290,9 +291,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[dict
             metric=SCORE,
             mode=checked.mode,
             search_alg=numbered(known, inner, len(waiting), opened),
-            scheduler=build(
-                sweep.scheduler, checked.space, epochs=checked.epochs, mode=checked.mode, exploited=exploited
-            ),
+            scheduler=build(sweep.scheduler, checked.space, epochs=checked.epochs, exploited=exploited),
             num_samples=len(waiting),
             reuse_actors=True,
         ),

@@ -88,7 +88,11 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
 
 def _export(checked: CheckedSweep, record: Record, checkpoint: str, directory: Path) -> None:
     target = directory / "model.onnx"
-    if checked.job.config.export.onnx and not target.exists():
+    won = Path(checked.sweep.directory(), "best")
+    if json.loads((won / "metrics.json").read_text())["trial_id"] == record["trial_id"] and (won / "model.onnx").exists():
+        for file in won.glob("model.onnx*"):
+            shutil.copy2(file, directory / file.name)
+    elif checked.job.config.export.onnx and not target.exists():
         try:
             export_onnx(checkpoint, target, probabilities=checked.job.config.export.probabilities)
         except ExportError as error:  # the winner's is made already; another trial's must not end the sweep

@@ -27,7 +27,8 @@ class Asha(Section):
     """Asynchronous successive halving: at each rung the best 1/reduction_factor of those who came by go on.
 
     Args:
-        grace_epochs: the first rung. reduction_factor: between rungs, and what is kept. max_epochs: null takes the run's.
+        grace_epochs: the first rung. reduction_factor: between rungs, and what is kept.
+        max_epochs: of a trial; null takes the run's.
 
     Reference:
         Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
@@ -172,18 +173,17 @@ def build(
     space: Space,
     *,
     epochs: float,
-    mode: str,
     exploited: Callable[[str, str, dict[str, Any], dict[str, Any]], None],
 ) -> Any:
     """Ray Tune's scheduler.
 
     Args:
-        epochs: of a whole run. mode: `max` or `min`.
+        epochs: of a whole run.
         exploited: told of each exploit: Ray's ids of the trial and its donor, and the configurations before and after.
     """
     from ray.tune import schedulers as ray_schedulers
 
-    common = {"time_attr": TIME, "metric": SCORE, "mode": mode}
+    common: dict[str, Any] = {"time_attr": TIME}  # Tune tells them metric and mode
     if isinstance(settings, Asha):
         return ray_schedulers.ASHAScheduler(
             **common,

@@ -80,10 +80,13 @@ def numbered(
         """Gives every trial its number; the model hears only of its own points."""
 
         def __init__(self) -> None:
-            super().__init__(metric=SCORE, mode="max")
+            super().__init__()
             self.queue = deque(planned)
             self.given = 0
             self.own: set[str] = set()
+
+        def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+            return True  # the model has its own already
 
         def suggest(self, trial_id: str) -> Any:
             if self.given >= total:

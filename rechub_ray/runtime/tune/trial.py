@@ -195,12 +195,13 @@ class TrialHooks:
         self._job, self._shared = job, shared
         self._trackers: Trackers | None = None
         self._is_evaluated = False
-        self._rows = self._per_epoch = 0.0
+        self._rows = 0.0
         self._train_seconds = 0.0
         self._since = time.monotonic()
 
     def started(self, step: int) -> None:
         config = self._job.config
+        self._rows = float(step * config.data.batch_size * config.train.accumulate_steps)
         nodes = [node for node in config.trackers if node["name"] not in ("console", "jsonl")]
         info = RunInfo(
             name=f"{self._shared.group}/{config.name}",
@@ -214,8 +215,7 @@ class TrialHooks:
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         rate, rows = metrics.get("rows_per_second"), metrics.get("data/rows")
         if rate and rows is not None:
-            if self._rows:
-                self._train_seconds += (rows - self._rows) / rate
+            self._train_seconds += (rows - self._rows) / rate
             self._rows = rows
         assert self._trackers is not None
         self._trackers.log(metrics, step=step)
@@ -231,17 +231,18 @@ class TrialHooks:
         import ray.tune
 
         now = time.monotonic()
+        score = float(metrics[f"val/{self._shared.metric}"])
+        if not math.isfinite(score):
+            raise TrainingError(f"the validation's {self._shared.metric} is {score}")
         report = {
             **{key: float(value) for key, value in metrics.items()},
-            SCORE: float(metrics[f"val/{self._shared.metric}"]),
+            SCORE: score,
             TIME: self._epochs(path),
             "checkpoint": path,
             "busy_seconds": now - self._since,
             "train_seconds": self._train_seconds,
         }
         self._since, self._train_seconds = now, 0.0
-        if not math.isfinite(report[SCORE]):
-            raise TrainingError(f"the validation's {self._shared.metric} is {report[SCORE]}")
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "pointer.json").write_text(json.dumps({"path": path}))
             ray.tune.report(report, checkpoint=ray.tune.Checkpoint.from_directory(folder))
@@ -252,7 +253,7 @@ class TrialHooks:
         state = json.loads(Path(path, "state.json").read_text())
         position = state["position"]
         done = position["step"] * position["global_batch"] + sum(cut["rows"] for cut in position["cuts"])
-        return float(position["epoch"]) + min(done / max(self._job.train.rows, 1), 1.0)
+        return float(position["epoch"] + min(done / max(self._job.train.rows, 1), 1.0))
 
     def finished(self, result: dict[str, Any]) -> None:
         """The run's end: scores beside hyperparameters, for trackers that show both."""

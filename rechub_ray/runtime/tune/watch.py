@@ -89,8 +89,7 @@ def callback(watch: Watch) -> Any:
             watch.ledger.start(watch.names[trial.trial_id])
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            if not result.get("done") or SCORE in result and not trial.last_result.get("done"):
-                watch.result(trial.trial_id, result)
+            watch.result(trial.trial_id, result)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             watch.ended(trial.trial_id, None)
