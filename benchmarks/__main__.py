@@ -31,7 +31,7 @@ BENCHMARKS = {
 # modules that print their own text: what it shows, arguments in full, arguments for --quick
 PROGRAMS = {
     "step": ("Where a step's time goes", ["--batch-norm"], ["--batch-norm", "--steps", "5", "--threads", "1"]),
-    "mutations": ("Errors of broken configurations and data", [], ["--every", "25"]),
+    "mutations": ("Errors of broken configurations and data", ["--every", "10"], ["--every", "25"]),
 }
 
 
@@ -49,7 +49,6 @@ def main() -> None:
             parser.error(f"unknown name '{name}'; known: {', '.join(known)}")
     repeats = options.repeats or (1 if options.quick else 3)
     results = HERE / "results" / "quick" if options.quick else HERE / "results"
-    results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rechub-ray-bench-") as temporary:
         work = options.work.resolve() if options.work else Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
@@ -59,6 +58,7 @@ def main() -> None:
                 measure(name, settings, results)
     if "report" in names:
         out = results / "RESULTS.md" if options.quick else HERE / "RESULTS.md"
+        results.mkdir(parents=True, exist_ok=True)
         out.write_text(report(results))
         print(f"wrote {out}")
 
@@ -75,6 +75,7 @@ def measure(name: str, settings: Settings, results: Path) -> None:
         "repeats": None if name in PROGRAMS else settings.repeats,
         "result": result,
     }
+    results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     print(f"\n{shown(name, result)}\n", flush=True)
 
@@ -102,7 +103,8 @@ def run_program(name: str, settings: Settings) -> dict[str, Any]:
     run_process([sys.executable, "-m", f"benchmarks.{name}", *(quick if settings.quick else full)], log=log)
     text = log.read_text(errors="replace")
     log.unlink()
-    return {"text": text}
+    figures = re.search(r"^[\d,]+ (rows|mutations), ", text, re.MULTILINE)  # before them stands what its runs print
+    return {"text": text[figures.start() :] if figures else text}
 
 
 def machine() -> dict[str, Any]:

@@ -48,7 +48,12 @@ def run_process(command: list[str], *, log: Path, memory: bool = False) -> Finis
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
             watch = _Watch(process.pid, mark, everything=memory)
             with watch:
-                process.wait()
+                try:
+                    process.wait()
+                except BaseException:  # Ctrl-C: nothing may go on running and disturb the next measurement
+                    process.terminate()
+                    process.wait()
+                    raise
             seconds = time.perf_counter() - clock
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])

@@ -30,7 +30,7 @@ def criteo_like(settings: Settings, *, rows: int, ids: int = IDS) -> Path:
     """The folder of a generated data set; written where it is not there yet."""
     folder = settings.work / f"criteo-{rows}-{ids}"
     if not (folder / "schema.json").exists():
-        need = rows * 180  # bytes a row in parquet, and some to spare
+        need = rows * 220  # bytes a row in parquet, validation included, and some to spare
         free = shutil.disk_usage(settings.work).free
         if free < need + 2**30:
             raise SystemExit(f"{settings.work}: {rows:,} rows need {need / 2**30:.1f} GiB, {free / 2**30:.1f} are free")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rechub_ray.models import MODELS, Model
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
+    from rechub_ray.runtime.tune import SweepResult, tune
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.trainers import CTRTrainer
 
@@ -34,6 +35,7 @@ __all__ = [
     "Schema",
     "SequenceFeature",
     "SparseFeature",
+    "SweepResult",
     "__version__",
     "evaluate",
     "export_model",
@@ -42,6 +44,7 @@ __all__ = [
     "load_model",
     "predict",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -52,6 +55,7 @@ _MODULES = {
     "models": ("MODELS", "Model"),
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
+    "runtime.tune": ("SweepResult", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "trainers": ("CTRTrainer",),
 }

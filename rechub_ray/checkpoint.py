@@ -240,11 +240,11 @@ class Store:
                 final = Path(self._root) / name
                 old = final.with_name(f"{name}.old")  # the same step again: it counts until the new one is there
                 if final.exists():
-                    shutil.rmtree(old, ignore_errors=True)
+                    _remove(old)
                     os.replace(final, old)
                 os.replace(temporary, final)
                 _sync(Path(self._root), files=False)
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -403,6 +403,12 @@ def _crc32(path: Path) -> int:
     for block in _blocks(path):
         value = zlib.crc32(block, value)
     return value
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a checkpoint, its manifest first: a half-deleted one must not look complete."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(folder: Path, *, files: bool = True) -> None:

@@ -1,18 +1,17 @@
-"""The command line: prepare | train | evaluate | predict | export | validate | list."""
+"""The command line: prepare | train | tune | evaluate | predict | export | validate | list."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rechub_ray.errors import ConfigError, RechubError, nearest
 
-COMMANDS = ("prepare", "train", "evaluate", "predict", "export", "validate", "list")
+COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "validate", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest, options.known)]
         command: Callable[[argparse.Namespace], None] = options.run
         command(options)
-        sys.stdout.flush()
     except RechubError as error:
         print(f"rechub-ray: {error}", file=sys.stderr)
         return 2
@@ -33,8 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = "; the same command goes on from the last checkpoint" if name == "train" else ""
         print(f"rechub-ray: interrupted{more}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `rechub-ray list | head`; what Python would still flush at its end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -114,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", metavar="FILE", help="default: model.onnx in the folder")
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
+    sweep = add("tune", _tune, "Run a sweep; its best model lands in best/ of its folder.")
+    sweep.add_argument("sweep", nargs="?", help="YAML sweep file, as in tune_configs/")
+    sweep.add_argument("overrides", nargs="*", metavar="path=value", help="as in trials=5 base.data.root=data/mine")
+    sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
+    sweep.add_argument("--sweep-dir", "--sweep_dir", metavar="DIR", help="where everything goes")
+
     listing = add("list", _list, "The components and their arguments.")
     listing.add_argument("kind", nargs="?", help="models, losses, metrics, optimizers, schedules or trackers")
     listing.add_argument("name", nargs="?", help="one component, with its documentation")
@@ -166,6 +168,18 @@ def _train(options: argparse.Namespace) -> None:
     from rechub_ray.runtime.summary import print_result
 
     print_result(train(config, resume=options.resume))
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from rechub_ray.runtime.tune import print_sweep, tune
+
+    overrides = list(options.overrides)
+    if options.resume is not None and options.sweep is not None:
+        overrides.insert(0, options.sweep)  # the sweep is known; what stands in its place is an override
+    if options.sweep_dir is not None:
+        overrides.append(f"sweep_dir={options.sweep_dir}")
+    source = options.sweep if options.resume is None else None
+    print_sweep(tune(source, overrides, resume=options.resume, verbose=True))
 
 
 def _validate(options: argparse.Namespace) -> None:

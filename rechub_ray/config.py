@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import os
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -452,9 +451,7 @@ def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> Non
         if key not in section.model_fields:
             raise ConfigError(f"unknown key '{path}'", hint=nearest(str(key), section.model_fields))
         inner = section.model_fields[key].annotation
-        if isinstance(inner, types.UnionType):
-            inner = next((a for a in typing.get_args(inner) if isinstance(a, type)), None)
-        if isinstance(inner, type) and issubclass(inner, Section) and value is not None:
+        if isinstance(inner, type) and issubclass(inner, Section):
             _check_keys(inner, value, path)
 
 

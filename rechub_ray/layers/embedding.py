@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rechub_ray.allocator import ask_for_huge_pages
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
 from rechub_ray.errors import SchemaError, nearest
 from rechub_ray.layers.rows import read_rows
@@ -44,7 +45,6 @@ class _Block:
     rows: int
     sparse: tuple[int, ...]
     sequences: tuple[int, ...]
-    whole: bool  # all sparse and sequence features of the schema: no column has to be picked
 
 
 class EmbeddingBank(nn.Module):
@@ -113,8 +113,7 @@ class EmbeddingBank(nn.Module):
         for width, rows in sizes.items():
             sparse = [i for i, f in enumerate(schema.sparse) if width_of.get(f.name) == width]
             sequences = [i for i, f in enumerate(schema.sequences) if width_of.get(f.name) == width]
-            whole = len(sparse) == len(schema.sparse) and len(sequences) == len(schema.sequences)
-            self._blocks.append(_Block(width, rows, tuple(sparse), tuple(sequences), whole))
+            self._blocks.append(_Block(width, rows, tuple(sparse), tuple(sequences)))
             sparse_starts = [start_of[schema.sparse[i].name] for i in sparse]
             self._constant(f"_columns_{width}", sparse)
             self._constant(f"_sparse_starts_{width}", sparse_starts)
@@ -124,6 +123,8 @@ class EmbeddingBank(nn.Module):
             {str(b.width): nn.Parameter(torch.empty(b.rows, b.width)) for b in self._blocks}
         )
         self.row_gradients = dict.fromkeys(self.weights, False)
+        for weight in self.weights.values():
+            ask_for_huge_pages(weight)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -33,5 +33,5 @@ def test_a_foreign_logger_hears_everything(run, wrap):
 
 @pytest.mark.parametrize("foreign", [object(), 3, ForeignLogger])
 def test_other_objects_are_refused(foreign):
-    with pytest.raises(ConfigError, match=r"'trackers.0': not a tracker.*log_metrics.*Known: console, jsonl"):
+    with pytest.raises(ConfigError, match=r"'trackers.0': not a tracker.*log_metrics.*Known: console, csv, jsonl"):
         check_trackers(foreign)

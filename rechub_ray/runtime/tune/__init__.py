@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from rechub_ray.runtime.tune.launch import SweepResult, tune
+from rechub_ray.runtime.tune.launch import tune
+from rechub_ray.runtime.tune.results import SweepResult, print_sweep
 
-__all__ = ["SweepResult", "tune"]
+__all__ = ["SweepResult", "print_sweep", "tune"]

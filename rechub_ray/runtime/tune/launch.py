@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
+import logging
 import math
 import os
 import time
@@ -12,17 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rechub_ray.checkpoint import load_model
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
 from rechub_ray.files import write_text
-from rechub_ray.models.base import Model
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
-from rechub_ray.runtime.tune.results import make_best, prune
+from rechub_ray.runtime.tune.results import SweepResult, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
-from rechub_ray.runtime.tune.search import model_based, numbered
+from rechub_ray.runtime.tune.search import listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
 from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
 from rechub_ray.runtime.tune.trial import TrialJob, run_trial
@@ -33,29 +31,6 @@ _SETTINGS = {  # Ray Tune reads these when a sweep starts
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """What `tune` returns.
-
-    Args:
-        directory: the sweep's folder. best: the best trial's record. trials: all records.
-        best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
-        grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
-    """
-
-    directory: str
-    best: Record
-    trials: list[Record]
-    best_checkpoint: str
-    onnx: str | None
-    grid: Any
-
-    @property
-    def model(self) -> Model:
-        """The best model, in evaluation mode on the CPU."""
-        return load_model(self.best_checkpoint)
 
 
 def tune(
@@ -85,6 +60,7 @@ def tune(
         assert source is not None
         sweep = sweep_module.load(source, overrides)
     checked = check_sweep(sweep)
+    sweep = checked.sweep
     directory = sweep.directory()
     ledger = Ledger(directory, checked.space, mode=checked.mode, rungs=rungs(sweep.scheduler, checked.epochs))
     if resume is not None:
@@ -131,8 +107,9 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         "wall_seconds": earlier,
     }
     grid = None
-    if waiting:
-        with _environment(len(waiting)), connected(checked.job.config.scaling) as ray:
+    watch.check_budget()
+    if waiting and not watch.is_over():
+        with connected(checked.job.config.scaling) as ray, _environment(len(waiting)):
             nodes = [
                 Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
             ]
@@ -140,12 +117,9 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
             watch.say(arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
             grid = _fit(checked, ledger, watch, waiting, share)
-    done = all(record["status"] in FINAL for record in ledger) and (
-        watch.ending is not None or len(ledger.records) >= total
-    )
-    for record in ledger:
-        if watch.ending and record["status"] == "pending":
-            record.update(status="stopped_early", reason=f"not started: {watch.ending}")
+    if watch.ending is not None:
+        ledger.end_all(watch.ending)
+    done = len(ledger.records) >= total and all(record["status"] in FINAL for record in ledger)
     ledger.write()
     facts.update(
         wall_seconds=earlier + time.time() - began,
@@ -164,6 +138,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
     write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
     return SweepResult(
         directory=directory,
+        metric=checked.metric,
+        is_finished=facts["finished"],
         best=best.record,
         trials=list(ledger),
         best_checkpoint=best.checkpoint,
@@ -177,27 +153,24 @@ def _earlier_seconds(directory: str) -> float:
     return float(json.loads(path.read_text())["wall_seconds"]) if path.is_file() else 0.0
 
 
-def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[dict[str, Any]], int]:
-    """The trials to run whose points are known, unfinished ones first, and how many the whole sweep has.
+def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[str | None], int]:
+    """Ids of the trials to run, unfinished ones first, and how many the whole sweep has.
 
-    Model-based searches find the rest of their points as they go; the list then holds empty places for them.
+    Model-based searches find the rest of their points as they go; the list then holds None for them.
     """
     sweep, seed = checked.sweep, int(checked.job.config.seed)
-    queue = [
-        {"trial_id": record["trial_id"], "point": record["point"]}
-        for record in ledger
-        if record["status"] not in FINAL or str(record["reason"]).startswith("not started")
-    ]
+    queue: list[str | None] = []
+    for record in ledger:
+        if record["status"] not in FINAL or record["goes_on"]:
+            record.update(status="pending", reason=None, goes_on=False)
+            queue.append(record["trial_id"])
     total = max(checked.total_points() * sweep.seeds, len(ledger.records))
-    points: list[Point] = checked.planned()
+    points = checked.planned()
     for number in range(len(ledger.records), min(len(points) * sweep.seeds, total)):
         record = ledger.open(points[number // sweep.seeds], seed + number % sweep.seeds, number // sweep.seeds)
-        queue.append({"trial_id": record["trial_id"], "point": record["point"]})
-    for item in queue:
-        ledger.records[item["trial_id"]].update(status="pending", reason=None)
+        queue.append(record["trial_id"])
     ledger.write()
-    queue += [{"trial_id": None, "point": None}] * (total - len(ledger.records))
-    return queue, total
+    return [*queue, *[None] * (total - len(ledger.records))], total
 
 
 def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Resources, str]:
@@ -243,16 +216,21 @@ def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Reso
 @contextlib.contextmanager
 def _environment(trials: int) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in [*_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG"]}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # Watch says what happens, in one line each
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
     try:
         yield
     finally:
+        logger.setLevel(level)
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[dict[str, Any]], share: Resources) -> Any:
+def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], share: Resources) -> Any:
     import ray.tune
+    from ray.tune.logger import JsonLoggerCallback
 
     sweep, directory = checked.sweep, checked.sweep.directory()
     shared = TrialJob(
@@ -264,33 +242,39 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[dict
         mode=checked.mode,
     )
 
-    def opened(ray_id: str, known: str | None, point: Point) -> dict[str, Any]:
-        record = (
-            ledger.records[known] if known else ledger.open(point, int(checked.job.config.seed), len(ledger.records))
-        )
-        watch.names[ray_id] = record["trial_id"]
+    def given(record: Record) -> dict[str, Any]:
+        return {**record["point"], "_trial": record["trial_id"], "_seed": record["seed"]}
+
+    def opened(point: Point) -> dict[str, Any]:
+        record = ledger.open(point, int(checked.job.config.seed), len(ledger.records))
         ledger.write()
-        return {**point, "_trial": record["trial_id"], "_seed": record["seed"]}
+        return given(record)
 
-    def exploited(ray_id: str, donor_id: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-        point = {key: value for key, value in new.items() if not key.startswith("_")}
-        ledger.exploit(watch.names[ray_id], watch.names[donor_id], point)
-        watch.say(f"{watch.names[ray_id]}: goes on from a copy of {watch.names[donor_id]}")
+    def exploited(trial: dict[str, Any], donor: dict[str, Any], step: int) -> None:
+        point = {key: value for key, value in trial.items() if not key.startswith("_")}
+        ledger.exploit(trial["_trial"], donor["_trial"], point, step)
+        watch.say(f"{trial['_trial']}: goes on from a copy of {donor['_trial']}")
 
-    inner = model_based(sweep.search, checked.space, mode=checked.mode, seed=sweep.seed)
-    if inner is not None and hasattr(inner, "add_evaluated_point"):
+    # another seed at each start: a model that begins anew must not repeat its first points
+    inner = model_based(sweep.search, checked.space, mode=checked.mode, seed=sweep.seed + len(ledger.records))
+    if sweep.search.name == "optuna":  # the only one that can be told of earlier trials
         for record in ledger:
             if record["score"] is not None and record["status"] in FINAL:
                 inner.add_evaluated_point(record["point"], record["score"])
-    known = [item for item in waiting if item["point"] is not None]
+    known = [given(record) for record in map(ledger.records.__getitem__, filter(None, waiting))]
+    if inner is None:
+        algorithm, param_space = listed(known)
+    else:
+        algorithm, param_space = numbered(known, inner, len(waiting), opened), {}
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
             ray.tune.with_parameters(run_trial, shared=shared), {"cpu": share.cpus, "gpu": share.gpus}
         ),
+        param_space=param_space,
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
             mode=checked.mode,
-            search_alg=numbered(known, inner, len(waiting), opened),
+            search_alg=algorithm,
             scheduler=build(sweep.scheduler, checked.space, epochs=checked.epochs, exploited=exploited),
             num_samples=len(waiting),
             reuse_actors=True,
@@ -299,7 +283,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[dict
             name=f"start-{int(time.time() * 1000)}",
             storage_path=f"{directory}/ray",
             stop=stopper(watch),
-            callbacks=[callback(watch)],
+            callbacks=[callback(watch), JsonLoggerCallback()],  # its files feed the ResultGrid
             failure_config=ray.tune.FailureConfig(max_failures=sweep.retries),
             verbose=0,
         ),

@@ -58,7 +58,8 @@ class Ledger:
         record: Record = {
             "trial_id": f"trial_{number:05d}",
             "number": number,
-            "params": self.space.overrides(point),
+            "params": self.space.params(point),
+            "best_params": None,
             "status": "pending",
             "reason": None,
             "seed": seed,
@@ -75,6 +76,8 @@ class Ledger:
             "exploits": [],
             "rung": None,
             "point": point,
+            "starts": 0,
+            "goes_on": False,
             "group": group,
         }
         self.records[record["trial_id"]] = record
@@ -83,6 +86,7 @@ class Ledger:
     def start(self, trial_id: str) -> None:
         record = self.records[trial_id]
         record["status"], record["started"] = "running", record["started"] or _now()
+        record["starts"] += 1
         self.write()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -97,18 +101,19 @@ class Ledger:
             record["rung"] = sum(record["epochs"] >= rung for rung in self.rungs)
         if record["score"] is None or self.sign * score > self.sign * record["score"]:
             record["score"] = score
+            record["best_params"] = self.space.params(json.loads(result["point"]))
             record["metrics"] = {k.removeprefix("val/"): v for k, v in result.items() if k.startswith("val/")}
         self.write()
         return before is None or self.sign * score > self.sign * before
 
-    def exploit(self, trial_id: str, donor: str, point: Point) -> None:
+    def exploit(self, trial_id: str, donor: str, point: Point, step: int) -> None:
         """The trial goes on from a copy of the donor, at another point."""
         record = self.records[trial_id]
-        old, new = record["params"], self.space.overrides(point)
+        old, new = record["params"], self.space.params(point)
         record["exploits"].append(
             {
                 "from_trial": donor,
-                "at_step": record["steps"],
+                "at_step": step,
                 "old": {k: v for k, v in old.items() if new.get(k) != v},
                 "new": {k: v for k, v in new.items() if old.get(k) != v},
             }
@@ -132,6 +137,14 @@ class Ledger:
                 record["reason"] = "early stopping: no gain"
         else:
             record["status"], record["reason"] = "stopped_early", reason
+        self.write()
+
+    def end_all(self, reason: str) -> None:
+        """The sweep is over: what was running stops, and goes on when the sweep is resumed with more to spend."""
+        for record in self:
+            if record["status"] == "running":
+                self.end(record["trial_id"], reason)
+                record["goes_on"] = record["status"] == "stopped_early"
         self.write()
 
     def fail(self, trial_id: str, reason: str) -> None:

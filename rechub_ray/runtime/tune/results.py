@@ -6,12 +6,17 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from rechub_ray import config as config_module
-from rechub_ray.checkpoint import Store, read
+from rechub_ray.checkpoint import Store, load_model, read
 from rechub_ray.errors import ExportError
 from rechub_ray.export.onnx import export_onnx
 from rechub_ray.files import write_text
+from rechub_ray.models.base import Model
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.tune.ledger import Ledger, Record
 from rechub_ray.runtime.tune.sweep import CheckedSweep
@@ -27,6 +32,32 @@ class Best:
     onnx: str | None
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """What `tune` returns.
+
+    Args:
+        directory: the sweep's folder. metric: what was compared. is_finished: False after an interruption.
+        best: the best trial's record. trials: all records.
+        best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
+        grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
+    """
+
+    directory: str
+    metric: str
+    is_finished: bool
+    best: Record
+    trials: list[Record]
+    best_checkpoint: str
+    onnx: str | None
+    grid: Any
+
+    @property
+    def model(self) -> Model:
+        """The best model, in evaluation mode on the CPU."""
+        return load_model(self.best_checkpoint)
+
+
 def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     """Fills `best/` anew: config.yaml, checkpoint/, metrics.json, and model.onnx with its parity report."""
     directory = checked.sweep.directory()
@@ -38,7 +69,7 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     ledger.write()
     checkpoint = read(new / "checkpoint")
     (new / "config.yaml").write_text(config_module.dump(checkpoint.config), encoding="utf-8")
-    metrics = {key: record[key] for key in ("trial_id", "params", "seed", "score", "metrics", "test_metrics")}
+    metrics = {key: record[key] for key in ("trial_id", "best_params", "seed", "score", "metrics", "test_metrics")}
     (new / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     onnx = None
     if checked.job.config.export.onnx:
@@ -80,7 +111,7 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
     ledger.write()
     names = {record["trial_id"] for record in kept}
     for record in ledger:
-        if record["trial_id"] not in names and record["status"] != "pending":
+        if record["trial_id"] not in names and record["status"] != "pending" and not record["goes_on"]:
             directory = ledger.trials / record["trial_id"]
             shutil.rmtree(Store(str(directory)).location, ignore_errors=True)
             shutil.rmtree(directory / EARLIER_BEST, ignore_errors=True)
@@ -89,7 +120,10 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
 def _export(checked: CheckedSweep, record: Record, checkpoint: str, directory: Path) -> None:
     target = directory / "model.onnx"
     won = Path(checked.sweep.directory(), "best")
-    if json.loads((won / "metrics.json").read_text())["trial_id"] == record["trial_id"] and (won / "model.onnx").exists():
+    if (
+        json.loads((won / "metrics.json").read_text())["trial_id"] == record["trial_id"]
+        and (won / "model.onnx").exists()
+    ):
         for file in won.glob("model.onnx*"):
             shutil.copy2(file, directory / file.name)
     elif checked.job.config.export.onnx and not target.exists():
@@ -97,3 +131,31 @@ def _export(checked: CheckedSweep, record: Record, checkpoint: str, directory: P
             export_onnx(checkpoint, target, probabilities=checked.job.config.export.probabilities)
         except ExportError as error:  # the winner's is made already; another trial's must not end the sweep
             write_text(f"{directory}/model.onnx.error.txt", str(error))
+
+
+def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
+    """The best trials as a table, how the rest ended, and where everything is.
+
+    Args:
+        rows: trials in the table.
+    """
+    best = result.best
+    scored = [r for r in result.trials if r["score"] is not None and r["trial_id"] != best["trial_id"]]
+    scored.sort(key=lambda r: abs(r["score"] - best["score"]))
+    paths = list(dict.fromkeys(path for r in result.trials for path in r["params"]))
+    table = Table(box=None, pad_edge=False)
+    for name in ("trial", result.metric, "epochs", "status", *paths):
+        table.add_column(name, justify="right" if name in (result.metric, "epochs") else "left")
+    for r in [best, *scored][:rows]:
+        values = [str(r["best_params"].get(path, "")) for path in paths]
+        table.add_row(r["trial_id"], f"{r['score']:.6f}", f"{r['epochs']:g}", r["status"], *values)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(table)
+    statuses = [r["status"] for r in result.trials]
+    console.print("\n" + ", ".join(f"{statuses.count(s)} {s.replace('_', ' ')}" for s in dict.fromkeys(statuses)))
+    for r in result.trials:
+        if r["status"] == "failed":
+            console.print(f"{r['trial_id']} failed: {r['reason']}")
+    console.print(f"best model  {Path(result.best_checkpoint).parent}")
+    if not result.is_finished:
+        console.print(f"interrupted: rechub-ray tune --resume {result.directory}")

@@ -173,13 +173,14 @@ def build(
     space: Space,
     *,
     epochs: float,
-    exploited: Callable[[str, str, dict[str, Any], dict[str, Any]], None],
+    exploited: Callable[[dict[str, Any], dict[str, Any], int], None],
 ) -> Any:
     """Ray Tune's scheduler.
 
     Args:
         epochs: of a whole run.
-        exploited: told of each exploit: Ray's ids of the trial and its donor, and the configurations before and after.
+        exploited: told of each exploit: what the trial is given now, what its donor has,
+            and the step that the trial had reached.
     """
     from ray.tune import schedulers as ray_schedulers
 
@@ -216,7 +217,7 @@ def _population(
     settings: Pbt | Pb2,
     space: Space,
     common: dict[str, Any],
-    exploited: Callable[[str, str, dict[str, Any], dict[str, Any]], None],
+    exploited: Callable[[dict[str, Any], dict[str, Any], int], None],
 ) -> Any:
     names = varying(settings, space)
     variables = {v.name: v for v in space.variables}
@@ -246,8 +247,8 @@ def _population(
             return new, operations
 
         def _exploit(self, controller: Any, trial: Any, donor: Any) -> None:
-            old = dict(trial.config)
+            result = self._trial_state[trial].last_result
             super()._exploit(controller, trial, donor)
-            exploited(trial.trial_id, donor.trial_id, old, dict(trial.config))
+            exploited(trial.config, donor.config, int(result["step"]))
 
     return Population(**given)

@@ -63,16 +63,24 @@ def model_based(settings: Search, space: Space, *, mode: str, seed: int) -> Any:
     return None
 
 
-def numbered(
-    planned: list[dict[str, Any]], inner: Any, total: int, opened: Callable[[str, str | None, Point], dict[str, Any]]
-) -> Any:
+def listed(configs: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """Ray Tune's search algorithm and space for trials that are all known beforehand, in their order."""
+    from ray import tune
+    from ray.tune.search import BasicVariantGenerator
+
+    # Ray wants a space, and the points must lie in it
+    space = {key: tune.choice(list(dict.fromkeys(config[key] for config in configs))) for key in configs[0]}
+    return BasicVariantGenerator(points_to_evaluate=configs), space
+
+
+def numbered(planned: list[dict[str, Any]], inner: Any, total: int, opened: Callable[[Point], dict[str, Any]]) -> Any:
     """Ray Tune's searcher over planned trials, then over what `inner` suggests.
 
     Args:
-        planned: trials whose points are known: `trial_id` (None for a new one) and `point`.
-        inner: a model-based searcher, or None.
-        total: trials of this run of the sweep.
-        opened: told of each new trial (Ray's id, our id or None, the point); returns what the trial is given.
+        planned: what trials with known points are given.
+        inner: the model-based searcher.
+        total: trials of this start of the sweep.
+        opened: opens a trial at a point; returns what it is given.
     """
     from ray.tune.search import Searcher
 
@@ -91,20 +99,15 @@ def numbered(
         def suggest(self, trial_id: str) -> Any:
             if self.given >= total:
                 return Searcher.FINISHED
-            known: str | None = None
             if self.queue:
-                item = self.queue.popleft()
-                known, point = item["trial_id"], item["point"]
-            elif inner is None:
-                return Searcher.FINISHED
-            else:
-                point = inner.suggest(trial_id)
-                if point is None or point == Searcher.FINISHED:
-                    return point
-                point = {key: _plain(value) for key, value in point.items()}
-                self.own.add(trial_id)
+                self.given += 1
+                return self.queue.popleft()
+            point = inner.suggest(trial_id)
+            if point is None or point == Searcher.FINISHED:
+                return point
             self.given += 1
-            return opened(trial_id, known, point)
+            self.own.add(trial_id)
+            return opened({key: _plain(value) for key, value in point.items()})
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             if trial_id in self.own:
@@ -115,11 +118,11 @@ def numbered(
                 inner.on_trial_complete(trial_id, result=result, error=error or SCORE not in (result or {}))
 
         def on_pause(self, trial_id: str) -> None:
-            if trial_id in self.own and hasattr(inner, "on_pause"):
+            if trial_id in self.own:
                 inner.on_pause(trial_id)
 
         def on_unpause(self, trial_id: str) -> None:
-            if trial_id in self.own and hasattr(inner, "on_unpause"):
+            if trial_id in self.own:
                 inner.on_unpause(trial_id)
 
         def save(self, checkpoint_path: str) -> None:

@@ -139,6 +139,14 @@ class Space:
         """Path -> value: what `point` changes in the base configuration."""
         return {v.path: v.value(point[v.name]) for v in self.active(point)}
 
+    def params(self, point: Point) -> dict[str, Any]:
+        """Path -> value, for people: a component that varies is its name (or all of its node, if that says more)."""
+        shown = {}
+        for v in self.active(point):
+            value = v.value(point[v.name])
+            shown[v.path] = point[v.name] if isinstance(value, dict) else value
+        return shown
+
     def encode(self, params: Mapping[str, Any], *, where: str) -> Point:
         """The point at which the paths have the values that a user wrote down.
 
@@ -233,11 +241,12 @@ def _list(name: str, path: str, kind: str, arguments: Any, parent: tuple[str, An
         raise ConfigError(f"'space.{name}.{kind}'", expected="a list of values", got=repr(arguments))
     options: dict[Any, Any] = {}
     inner: list[tuple[Any, Any]] = []
+    names = [item.get("name") if isinstance(item, Mapping) else item for item in arguments]
     for item in arguments:
         value, label = item, item
         if isinstance(item, Mapping):
             value = {k: v for k, v in item.items() if k != "space"}
-            label = str(item["name"]) if set(value) == {"name"} else json.dumps(value, sort_keys=True)
+            label = str(item["name"]) if names.count(item.get("name")) == 1 else json.dumps(value, sort_keys=True)
             if "space" in item:
                 inner.append((label, item["space"]))
         elif isinstance(item, list) or item is None:

@@ -231,6 +231,9 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
             got=job.config.scaling.num_workers,
             hint="Add base.scaling.num_workers=0; trials run side by side instead.",
         )
+    places = {"data.root": job.config.data.root, "init_from": job.config.init_from, "init_map": job.config.init_map}
+    base = config_module.merge(sweep.base, {path: place for path, place in places.items() if place is not None})
+    sweep = sweep.model_copy(update={"base": base})  # trials run in folders of their own
     space = Space.parse(sweep.space)
     metric, mode = _objective(sweep, job)
     _check_fit(sweep, space)

@@ -82,7 +82,7 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
         if given is not None:
             _continue(job, _donor(given), shared)
         write_text(f"{directory}/config.yaml", config_module.dump(job.config))
-        hooks = TrialHooks(job, shared)
+        hooks = TrialHooks(job, shared, point, is_new_to_tune=given is None)
         try:
             result = execute(
                 job,
@@ -188,12 +188,14 @@ class TrialHooks:
     """The loop's hooks in a trial: trackers in the trial's folder, and one report to Tune an evaluation.
 
     Args:
-        job: the trial's run. shared: the sweep's part.
+        job: the trial's run. shared: the sweep's part. point: where in the space the trial is.
+        is_new_to_tune: Tune has not heard of this trial, though its folder may hold a checkpoint (a resumed sweep).
     """
 
-    def __init__(self, job: Job, shared: TrialJob) -> None:
-        self._job, self._shared = job, shared
+    def __init__(self, job: Job, shared: TrialJob, point: dict[str, Any], *, is_new_to_tune: bool) -> None:
+        self._job, self._shared, self._point = job, shared, json.dumps(point)
         self._trackers: Trackers | None = None
+        self._is_new_to_tune = is_new_to_tune
         self._is_evaluated = False
         self._rows = 0.0
         self._train_seconds = 0.0
@@ -211,6 +213,18 @@ class TrialHooks:
             start_step=step,
         )
         self._trackers = Trackers([*nodes, {"name": "jsonl"}], info)
+        if step > 0 and self._is_new_to_tune:
+            self._tell_where_it_stands(step)
+
+    def _tell_where_it_stands(self, step: int) -> None:
+        """Repeats the newest evaluation: it may never have reached the driver, and the scheduler has to know it."""
+        store = Store(self._job.config.directory())
+        path = f"{store.location}/{store.newest()}"
+        state = json.loads(Path(path, "state.json").read_text())
+        if state["metrics"]:
+            self._is_evaluated = True
+            metrics = {f"val/{key}": value for key, value in state["metrics"].items()}
+            self.saved(path, {**metrics, "step": float(step), "rows": float(state["rows"])})
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         rate, rows = metrics.get("rows_per_second"), metrics.get("data/rows")
@@ -238,6 +252,7 @@ class TrialHooks:
             **{key: float(value) for key, value in metrics.items()},
             SCORE: score,
             TIME: self._epochs(path),
+            "point": self._point,  # an exploit may have changed the trial's meanwhile
             "checkpoint": path,
             "busy_seconds": now - self._since,
             "train_seconds": self._train_seconds,

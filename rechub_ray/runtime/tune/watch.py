@@ -20,31 +20,34 @@ class Watch:
 
     def __init__(self, checked: CheckedSweep, ledger: Ledger, *, total: int, verbose: bool) -> None:
         self.checked, self.ledger, self.total, self.verbose = checked, ledger, total, verbose
-        self.names: dict[str, str] = {}  # Ray's id of a trial -> ours
         self.ending: str | None = None
         self._began = time.monotonic()
         self._without_gain = 0
         self._best = ledger.best_score()
 
-    def result(self, ray_id: str, result: dict[str, Any]) -> None:
-        name = self.names[ray_id]
+    def result(self, name: str, result: dict[str, Any]) -> None:
         if self.ledger.report(name, result):
             self.say(
                 f"{name}: {self.checked.metric} {result[SCORE]:.6f} after {result[TIME]:g} epochs, the best so far"
             )
+        self.check_budget()
+
+    def check_budget(self) -> None:
+        """Ends the sweep when all trials together have trained what they may."""
         limit = self.checked.sweep.stop.budget_epochs
         if limit is not None and sum(r["epochs"] for r in self.ledger) >= limit:
             self.ending = self.ending or f"the sweep's budget of {limit:g} epochs is used up"
 
-    def ended(self, ray_id: str, error: str | None) -> None:
-        name = self.names[ray_id]
+    def ended(self, name: str, error: str | None) -> None:
         record = self.ledger.records[name]
         if record["status"] in ("finished", "stopped_early", "failed"):
             return
         if error is not None:
             self.ledger.fail(name, error)
+        elif self.ending is not None:
+            self.ledger.end_all(self.ending)
         else:
-            self.ledger.end(name, self.ending or self._stopped(record))
+            self.ledger.end(name, self._stopped(record))
         outcome = f"{record['status']}{': ' + record['reason'] if record['reason'] else ''}"
         done = sum(r["status"] in ("finished", "stopped_early", "failed") for r in self.ledger)
         self.say(f"{name}: {outcome} ({done} of {self.total} done{self._eta(done)})")
@@ -86,18 +89,18 @@ def callback(watch: Watch) -> Any:
         """Passes events on."""
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            watch.ledger.start(watch.names[trial.trial_id])
+            watch.ledger.start(trial.config["_trial"])
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            watch.result(trial.trial_id, result)
+            watch.result(trial.config["_trial"], result)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            watch.ended(trial.trial_id, None)
+            watch.ended(trial.config["_trial"], None)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             error = trial.get_error()
             lines = [line for line in str(error).strip().splitlines() if line.strip()] if error else []
-            watch.ended(trial.trial_id, lines[-1].strip() if lines else "its process was lost")
+            watch.ended(trial.config["_trial"], lines[-1].strip() if lines else "its process was lost")
 
     return Relay()
 

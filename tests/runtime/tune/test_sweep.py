@@ -1,0 +1,185 @@
+"""Sweep files: what is found wrong before Ray starts, planned points, concurrency, copies of checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.errors import ConfigError, RechubError, ResourceError
+from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.preflight import Node, check
+from rechub_ray.runtime.tune.launch import concurrency, tune
+from rechub_ray.runtime.tune.ledger import Ledger
+from rechub_ray.runtime.tune.schedulers import Asha, HyperBand, rungs
+from rechub_ray.runtime.tune.space import Space
+from rechub_ray.runtime.tune.sweep import CheckedSweep, check_sweep, dump, load
+from rechub_ray.runtime.tune.trial import fork
+
+BASE: dict[str, Any] = {
+    "name": "t",
+    "data": {"batch_size": 128, "eval_batch_size": 512},
+    "model": {"name": "deepfm", "embedding_dim": 4, "init_std": 0.05, "hidden_units": [8]},
+    "optimizers": [
+        {"name": "rowwise_adagrad", "params": ["embedding.*", "linear.embedding.*"], "lr": 0.05},
+        {"name": "adam", "lr": 0.01},
+    ],
+    "train": {"epochs": 2, "threads": 1},
+    "trackers": ["jsonl"],
+    "export": {"onnx": False},
+}
+LR = {"optimizers.1.lr": {"loguniform": [1e-4, 1e-1]}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clicks")
+    write_click_logs(root, rows=2000, seed=3, files=2, row_group_rows=256)
+    return root
+
+
+def checked(data: Path, folder: Path, **given: Any) -> CheckedSweep:
+    settings = {"base": BASE, "overrides": {"data.root": str(data)}, "space": LR, "sweep_dir": str(folder), **given}
+    return check_sweep(load(settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trails": 3}, "Did you mean 'trials'"),
+        ({"scheduler": "ash"}, "Did you mean 'asha'"),
+        ({"scheduler": {"name": "asha", "grace": 1}}, "grace"),
+        ({"space": {"model.dropuot": {"uniform": [0, 0.5]}}}, "Did you mean 'dropout'"),
+        ({"space": {"model.dropout": {"uniform": [0, 1.5]}}}, r"model\.dropout = 1\.5 does not fit the base"),
+        ({"space": {"model": {"choice": ["deepfm", "deepfn"]}}}, "Did you mean 'deepfm'"),
+        ({"space": {"data.root": {"choice": ["a"]}}}, "the same in all trials"),
+        ({"search": "bohb"}, "go together"),
+        ({"search": "grid"}, "no list of values"),
+        ({"space": {"seed": {"grid": [1, 2]}}}, "goes with search: grid"),
+        ({"space": {"seed": {"choice": [1, 2]}}, "seeds": 2}, "'seed' is in the space"),
+        ({"seeds": 2, "scheduler": "hyperband"}, "'seeds' goes with"),
+        ({"metric": "acu"}, "'metric'"),
+        ({"scheduler": "pbt", "space": {"model.hidden_units": {"choice": [[8], [16]]}}}, "what a checkpoint holds"),
+        ({"scheduler": "pb2", "space": {"model.dropout": {"choice": [0.1, 0.2]}}}, "pb2 changes ranges only"),
+        ({"scheduler": "asha", "space": {"train.epochs": {"choice": [1, 2]}}}, "trials of one length"),
+        ({"overrides": {"data.root": "DATA", "scaling.num_workers": 2}}, "runs in one process"),
+        ({"points_to_evaluate": [{"optimizers.1.lr": 5.0}]}, "not in its range"),
+    ],
+)
+def test_mistakes_are_found_before_ray_starts(data: Path, tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    if "overrides" in given:
+        given = {**given, "overrides": {**given["overrides"], "data.root": str(data)}}
+    with pytest.raises(ConfigError, match=message):
+        checked(data, tmp_path, **given)
+
+
+def test_more_trials_begin_with_the_same_points(data: Path, tmp_path: Path) -> None:
+    few, many = checked(data, tmp_path, trials=3), checked(data, tmp_path, trials=8)
+    assert many.planned()[:3] == few.planned()
+    assert len({str(point) for point in many.planned()}) == 8
+    first = {"optimizers.1.lr": 0.02}
+    assert checked(data, tmp_path, trials=3, points_to_evaluate=[first]).planned() == [first, *few.planned()[1:]]
+
+
+def test_overrides_reach_into_the_base_and_a_dump_reads_back(data: Path) -> None:
+    sweep = load({"base": BASE, "space": LR}, ["trials=4", f"base.data.root={data}", "base.train.epochs=7"])
+    assert sweep.trials == 4
+    assert sweep.base["train"]["epochs"] == 7
+    assert load(yaml.safe_load(dump(sweep))) == sweep
+
+
+def test_a_folder_with_a_sweep_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "trials.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="--resume"):
+        tune({"base": BASE, "overrides": {"data.root": str(data)}, "space": LR, "sweep_dir": str(tmp_path)})
+    with pytest.raises(RechubError, match=r"no sweep to resume"):
+        tune(resume=tmp_path / "nothing")
+
+
+def test_rungs() -> None:
+    assert rungs(Asha(grace_epochs=1, reduction_factor=3), 15) == [1, 3, 9]
+    assert rungs(HyperBand(reduction_factor=3), 9) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "cpus", "wanted", "trials", "expected"),
+    [
+        ([4.0], 1.0, None, 30, 4),
+        ([4.0], 1.5, None, 30, 2),
+        ([4.0], 1.0, 3, 30, 3),
+        ([4.0], 1.0, None, 2, 2),
+        ([4.0, 2.0], 3.0, None, 9, 1),
+        ([2.0, 2.0], 1.0, 3, 9, 2),  # a share of 4/3 CPU leaves one place a host
+    ],
+)
+def test_concurrency_never_promises_more_than_fits(
+    data: Path, hosts: list[float], cpus: float, wanted: int | None, trials: int, expected: int
+) -> None:
+    sweep = load({"base": BASE, "space": LR, "resources": {"cpus": cpus}, "max_concurrent": wanted})
+    limit, share, text = concurrency(sweep, [Node(c, 0.0) for c in hosts], trials)
+    assert limit == expected
+    assert sum(int(c / share.cpus + 1e-9) for c in hosts) >= 1
+    assert sum(int(c / share.cpus + 1e-9) for c in hosts) <= max(expected, 1) or wanted is None
+    assert text.startswith(f"{expected} trials at a time")
+
+
+def test_a_trial_larger_than_every_host_is_refused() -> None:
+    sweep = load({"base": BASE, "space": LR, "resources": {"cpus": 3}})
+    with pytest.raises(ResourceError, match="not even one trial"):
+        concurrency(sweep, [Node(2.0, 0.0), Node(2.0, 0.0)], 4)
+
+
+def test_a_point_ranks_by_the_mean_of_its_seeds(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), Space.parse({"a": {"choice": [1, 2]}}), mode="max", rungs=[])
+    for point, scores in ((1, (0.9, 0.1)), (2, (0.6, 0.6)), (3, (0.99, None))):
+        for score in scores:
+            ledger.open({"a": min(point, 2)}, 0, point)["score"] = score
+    assert [[r["score"] for r in group] for group in ledger.ranking()] == [[0.6, 0.6], [0.9, 0.1], [0.99]]
+
+
+def test_a_fork_has_the_donors_weights_and_its_own_hyperparameters(data: Path, tmp_path: Path) -> None:
+    common = {"data.root": str(data), "optimizers.1.name": "adamw", "optimizers.1.weight_decay": 0.1}
+    donor = config_module.load(BASE, {**common, "model_dir": str(tmp_path / "donor")})
+    train(donor)
+    changes = {"optimizers.1.lr": 0.5, "optimizers.1.weight_decay": 0.3, "train.epochs": 3}
+    own = config_module.load(BASE, {**common, **changes, "model_dir": str(tmp_path / "own")})
+    store, given = (
+        Store(str(tmp_path / "own")),
+        f"{tmp_path}/donor/checkpoints/{Store(str(tmp_path / 'donor')).newest()}",
+    )
+    fork(check(own), given, store)
+    old, new = read(given, optimizers=True), read(tmp_path / "own", optimizers=True)
+    assert all(torch.equal(old.model[name], new.model[name]) for name in old.model)
+    assert new.state["position"] == old.state["position"]
+    assert new.config.optimizers[1]["lr"] == 0.5
+    assert old.optimizers is not None
+    assert new.optimizers is not None
+    assert old.optimizers[1]["param_groups"][0]["weight_decay"] == 0.1
+    assert new.optimizers[1]["param_groups"][0]["weight_decay"] == 0.3
+    moments = [{k: v["exp_avg"] for k, v in o.optimizers[1]["state"].items()} for o in (old, new)]
+    assert moments[0].keys() == moments[1].keys()
+    assert all(torch.equal(moments[0][k], moments[1][k]) for k in moments[0])
+    result = train(dataclasses.replace(check(own)).config)
+    assert result.details["epochs"] == 3
+
+
+def test_the_ready_files_are_valid(data: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    files = sorted((root / "tune_configs").glob("*.yaml"))
+    assert [f.stem for f in files] == ["deepfm_asha", "smoke"]
+    for file in files:
+        content = yaml.safe_load(file.read_text())
+        content["base"] = str(root / content["base"])
+        check_sweep(
+            load(
+                content,
+                {"base.data.root": str(data), "base.data.batch_size": 512, "sweep_dir": str(tmp_path / file.stem)},
+            )
+        )

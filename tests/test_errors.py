@@ -1,0 +1,58 @@
+"""Errors say what was expected and found, survive pickling, and know the nearest name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from rechub_ray import errors
+from rechub_ray.errors import ConfigError, DataError, RechubError, nearest
+
+KINDS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, RechubError)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "a is wrong."),
+        ({"expected": 3}, "a is wrong. Expected: 3."),
+        ({"got": "x."}, "a is wrong. Got: x."),
+        ({"expected": 0, "got": False}, "a is wrong. Expected: 0. Got: False."),
+        ({"hint": "Do b."}, "a is wrong. Do b."),
+        ({"expected": "c", "got": "d", "hint": "Do b."}, "a is wrong. Expected: c. Got: d. Do b."),
+    ],
+)
+def test_message(arguments: dict[str, object], text: str) -> None:
+    assert str(ConfigError("a is wrong", **arguments)) == text  # type: ignore[arg-type]
+    assert str(ConfigError("a is wrong.", **arguments)) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
+def test_every_kind_survives_pickling_and_copying(cls: type[RechubError]) -> None:
+    error = cls("what", expected=[1, 2], got={"a": 1}, hint="Do b.")
+    for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert type(again) is cls
+        assert str(again) == str(error) == "what. Expected: [1, 2]. Got: {'a': 1}. Do b."
+        assert (again.message, again.expected, again.got, again.hint) == ("what", [1, 2], {"a": 1}, "Do b.")
+
+
+def test_a_subclass_of_ones_own_survives_pickling() -> None:
+    again = pickle.loads(pickle.dumps(DataError("what")))
+    assert isinstance(again, RechubError)
+    assert again.expected is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "sentence"),
+    [
+        ("batchsize", ["batch_size", "seed"], "Did you mean 'batch_size'?"),
+        ("DeepFM", ["deepfm", "fm"], "Did you mean 'deepfm'?"),
+        ("zzz", ["b", "a"], "Known: a, b."),
+        ("zzz", [], "Nothing is known here."),
+        ("ab", iter(["ab_"]), "Did you mean 'ab_'?"),
+    ],
+)
+def test_nearest(name: str, known: list[str], sentence: str) -> None:
+    assert nearest(name, known) == sentence

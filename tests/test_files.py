@@ -1,0 +1,69 @@
+"""Local paths and URIs through one interface."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from rechub_ray import files
+from rechub_ray.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "joined"),
+    [
+        ("data", "train", "data/train"),
+        ("data/", "train", "data/train"),
+        ("data", "/abs/train", "/abs/train"),
+        ("s3://b/data", "train", "s3://b/data/train"),
+        ("data", "s3://b/train", "s3://b/train"),
+        ("", "train", "train"),
+        ("/", "train", "/train"),
+    ],
+)
+def test_join(root: str, path: str, joined: str) -> None:
+    assert files.join(root, path) == joined
+
+
+def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert files.absolute("a/../b") == f"{tmp_path}/b"
+    assert files.absolute("~/x") == "/home/someone/x"
+    assert files.absolute("s3://bucket/x") == "s3://bucket/x"
+
+
+@pytest.mark.parametrize("kind", ["local", "file", "memory"])
+def test_writing_makes_the_folder_and_reading_gives_the_text(kind: str, tmp_path: Path) -> None:
+    name = uuid.uuid4().hex
+    place = {"local": f"{tmp_path}/{name}", "file": f"file://{tmp_path}/{name}", "memory": f"memory://{name}"}[kind]
+    for text in ("first: ä\n", "second"):
+        files.write_text(f"{place}/deep/file.txt", text)
+        assert files.read_text(f"{place}/deep/file.txt") == text
+    filesystem, inner = files.open_filesystem(f"{place}/deep")
+    assert files.exists(filesystem, f"{inner}/file.txt")
+    assert not files.exists(filesystem, inner)
+    assert files.exists(filesystem, inner, kind=pafs.FileType.Directory)
+    assert [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(inner))] == ["file.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
+    files.write_text(str(tmp_path / "file.txt"), "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(str(tmp_path / "file.txt"), "new \ud800")
+    assert files.read_text(str(tmp_path / "file.txt")) == "old"
+
+
+def test_a_missing_file_is_an_os_error_that_gives_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        files.read_text(str(tmp_path / "nothing"))
+    assert files.reason(caught.value) == "No such file or directory"
+    assert files.reason(OSError("told by nobody")) == "told by nobody"
+
+
+def test_an_unknown_scheme() -> None:
+    with pytest.raises(DataError, match=r"cannot open 'nothing://x'.*fsspec"):
+        files.open_filesystem("nothing://x")

@@ -1,0 +1,114 @@
+"""The files around the code fit the code."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rechub_ray import config
+from rechub_ray.data.prepare.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml"))
+RECIPES = [path for path in CONFIGS if path.parent.name == "data"]
+RUNS = [path for path in CONFIGS if path not in RECIPES]
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_there_are_configurations_and_recipes() -> None:
+    assert len(RUNS) > 0
+    assert len(RECIPES) > 0
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+def test_a_configuration_loads(path: Path) -> None:
+    loaded = config.load(path)
+    assert loaded.name == path.stem, "the name is the file's, so that runs/<name> tells where it came from"
+    assert config.load(yaml.safe_load(config.dump(loaded))) == loaded
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_loads(path: Path) -> None:
+    recipe = Recipe.load(path)
+    assert recipe.features
+    assert recipe.licence, "says under what terms the data may be used"
+    assert recipe.url
+    assert Recipe.from_dict(config.merge(config.read_yaml(path), [])) == recipe, "as the command line reads it"
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+def test_the_data_of_a_configuration_has_a_recipe(path: Path) -> None:
+    root = config.load(path).data.root
+    known = {Recipe.load(recipe).out for recipe in RECIPES} | {"demo/data"}
+    assert root in known
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_the_make_targets_in_a_document_exist(path: Path) -> None:
+    text = path.read_text()
+    code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    named = {name for part in code for name in re.findall(r"(?:^|[\s;&])make ([a-z][\w-]*)", part)}
+    assert named <= targets()
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_the_configurations_in_a_document_exist(path: Path) -> None:
+    named = set(re.findall(r"\b((?:tune_)?configs/[\w/.-]+\.ya?ml)\b", path.read_text()))
+    assert not {name for name in named if not (ROOT / name).is_file()}
+
+
+def test_the_phony_targets_are_the_targets() -> None:
+    phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    assert set(phony[1].split()) == targets()
+    assert {"demo", "test", "check", "bench", "wheel"} <= targets()
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_a_document_is_there_and_says_something(name: str) -> None:
+    assert len((ROOT / name).read_text()) > 200
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert project()["project"]["version"] in (ROOT / "CHANGELOG.md").read_text()
+
+
+def pins() -> dict[str, str]:
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {canonical(name): version for name, _, version in (line.partition("==") for line in lines if line)}
+
+
+def test_every_constraint_is_an_exact_version() -> None:
+    assert all(re.fullmatch(r"\d[\w.+!]*", version) for version in pins().values())
+
+
+def required() -> list[str]:
+    extras = project()["project"]["optional-dependencies"]
+    names = [*project()["project"]["dependencies"], *extras["dev"]]
+    return sorted({canonical(re.split(r"[\[<>=!~; ]", name, maxsplit=1)[0]) for name in names})
+
+
+@pytest.mark.parametrize("name", required())
+def test_a_dependency_is_pinned(name: str) -> None:
+    assert name in pins()

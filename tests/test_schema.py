@@ -1,0 +1,126 @@
+"""The schema: what it derives, what it refuses, and that it survives its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rechub_ray.errors import SchemaError
+from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+
+
+def test_what_it_derives(schema: Schema) -> None:
+    assert schema.feature_names == ["user", "age", "item", "vector", "history", "tags"]
+    assert [f.name for f in schema.sparse] == ["user", "item"]
+    assert [f.name for f in schema.dense] == ["age", "vector"]
+    assert [f.name for f in schema.sequences] == ["history", "tags"]
+    assert schema.dense_dim == 1 + 3
+    assert schema.columns == [*schema.feature_names, "click", "rating", "session", "importance", "row"]
+    assert schema.label().name == "click"
+    assert schema.label("rating").kind == "regression"
+
+
+def test_a_group_or_row_id_may_be_a_feature() -> None:
+    schema = Schema((SparseFeature("user", 5),), (Label("click"),), group="user", row_id="user")
+    assert schema.columns == ["user", "click"]
+
+
+def test_selecting_keeps_the_schemas_order(schema: Schema) -> None:
+    selected = schema.select(["tags", "user"])
+    assert selected.feature_names == ["user", "tags"]
+    assert selected.labels == schema.labels
+    with pytest.raises(SchemaError, match="Did you mean 'user'"):
+        schema.select(["usr"])
+
+
+def test_the_file_gives_the_same_schema_and_changes_the_fingerprint(schema: Schema, tmp_path: Path) -> None:
+    schema.save(tmp_path / "schema.json")
+    again = Schema.load(tmp_path / "schema.json")
+    assert again == schema
+    assert again.fingerprint() == schema.fingerprint()
+    other = schema.to_dict()
+    other["features"][0]["vocab_size"] += 1
+    assert Schema.from_dict(other).fingerprint() != schema.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "extra", "words"),
+    [
+        ((), (), {}, "no label"),
+        ((SparseFeature("a", 2), DenseFeature("a")), (Label("y"),), {}, "two roles in the schema. Got: a."),
+        ((SparseFeature("y", 2),), (Label("y"),), {}, "two roles"),
+        ((SparseFeature("a", 2),), (Label("y"),), {"weight": "a"}, "two roles"),
+        ((SparseFeature("a", 2, shared_with="b"),), (Label("y"),), {}, "shares the table of 'b'"),
+        ((SparseFeature("a", 2, shared_with="a"),), (Label("y"),), {}, "shares the table of 'a'"),
+        ((SparseFeature("a", 2), SequenceFeature("h", 3, shared_with="a")), (Label("y"),), {}, "differ in vocab_size"),
+    ],
+)
+def test_what_does_not_fit_together(features: Any, labels: Any, extra: dict[str, str], words: str) -> None:
+    with pytest.raises(SchemaError, match=words):
+        Schema(features, labels, **extra)
+
+
+def change(schema: Schema, place: list[Any], value: Any) -> dict[str, Any]:
+    data = json.loads(json.dumps(schema.to_dict()))
+    here: Any = data
+    for key in place[:-1]:
+        here = here[key]
+    here[place[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (["version"], 2, ["version 2", "version 1"]),
+        (["lables"], [], ["lables", "Did you mean 'labels'?"]),
+        (["features"], {}, ["'features'", "a list"]),
+        (["labels"], "click", ["'labels'", "a list"]),
+        (["labels"], [], ["no label"]),
+        (["labels", 0], "click", ["label 0"]),
+        (["labels", 0, "kind"], "ordinal", ["label 0 ('click')", "'kind'"]),
+        (["group"], ["session"], ["'group'"]),
+        (["weight"], True, ["'weight'"]),
+        (["row_id"], 1, ["'row_id'"]),
+        (["features", 0], None, ["feature 0", "kind: sparse"]),
+        (["features", 0, "kind"], "sparce", ["feature 0", "sparce"]),
+        (["features", 0, "kind"], ["sparse"], ["feature 0"]),
+        (["features", 0, "vocab_size"], 0, ["feature 0 ('user')", "'vocab_size'"]),
+        (["features", 0, "vocab_size"], 2.5, ["'user'", "'vocab_size'"]),
+        (["features", 0, "vocab_size"], True, ["'user'", "'vocab_size'"]),
+        (["features", 0, "embed_dim"], -1, ["'user'", "'embed_dim'"]),
+        (["features", 0, "embed_dmi"], 4, ["embed_dmi", "Did you mean 'embed_dim'?"]),
+        (["features", 0, "name"], 5, ["'name'"]),
+        (["features", 1, "vocab_size"], 9, ["feature 1 ('age')", "vocab_size"]),
+        (["features", 4, "pooling"], "max", ["'history'", "'pooling'"]),
+        (["features", 4, "max_length"], 0, ["'history'", "'max_length'"]),
+    ],
+)
+def test_wrong_files_name_the_place(
+    schema: Schema, tmp_path: Path, place: list[Any], value: Any, words: list[str]
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(change(schema, place, value)))
+    with pytest.raises(SchemaError) as caught:
+        Schema.load(file)
+    assert all(word in str(caught.value) for word in [str(file), *words]), caught.value
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff\xfe", b"[" * 100_000])
+def test_a_file_that_is_no_schema(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "schema.json").write_bytes(content)
+    with pytest.raises(SchemaError, match=r"schema\.json is not"):
+        Schema.load(tmp_path / "schema.json")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"schema\.json\. Got: No such file or directory\..*prepare"):
+        Schema.load(tmp_path / "schema.json")
+
+
+def test_files_may_lie_behind_a_uri(schema: Schema, tmp_path: Path) -> None:
+    schema.save(tmp_path / "schema.json")
+    assert Schema.load(f"file://{tmp_path}/schema.json") == schema

@@ -1,0 +1,44 @@
+"""The world of one needs no process group; in a world of several the collectives do what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from rechub_ray.world import World
+
+
+def test_alone_every_collective_gives_back_what_it_got() -> None:
+    world = World.current()
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    tensor = torch.tensor([1.0, 2.0])
+    assert world.sum_(tensor) is tensor
+    assert world.gather(tensor) == [tensor]
+    value = object()
+    assert world.broadcast(value) is value
+    world.barrier()
+
+
+def _share(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
+    world = World.current()
+    assert (world.rank, world.size, world.is_main) == (rank, size, rank == 0)
+    tensor = torch.full((2,), float(rank + 1))
+    assert world.sum_(tensor).tolist() == [6.0, 6.0]
+    assert tensor.tolist() == [6.0, 6.0]
+    # ranks hold 0, 1 and 2 rows
+    parts = world.gather(torch.full((rank, 2), rank, dtype=torch.int64))
+    assert [part.tolist() for part in parts] == [[], [[1, 1]], [[2, 2], [2, 2]]]
+    assert world.gather(torch.zeros(0, 3))[2].shape == (0, 3)
+    assert world.broadcast({"rank": rank, "text": "x" * 10_000})["rank"] == 0
+    assert world.broadcast(None if rank == 0 else 5) is None
+    world.barrier()
+    dist.destroy_process_group()
+
+
+def test_three_processes(tmp_path: Path) -> None:
+    mp.spawn(_share, args=(3, str(tmp_path)), nprocs=3)  # type: ignore[no-untyped-call]
