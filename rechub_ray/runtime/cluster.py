@@ -53,6 +53,12 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     running = address or _running_cluster()
+    if address not in (None, "auto", "local") and not _answers(address):
+        raise ResourceError(
+            f"no Ray cluster answers at '{address}'",
+            expected="host:port of a head node",
+            hint="Check scaling.address and RAY_ADDRESS, or leave both out to start Ray on this machine.",
+        )
     if running is None:
         # before anything starts: what cannot fit fails at once
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())])
@@ -86,12 +92,17 @@ def _running_cluster() -> str | None:
     address: str | None = find_bootstrap_address(None)
     if not address:
         return None
-    host, _, port = address.rpartition(":")
+    return address if _answers(address) else None  # else it is the note of a cluster that has died
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):  # the note of a cluster that has died
-        return None
-    return address
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _nodes(ray: Any) -> list[Node]:
