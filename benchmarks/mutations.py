@@ -7,9 +7,11 @@ own, as a user would, and prints how long they took and what they said.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -611,7 +613,8 @@ class Stage:
         stage = cls(folder / base, base)
         write_data(base, stage.data)
         (stage.folder / "sound.yaml").write_text(yaml.safe_dump(_placed(base_config(base), stage.data)))
-        code = cli.main(["train", str(stage.folder / "sound.yaml"), "--model-dir", str(stage.run)])
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = cli.main(["train", str(stage.folder / "sound.yaml"), "--model-dir", str(stage.run)])
         if code != 0:
             raise RuntimeError(f"the sound {base} configuration does not train")
         return stage

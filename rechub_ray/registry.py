@@ -99,7 +99,7 @@ class Registry(Generic[T]):
             if key not in form.model_fields:
                 raise ConfigError(
                     f"{_at(where)}{self.kind} '{name}' has no argument '{key}'",
-                    hint=nearest(key, [*form.model_fields, *also]),
+                    hint=nearest(key, [*form.model_fields, *also, "name"]),
                 )
         try:
             values = form.model_validate(arguments)
