@@ -133,6 +133,7 @@ def _share(rank: int, size: int, folder: str, config: config_module.RunConfig) -
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
     execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
+    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
     dist.destroy_process_group()
 
 
