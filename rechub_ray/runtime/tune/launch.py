@@ -18,6 +18,7 @@ from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
+from rechub_ray.runtime.tune.report import write_report
 from rechub_ray.runtime.tune.results import SweepResult, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import listed, model_based, numbered
@@ -136,6 +137,10 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
     facts["best_trial"] = best.record["trial_id"]
     facts["wall_seconds"] = earlier + time.time() - began
     write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
+    try:
+        watch.say(f"report: {write_report(directory)}")
+    except ConfigError as error:  # the drawing library is optional, and the sweep is done
+        watch.say(str(error))
     return SweepResult(
         directory=directory,
         metric=checked.metric,
