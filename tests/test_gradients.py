@@ -178,6 +178,7 @@ def run_rank(rank: int, folder: Path) -> None:
         result[f"{sparse_grad}/norm"] = gradients.finish(2)
         result |= {f"{sparse_grad}/{name}": gradient for name, gradient in dense_gradients(model).items()}
     torch.save(result, folder / f"{rank}.pt")
+    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
     dist.destroy_process_group()
 
 

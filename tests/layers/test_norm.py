@@ -52,6 +52,7 @@ def run_rank(rank: int, folder: Path) -> None:
     mine = [x[rows] for x, rows in zip(rows(), cut, strict=True)]
     result = train(mine, [x[rows] for x, rows in zip(factors(), cut, strict=True)])
     torch.save(result, folder / f"{rank}.pt")
+    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
     dist.destroy_process_group()
 
 

@@ -53,9 +53,7 @@ def weights(model_dir: Path) -> dict[str, torch.Tensor]:
     return read(f"{model_dir}/checkpoints/{Store(str(model_dir)).newest()}").model
 
 
-def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(
-    ray_cluster: None, data: Path, tmp_path: Path
-) -> None:
+def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(ray_cluster: None, data: Path, tmp_path: Path) -> None:
     here = train(settings(data, tmp_path / "here", scaling__num_workers=0, data__batch_size=256))
     one = train(settings(data, tmp_path / "one", scaling__num_workers=1, data__batch_size=256))
     two = train(settings(data, tmp_path / "two"))
@@ -99,9 +97,7 @@ def _worker_pids() -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
-    ray_cluster: None, data: Path, tmp_path: Path
-) -> None:
+def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(ray_cluster: None, data: Path, tmp_path: Path) -> None:
     # small steps, many of them: the run must still be going when the worker dies
     longer = {"train__epochs": 30, "checkpoint__every_steps": 5, "train__evaluate_every_epochs": 30}
     whole = train(settings(data, tmp_path / "whole", **longer))

@@ -97,7 +97,5 @@ def test_without_the_package_the_driver_says_so(monkeypatch):
 
 
 def test_the_package_is_not_imported_before_it_is_needed():
-    code = (
-        "import rechub_ray.tracking, sys; print({'mlflow', 'swanlab', 'sqlalchemy'} & {*sys.modules})"
-    )
+    code = "import rechub_ray.tracking, sys; print({'mlflow', 'swanlab', 'sqlalchemy'} & {*sys.modules})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

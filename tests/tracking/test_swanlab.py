@@ -99,7 +99,5 @@ def test_local_mode_says_what_it_needs(run, offline, monkeypatch):
 
 def test_without_the_package_the_driver_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"'trackers.1': tracker 'swanlab' needs .*pip install .rechub_ray\[swanlab"
-    ):
+    with pytest.raises(ConfigError, match=r"'trackers.1': tracker 'swanlab' needs .*pip install .rechub_ray\[swanlab"):
         check_trackers(["jsonl", "swanlab"])

@@ -27,6 +27,7 @@ from rechub_ray.data.prepare.splits import fitted_starts, given_starts
 from rechub_ray.data.prepare.statistics import SplitStatistics
 from rechub_ray.data.prepare.writer import Quarantine, ShardWriter, number_shards
 from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.files import absolute
 from rechub_ray.schema import Label, Schema
 
 
@@ -63,7 +64,9 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
         recipe = Recipe.load(recipe)
     elif not isinstance(recipe, Recipe):
         recipe = Recipe.from_dict(recipe)
-    out = _free_folder(recipe)
+    # reading tasks may run in other processes, which do not share this one's working folder
+    recipe = recipe.model_copy(update={"source": absolute(recipe.source)})
+    out = _free_folder(recipe).absolute()
     staging = out.parent / f".{out.name}.preparing-{os.getpid()}"
     staging.mkdir(parents=True)
     try:
