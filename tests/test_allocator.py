@@ -33,6 +33,8 @@ def test_pages_are_not_faulted_in_again() -> None:
         int(subprocess.run([sys.executable, "-c", SCRIPT, how], stdout=subprocess.PIPE, check=True, timeout=100).stdout)
         for how in ("plain", "kept")
     )
+    if plain < 1000:
+        pytest.skip(f"the system gives pages back without faults here ({plain}): nothing to compare")
     assert kept < plain / 2
 
 
