@@ -97,7 +97,7 @@ class TrainSection(Section):
     Args:
         epochs: passes over the training data; exactly one of `epochs` and `steps` is set.
         steps: optimizer steps.
-        accumulate_steps: forward passes a worker and optimizer step.
+        accumulate_steps: forward passes a worker and optimizer step; together one step of the joined batch.
         clip_norm: largest global norm of the gradients; null does not clip.
         precision: `float32`, or `bfloat16` (autocast; weights stay float32).
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.

@@ -15,7 +15,7 @@ from rechub_ray.world import World
 class Gradients:
     """Makes every rank's gradients into the one gradient that the optimizers take.
 
-    In this order: sparse gradients are coalesced; all are averaged over microbatches and ranks (dense ones in one
+    In this order: sparse gradients are coalesced; all are averaged over ranks (dense ones in one
     flat all-reduce, rows in one all-gather, with the same bits on every rank); the penalties' gradients are added;
     the global norm is taken over everything and, if asked, clipped as `torch.nn.utils.clip_grad_norm_` does.
 
@@ -42,8 +42,8 @@ class Gradients:
         self._tables = tables_of(model)
 
     @torch.no_grad()
-    def finish(self, accumulation: int = 1) -> Tensor:
-        """Finishes the gradients of `accumulation` backward calls.
+    def finish(self) -> Tensor:
+        """Finishes the gradients of one step; those of several backward calls have added up.
 
         Returns:
             The global norm before clipping, a scalar on the model's device; not finite where a gradient is not.
@@ -54,7 +54,7 @@ class Gradients:
         by_rows = {name for name, (bank, key) in self._tables.items() if bank.row_gradients[key]}
         sparse = {name: p for name, p in self._parameters.items() if name in by_rows}
         dense = {name: p for name, p in self._parameters.items() if name not in sparse}
-        scale = 1.0 / (accumulation * self._world.size)
+        scale = 1.0 / self._world.size
         self._average_dense(list(dense.values()), scale)
         rows = self._average_rows(sparse, scale)
 

@@ -26,7 +26,7 @@ from rechub_ray.errors import DataError
 from rechub_ray.gradients import Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
-from rechub_ray.objective import Objective
+from rechub_ray.objective import Objective, StepSize
 from rechub_ray.optimizers import build_optimizers
 from rechub_ray.regularization import Regularization
 from rechub_ray.schedules import SCHEDULES
@@ -146,14 +146,15 @@ class Learner:
             torch.manual_seed(seed)
         self.model.train()
         parts = split(batch.to(self.device), self.config.train.accumulate_steps)
+        size = self.objective.size(parts)
         for part in parts:
-            terms = self._forward(part)
+            terms = self._forward(part, size)
             torch.autograd.backward(terms.total)
-            self._note({"loss": terms.total.detach(), **{f"loss/{k}": v for k, v in terms.parts.items()}}, len(parts))
-        norm = self.gradients.finish(len(parts))
+            self._note({"loss": terms.total.detach(), **{f"loss/{k}": v for k, v in terms.parts.items()}})
+        norm = self.gradients.finish()
         if self.device.type == "cpu" and not math.isfinite(norm.item()):
             self._fail(batch, step)
-        self._note({"grad_norm": norm}, 1)
+        self._note({"grad_norm": norm})
         self._set_learning_rates(step)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -161,15 +162,14 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         self._window_steps += 1
 
-    def _forward(self, batch: Batch) -> LossTerms:
+    def _forward(self, batch: Batch, size: StepSize | None = None) -> LossTerms:
         with autocast(self.device, self.config.train.precision):
             outputs = self.model(batch.features)
-        terms: LossTerms = self.objective({name: value.float() for name, value in outputs.items()}, batch)
+        terms: LossTerms = self.objective({name: value.float() for name, value in outputs.items()}, batch, size)
         return terms
 
-    def _note(self, values: dict[str, Tensor], parts: int) -> None:
+    def _note(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            value = value / parts if parts > 1 else value
             self._window[name] = self._window[name] + value if name in self._window else value
 
     def _set_learning_rates(self, step: int) -> None:

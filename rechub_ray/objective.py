@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,25 @@ from torch import Tensor, nn
 
 from rechub_ray.batch import Batch, LossTerms, Outputs
 from rechub_ray.errors import ConfigError
-from rechub_ray.losses import LOSSES, Loss, LossSum
+from rechub_ray.losses import LOSSES, Loss
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
 EXTRA = "loss/"
-"""Prefix of model outputs that are losses themselves (scalars, already means): they are added as they are."""
+"""Prefix of model outputs that are losses themselves: scalars, already means, added as they are (parts by their rows)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepSize:
+    """What the losses of one optimizer step are divided by, however many parts its rows come in.
+
+    Args:
+        counts: one a loss, over all parts and ranks, seen from one rank (divided by the number of ranks).
+        rows: this rank's rows in all parts.
+    """
+
+    counts: list[Tensor | float]
+    rows: int
 
 
 class Objective(nn.Module):
@@ -23,7 +37,8 @@ class Objective(nn.Module):
 
     Each loss is divided by its count over all ranks, seen from one rank: `count * 1 / world.size`. So averaging the
     ranks' totals, or their gradients, gives the global batch's mean exactly, also where ranks hold different numbers
-    of rows that count. A count of zero gives a loss of zero.
+    of rows that count. Likewise the totals of a step's parts, each with the step's size, add up to the whole batch's.
+    A count of zero gives a loss of zero.
 
     Args:
         schema: has the labels.
@@ -62,27 +77,28 @@ class Objective(nn.Module):
         for name in set(extra) & set(self.names):
             raise ConfigError(f"the model's own loss '{EXTRA}{name}' has the name of a loss", got=name)
 
-    def forward(self, outputs: Outputs, batch: Batch) -> LossTerms:
-        """The loss of this rank's rows (outputs in float32)."""
-        values = self._means([loss(outputs, batch) for loss in self._losses()])
-        extra = {name.removeprefix(EXTRA): value for name, value in outputs.items() if name.startswith(EXTRA)}
-        weighted = [loss.weight * value for loss, value in zip(self._losses(), values, strict=True)]
-        total = torch.stack([*weighted, *extra.values()]).sum()
-        parts = {**dict(zip(self.names, values, strict=True)), **extra}
-        return LossTerms(total, {name: value.detach() for name, value in parts.items()})
-
-    def _means(self, sums: list[LossSum]) -> list[Tensor]:
-        counts = [term.count for term in sums]
+    def size(self, parts: Sequence[Batch]) -> StepSize:
+        """The size of the step whose rows are those of `parts`; called alike on every rank."""
+        counts = [sum((loss.count(part) for part in parts), start=0.0) for loss in self._losses()]
         data_dependent = [count for count in counts if isinstance(count, Tensor)]
         if data_dependent:
             shared = self.world.sum_(torch.stack(data_dependent)) / self.world.size
             # a count of zero comes with a sum of zero
             each = iter(torch.where(shared > 0, shared, 1))
             counts = [next(each) if isinstance(count, Tensor) else count for count in counts]
-        return [
-            term.total / (count if isinstance(count, Tensor) else max(count, 1.0))
-            for term, count in zip(sums, counts, strict=True)
-        ]
+        counts = [count if isinstance(count, Tensor) else max(count, 1.0) for count in counts]
+        return StepSize(counts, sum(part.rows for part in parts))
+
+    def forward(self, outputs: Outputs, batch: Batch, size: StepSize | None = None) -> LossTerms:
+        """The loss of this rank's rows (outputs in float32); with `size` the batch's share in that step's loss."""
+        size = size or self.size([batch])
+        values = [loss(outputs, batch) / count for loss, count in zip(self._losses(), size.counts, strict=True)]
+        share = batch.rows / size.rows  # the model's own losses are means already
+        extra = {name.removeprefix(EXTRA): value * share for name, value in outputs.items() if name.startswith(EXTRA)}
+        weighted = [loss.weight * value for loss, value in zip(self._losses(), values, strict=True)]
+        total = torch.stack([*weighted, *extra.values()]).sum()
+        parts = {**dict(zip(self.names, values, strict=True)), **extra}
+        return LossTerms(total, {name: value.detach() for name, value in parts.items()})
 
     def _losses(self) -> list[Loss]:
         return [loss for loss in self.losses if isinstance(loss, Loss)]

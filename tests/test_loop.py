@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,6 +26,7 @@ from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import check
 from rechub_ray.runtime.worker import execute
+from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
 from rechub_ray.world import World
 
@@ -45,6 +48,19 @@ BASE: dict[str, Any] = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clicks")
     write_click_logs(root, rows=6000, seed=3, files=3, row_group_rows=512)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weighted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows with weights, 0 for half of them: so parts and workers hold different numbers that count."""
+    root = tmp_path_factory.mktemp("weighted")
+    for file in data.glob("*/*.parquet"):
+        table = pq.read_table(file)
+        weight = np.where(table["age"].to_numpy() > 0, table["recency"].to_numpy(), 0).astype(np.float32)
+        (root / file.parent.name).mkdir(exist_ok=True)
+        pq.write_table(table.append_column("w", [weight]), root / file.parent.name / file.name, row_group_size=512)
+    dataclasses.replace(Schema.load(data / "schema.json"), weight="w").save(root / "schema.json")
     return root
 
 
@@ -150,10 +166,16 @@ def _on_workers(size: int, folder: Path, config: config_module.RunConfig) -> Non
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
+    data: Path, weighted: Path, tmp_path: Path, accumulate_steps: int
+) -> None:
     plain = {"model__dropout": 0.0, "train__epochs": 1, "regularization__embedding_l2": 1e-3, "train__clip_norm": 1.0}
+    parts = {"data__batch_size": 128 // accumulate_steps, "train__accumulate_steps": accumulate_steps}
+    if accumulate_steps > 1:  # with weights, too; batch norm sees each part on its own
+        data, plain["model__batch_norm"] = weighted, False
     one = train(settings(data, tmp_path / "one", **plain, data__batch_size=256))
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, data__batch_size=128))
+    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, **parts))
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:
         torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
@@ -179,7 +201,11 @@ def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, 
     assert whole.details["steps"] == 18
 
 
-def test_accumulating_is_one_step_of_the_joined_batch(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_accumulating_is_one_step_of_the_joined_batch(
+    data: Path, weighted: Path, tmp_path: Path, has_weights: bool
+) -> None:
+    data = weighted if has_weights else data
     plain = {"model__dropout": 0.0, "model__batch_norm": False, "train__epochs": 1}
     train(settings(data, tmp_path / "joined", **plain))
     train(settings(data, tmp_path / "parts", **plain, data__batch_size=64, train__accumulate_steps=4))

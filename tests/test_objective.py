@@ -89,6 +89,27 @@ def test_the_mean_over_ranks_is_the_global_batchs(weighted: bool) -> None:
     torch.testing.assert_close(torch.cat(gradients) / 2, whole.grad)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_uneven_parts_of_a_step_add_up_to_the_whole_batch_on_every_rank(weighted: bool) -> None:
+    logit, batch = draw(11, weighted=weighted)
+    for partner in (0.0, 3.0):
+        objective = Objective(ONE, ["bce", {"name": "bce", "weight": 0.5}], world=RankOfTwo(partner=partner))
+        whole = logit.clone().requires_grad_()
+        own = torch.tensor(2.0)
+        expected = objective({"logit": whole, "loss/own": own}, batch)
+        expected.total.backward()
+
+        pieces = [slice(0, 2), slice(2, 3), slice(3, 11)]
+        size = objective.size([take(batch, rows) for rows in pieces])
+        mine = logit.clone().requires_grad_()
+        terms = [objective({"logit": mine[rows], "loss/own": own}, take(batch, rows), size) for rows in pieces]
+        sum((term.total for term in terms), start=torch.zeros(())).backward()
+        torch.testing.assert_close(sum(term.total for term in terms), expected.total)
+        torch.testing.assert_close(mine.grad, whole.grad)
+        for name, value in expected.parts.items():
+            torch.testing.assert_close(sum(term.parts[name] for term in terms), value)
+
+
 def test_nothing_to_count_gives_zero_and_no_nan() -> None:
     logit, batch = draw(4, weighted=True)
     batch = dataclasses.replace(batch, weight=torch.zeros(4))

@@ -1,6 +1,6 @@
 """All losses; importing this package registers them."""
 
-from rechub_ray.losses.base import LOSSES, Loss, LossSum, sum_by_nonzero_weights
+from rechub_ray.losses.base import LOSSES, Loss, weighted_sum
 from rechub_ray.losses.bce import BCE
 
-__all__ = ["BCE", "LOSSES", "Loss", "LossSum", "sum_by_nonzero_weights"]
+__all__ = ["BCE", "LOSSES", "Loss", "weighted_sum"]

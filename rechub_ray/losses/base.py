@@ -1,9 +1,8 @@
-"""What a loss is: a sum over rows and the count to divide it by."""
+"""What a loss is: a sum over rows, and the count to divide it by."""
 
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,22 +13,10 @@ from rechub_ray.registry import Registry
 from rechub_ray.schema import Schema
 
 
-@dataclasses.dataclass(slots=True)
-class LossSum:
-    """A loss before its division: apart, so that the mean over several workers' rows is exact.
-
-    Args:
-        total: scalar, the (weighted) sum.
-        count: what to divide by. A float where it depends on the batch's size only (equal on every rank), a scalar
-            tensor where it depends on the data (rows with a non-zero weight, pairs, ...).
-    """
-
-    total: Tensor
-    count: Tensor | float
-
-
 class Loss(nn.Module, abc.ABC):
-    """Base of all losses.
+    """Base of all losses: a sum (`forward`) and what to divide it by (`count`).
+
+    They are apart so that the mean is exact where a step's rows come in several parts, or lie on several workers.
 
     Args:
         schema: has the labels.
@@ -46,8 +33,16 @@ class Loss(nn.Module, abc.ABC):
         self._column = [item.name for item in schema.labels].index(self.label)
 
     @abc.abstractmethod
-    def forward(self, outputs: Outputs, batch: Batch) -> LossSum:
-        """The loss of one batch."""
+    def forward(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The (weighted) sum over one batch's rows, a scalar."""
+
+    def count(self, batch: Batch) -> Tensor | float:
+        """What to divide by; here the rows whose weight is not zero.
+
+        A float where it depends on the batch's size only (equal on every rank), a scalar float32 tensor where it
+        depends on the data.
+        """
+        return float(batch.rows) if batch.weight is None else (batch.weight != 0).sum().float()
 
     def check(self, output_names: tuple[str, ...], *, where: str) -> None:
         """ConfigError when the model does not produce what this loss reads."""
@@ -61,14 +56,9 @@ class Loss(nn.Module, abc.ABC):
         return batch.labels[:, self._column]
 
 
-def sum_by_nonzero_weights(values: Tensor, weight: Tensor | None) -> LossSum:
-    """Weighted sum of (B,) values, to be divided by the number of rows whose weight is not zero.
-
-    Scaling all weights by c scales the loss by c; a row of weight 0 leaves sum and count alike.
-    """
-    if weight is None:
-        return LossSum(values.sum(), float(values.shape[0]))
-    return LossSum((values * weight).sum(), (weight != 0).sum().to(values.dtype))
+def weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Sum of (B,) values times their weights: scaling all weights by c scales it by c."""
+    return values.sum() if weight is None else (values * weight).sum()
 
 
 LOSSES: Registry[Loss] = Registry("loss")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge, Le
+from torch import Tensor
 from torch.nn import functional as F
 
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
-from rechub_ray.losses.base import LOSSES, Loss, LossSum, sum_by_nonzero_weights
+from rechub_ray.losses.base import LOSSES, Loss, weighted_sum
 from rechub_ray.schema import Schema
 
 
@@ -52,10 +53,10 @@ class BCE(Loss):
             )
         self.label_smoothing = label_smoothing
 
-    def forward(self, outputs: Outputs, batch: Batch) -> LossSum:
+    def forward(self, outputs: Outputs, batch: Batch) -> Tensor:
         logit = outputs[self.output]
         target = self.target(batch).to(logit.dtype)
         if self.label_smoothing > 0:
             target = target * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
         losses = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-        return sum_by_nonzero_weights(losses, batch.weight)
+        return weighted_sum(losses, batch.weight)

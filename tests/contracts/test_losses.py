@@ -47,8 +47,9 @@ def draw(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
 
 def value(loss: Loss, logit: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
     features = Features(torch.zeros(len(logit), 0, dtype=torch.int64), torch.zeros(len(logit), 0))
-    term = loss({loss.output: logit}, Batch(features, label.unsqueeze(1), weight))
-    return term.total / term.count
+    batch = Batch(features, label.unsqueeze(1), weight)
+    total: Tensor = loss({loss.output: logit}, batch)
+    return total / loss.count(batch)
 
 
 @pytest.mark.parametrize("node", CASES)
