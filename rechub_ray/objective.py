@@ -16,7 +16,7 @@ from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
 EXTRA = "loss/"
-"""Prefix of model outputs that are losses themselves: scalars, already means, added as they are (parts by their rows)."""
+"""Prefix of outputs that are losses themselves: scalars, means already, added as they are (parts by their rows)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
