@@ -327,14 +327,15 @@ def _plain(value: Any, where: str = "") -> Any:
 
 def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """`data` with the overrides set; a path's numbers index lists, missing mappings on the way are made."""
-    pairs = _plain(overrides).items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    pairs = _plain(overrides).items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     result = typing.cast(dict[str, Any], _plain(data))
     for path, value in pairs:
         _set(result, path, value)
     return result
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """The path and the value of `path=value`; the value is read as YAML."""
     path, equals, value = text.partition("=")
     path = path.strip().lstrip("-")
     if not equals or not path:

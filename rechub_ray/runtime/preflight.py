@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
-from rechub_ray.files import absolute, exists, join, open_filesystem, reason
+from rechub_ray.files import absolute, exists, is_uri, join, open_filesystem, reason
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -225,13 +226,18 @@ def _check_start(config: RunConfig) -> None:
 
 
 def _check_writable(directory: str) -> None:
+    """Tries it, and leaves nothing behind: a run that other checks refuse must not leave an empty folder."""
     filesystem, root = open_filesystem(directory)
     marker = f"{root}/.writable-{os.getpid()}"
+    missing = [] if is_uri(directory) else [p for p in [root, *map(str, Path(root).parents)] if not os.path.exists(p)]
     try:
         filesystem.create_dir(root, recursive=True)
         with filesystem.open_output_stream(marker) as stream:
             stream.write(b"")
         filesystem.delete_file(marker)
+        for made in missing:
+            with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+                os.rmdir(made)
     except OSError as error:
         raise ConfigError(f"'model_dir': cannot write into '{directory}'", got=reason(error)) from None
 

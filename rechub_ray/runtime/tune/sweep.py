@@ -33,7 +33,7 @@ from rechub_ray.runtime.tune.schedulers import (
     varying,
 )
 from rechub_ray.runtime.tune.search import Search, check_packages
-from rechub_ray.runtime.tune.space import Point, Space
+from rechub_ray.runtime.tune.space import LISTS, RANGES, Point, Space
 
 Count = Annotated[int, Ge(1)]
 DEFAULT_TRIALS = 10
@@ -156,16 +156,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
         ConfigError: what is wrong, with the key and the nearest known one.
     """
     data = config_module.read_yaml(source)
-    if isinstance(overrides, Mapping):
-        pairs: list[Any] = [{k: v} for k, v in overrides.items()]
-    else:
-        pairs = [[text] for text in overrides]
     inner: list[Any] = []
-    for pair in pairs:
-        text = next(iter(pair))
-        if text.lstrip("-").startswith("base."):
-            bare = text.lstrip("-").removeprefix("base.")
-            inner.append({bare: pair[text]} if isinstance(pair, dict) else [bare])
+    for pair in _pairs(overrides):
+        path, value = next(iter(pair.items()))
+        section, _, rest = path.partition(".")
+        if section == "base" and rest:
+            inner.append({rest: value})
+        elif section in ("space", "overrides") and rest:
+            _set_path(data, section, rest, value)
         else:
             data = config_module.merge(data, pair)
     if "base" not in data:
@@ -197,6 +195,36 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
         raise config_error(error) from None
     check_booleans({k: v for k, v in data.items() if k not in ("base", "space")}, sweep.model_dump())
     return sweep
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Path -> value of each override, one by one."""
+    if isinstance(overrides, Mapping):
+        return [{path: value} for path, value in config_module.read_yaml(overrides).items()]  # a plain copy
+    return [dict([config_module.parse_override(text)]) for text in overrides]
+
+
+def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None:
+    """One entry of `space` or `overrides`, whose keys are paths with dots; null takes an entry of `space` out."""
+    held = data.get(section) or {}
+    if not isinstance(held, Mapping):
+        raise ConfigError(f"'{section}'", expected="path: value", got=repr(held))
+    if section == "space":
+        front, _, kind = path.rpartition(".")
+        if kind in (*RANGES, *LISTS):
+            path, value = front, {kind: value}
+        if value is None:
+            data[section] = {key: node for key, node in held.items() if key != path}
+            return
+        if not isinstance(value, Mapping):
+            close = nearest(kind, [*RANGES, *LISTS])
+            raise ConfigError(
+                f"'space.{path}' is not a space",
+                expected=f"space.{path}.KIND=..., where KIND is one of {', '.join([*RANGES, *LISTS])}",
+                got=repr(value),
+                hint=close if close.startswith("Did") else f"For one value in all trials: base.{path}={value}",
+            )
+    data[section] = {**held, path: value}
 
 
 def dump(sweep: Sweep) -> str:

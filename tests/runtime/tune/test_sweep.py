@@ -95,6 +95,27 @@ def test_overrides_reach_into_the_base_and_a_dump_reads_back(data: Path) -> None
     assert load(yaml.safe_load(dump(sweep))) == sweep
 
 
+def test_overrides_name_paths_of_the_space_by_their_dots() -> None:
+    given = ["space.model.dropout.uniform=[0, 0.5]", "space.seed={choice: [1, 2]}", "space.optimizers.1.lr=null"]
+    sweep = load({"base": BASE, "space": LR}, [*given, "overrides.train.epochs=7", "overrides.train.threads=2"])
+    assert sweep.space == {"model.dropout": {"uniform": [0, 0.5]}, "seed": {"choice": [1, 2]}}
+    assert (sweep.base["train"]["epochs"], sweep.base["train"]["threads"]) == (7, 2)
+    with pytest.raises(ConfigError, match=r"base\.optimizers\.1\.lr=0\.1"):
+        load({"base": BASE, "space": LR}, ["space.optimizers.1.lr=0.1"])
+    with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
+        load({"base": BASE, "space": LR}, {"space.model.dropout.unifrm": [0, 0.5]})
+
+
+def test_a_refused_sweep_leaves_no_folder(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweeps" / "s"
+    with pytest.raises(ConfigError, match="Did you mean 'lr'"):
+        tune(
+            {"base": BASE, "space": LR, "sweep_dir": str(folder)},
+            [f"base.data.root={data}", "space.optimizers.1.lrr.uniform=[0, 1]"],
+        )
+    assert not folder.parent.exists()
+
+
 def test_a_folder_with_a_sweep_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     (tmp_path / "trials.jsonl").write_text("")
     with pytest.raises(ConfigError, match="--resume"):
