@@ -19,7 +19,7 @@ from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
 from rechub_ray.runtime.tune.report import write_report
-from rechub_ray.runtime.tune.results import SweepResult, make_best, prune
+from rechub_ray.runtime.tune.results import SweepResult, export_stopped, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
@@ -133,6 +133,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         raise TrainingError("no trial of the sweep came to an evaluation", got="; ".join(reasons[:3]) or None)
     best = make_best(checked, ledger)
     if facts["finished"]:
+        export_stopped(checked, ledger, watch.say)
         prune(checked, ledger)
     facts["best_trial"] = best.record["trial_id"]
     facts["wall_seconds"] = earlier + time.time() - began

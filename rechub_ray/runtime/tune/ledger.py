@@ -72,6 +72,7 @@ class Ledger:
             "score": None,
             "metrics": {},
             "test_metrics": {},
+            "onnx": None,
             "train_seconds": 0.0,
             "exploits": [],
             "rung": None,
@@ -87,6 +88,7 @@ class Ledger:
         record = self.records[trial_id]
         record["status"], record["started"] = "running", record["started"] or _now()
         record["starts"] += 1
+        record["onnx"] = None  # what is there is of an earlier end
         self.write()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -133,6 +135,7 @@ class Ledger:
         elif (directory / RESULT).is_file():
             result = _json(directory / RESULT)
             record["status"], record["test_metrics"] = "finished", result["test_metrics"]
+            record["onnx"] = result.get("onnx")
             if result["stopped_early"]:
                 record["reason"] = "early stopping: no gain"
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from rich.table import Table
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model, read
 from rechub_ray.errors import ExportError
-from rechub_ray.export.onnx import export_onnx
-from rechub_ray.files import write_text
 from rechub_ray.models.base import Model
 from rechub_ray.runtime.inference import evaluate
+from rechub_ray.runtime.tune.exports import NAME as ONNX
+from rechub_ray.runtime.tune.exports import export_trial
 from rechub_ray.runtime.tune.ledger import Ledger, Record
 from rechub_ray.runtime.tune.sweep import CheckedSweep
 from rechub_ray.runtime.tune.trial import EARLIER_BEST, best_of
@@ -71,12 +72,12 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     (new / "config.yaml").write_text(config_module.dump(checkpoint.config), encoding="utf-8")
     metrics = {key: record[key] for key in ("trial_id", "best_params", "seed", "score", "metrics", "test_metrics")}
     (new / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    onnx = None
-    if checked.job.config.export.onnx:
-        export_onnx(new / "checkpoint", new / "model.onnx", probabilities=checked.job.config.export.probabilities)
-        onnx = str(final / "model.onnx")
+    _export(checked, ledger, record)
+    for file in (ledger.trials / record["trial_id"]).glob(f"{ONNX}*"):
+        shutil.copy2(file, new / file.name)
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
+    onnx = str(final / ONNX) if (final / ONNX).exists() else None
     return Best(record=record, checkpoint=str(final / "checkpoint"), onnx=onnx)
 
 
@@ -96,18 +97,37 @@ def _fill_test(checked: CheckedSweep, record: Record, checkpoint: str) -> None:
         record["test_metrics"] = evaluate(checkpoint, split="test")
 
 
+def _export(checked: CheckedSweep, ledger: Ledger, record: Record) -> None:
+    """The ONNX file of a trial that did not come to make its own."""
+    settings, directory = checked.job.config.export, ledger.trials / record["trial_id"]
+    found = best_of(str(directory), checked.metric, checked.mode)
+    if settings.onnx and record.get("onnx") is None and found is not None:
+        record["onnx"] = export_trial(found[0], directory, probabilities=settings.probabilities)
+        ledger.write()
+
+
+def export_stopped(checked: CheckedSweep, ledger: Ledger, say: Callable[[str], None]) -> None:
+    """The ONNX files of all trials that were stopped before they made their own.
+
+    Args:
+        say: told what is going on.
+    """
+    left = [r for r in ledger if r["score"] is not None and r.get("onnx") is None]
+    if left and checked.job.config.export.onnx:
+        say(f"ONNX of {len(left)} trials that were stopped, about {len(left)} s")
+        for record in left:
+            _export(checked, ledger, record)
+
+
 def prune(checked: CheckedSweep, ledger: Ledger) -> None:
-    """Exports what is kept, and deletes the checkpoints of the rest."""
+    """Tests what is kept, and deletes the checkpoints of the rest."""
     ranking = ledger.ranking()
     keep = len(ranking) if checked.sweep.keep is None else checked.sweep.keep
     kept = [record for group in ranking[:keep] for record in group]
     for record in kept:
-        directory = ledger.trials / record["trial_id"]
-        found = best_of(str(directory), checked.metric, checked.mode)
-        if found is None:
-            continue
-        _fill_test(checked, record, found[0])
-        _export(checked, record, found[0], directory)
+        found = best_of(str(ledger.trials / record["trial_id"]), checked.metric, checked.mode)
+        if found is not None:
+            _fill_test(checked, record, found[0])
     ledger.write()
     names = {record["trial_id"] for record in kept}
     for record in ledger:
@@ -115,22 +135,6 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
             directory = ledger.trials / record["trial_id"]
             shutil.rmtree(Store(str(directory)).location, ignore_errors=True)
             shutil.rmtree(directory / EARLIER_BEST, ignore_errors=True)
-
-
-def _export(checked: CheckedSweep, record: Record, checkpoint: str, directory: Path) -> None:
-    target = directory / "model.onnx"
-    won = Path(checked.sweep.directory(), "best")
-    if (
-        json.loads((won / "metrics.json").read_text())["trial_id"] == record["trial_id"]
-        and (won / "model.onnx").exists()
-    ):
-        for file in won.glob("model.onnx*"):
-            shutil.copy2(file, directory / file.name)
-    elif checked.job.config.export.onnx and not target.exists():
-        try:
-            export_onnx(checkpoint, target, probabilities=checked.job.config.export.probabilities)
-        except ExportError as error:  # the winner's is made already; another trial's must not end the sweep
-            write_text(f"{directory}/model.onnx.error.txt", str(error))
 
 
 def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
@@ -156,6 +160,14 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
     for r in result.trials:
         if r["status"] == "failed":
             console.print(f"{r['trial_id']} failed: {r['reason']}")
+    exported = [r for r in result.trials if r.get("onnx")]
+    worst = max((r["onnx"]["max_abs_difference"] for r in exported if "error" not in r["onnx"]), default=None)
+    if worst is not None:
+        count = sum("error" not in r["onnx"] for r in exported)
+        console.print(f"{count} trials as ONNX, largest difference from PyTorch {worst:.2g}")
+    for r in exported:
+        if "error" in r["onnx"]:
+            console.print(f"{r['trial_id']} has no ONNX: {r['onnx']['error']}")
     console.print(f"best model  {Path(result.best_checkpoint).parent}")
     if not result.is_finished:
         console.print(f"interrupted: rechub-ray tune --resume {result.directory}")

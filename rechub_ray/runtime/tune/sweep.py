@@ -79,7 +79,7 @@ class Sweep(Section):
         max_concurrent: trials at the same time; null takes as many as fit.
         resources: of one trial.
         points_to_evaluate: points to try first, path -> value.
-        keep: points whose checkpoints stay, the best ones first, each with its ONNX file; null keeps all.
+        keep: points whose checkpoints stay, the best ones first; null keeps all.
         metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
         seed: of the search.
         retries: starts of a trial after its process was lost.

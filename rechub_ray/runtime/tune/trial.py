@@ -24,6 +24,7 @@ from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.loop import Learner, Progress, pick_device, steps_of
 from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.runtime.tune.exports import export_trial
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.space import Space
 from rechub_ray.runtime.tune.sweep import trial_config
@@ -94,6 +95,9 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
             hooks.finished(result)
         finally:
             hooks.close()
+        best = best_of(directory, shared.metric, shared.mode)
+        if run.export.onnx and best is not None:
+            result["onnx"] = export_trial(best[0], directory, probabilities=run.export.probabilities)
         write_text(f"{directory}/{RESULT}", json.dumps(result, indent=1))
     except Exception as error:
         if not _may_pass(error):

@@ -114,6 +114,11 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
     assert told["score"] == max(r["score"] for r in result.trials)
     assert evaluate(best / "checkpoint")["auc"] == pytest.approx(told["test_metrics"]["auc"], abs=1e-9)
     assert read(best / "checkpoint").config.optimizers[1]["lr"] == told["best_params"][RATE]
+    for r in result.trials:  # those that were stopped too
+        file = Path(result.directory, "trials", r["trial_id"], "model.onnx")
+        assert file.exists()
+        assert json.loads(Path(f"{file}.parity.json").read_text())["max_abs_difference"] < 1e-5
+        assert r["onnx"]["max_abs_difference"] < 1e-5
     kept = [r["trial_id"] for r in result.trials if Store(f"{result.directory}/trials/{r['trial_id']}").names()]
     assert kept == [result.best["trial_id"]]
     assert result.grid.get_best_result().metrics["score"] == pytest.approx(told["score"], abs=1e-3)
