@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,7 +173,23 @@ def test_validate_trains_nothing(home: Path, run: Run) -> None:
     assert (code, err) == (0, "")
     assert "OK: deepfm for 3 epochs; 64 rows a step, 18 steps an epoch" in out
     assert "train 1,200 rows" in out
-    assert not [path for path in Path("run").rglob("*") if path.is_file()]
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--resume", "never"]])
+def test_a_run_that_does_not_fit_changes_nothing(home: Path, run: Run, tmp_path: Path, options: list[str]) -> None:
+    def contents() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in (tmp_path / "old").rglob("*")}
+
+    shutil.copytree(home / "run", tmp_path / "old")
+    before = contents()
+    too_much = ["data.batch_size=1", "scaling.num_workers=900", "scaling.cpus_per_worker=100"]
+    for name in ("old", "new"):
+        code, _, err = run("train", home / "c.yaml", "--model-dir", tmp_path / name, *too_much, *options)
+        assert code == 2
+        assert "900 workers x 100 CPU" in err
+    assert contents() == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_validate_knows_the_run_in_the_folder(home: Path, run: Run) -> None:

@@ -20,12 +20,12 @@ from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import absolute, exists, join, open_filesystem, reason
+from rechub_ray.files import absolute, exists, join, open_filesystem
 from rechub_ray.loop import Hooks, autocast, evaluate_model, pick_device
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
-from rechub_ray.runtime.preflight import check_device
+from rechub_ray.runtime.preflight import check_device, check_writable
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
@@ -88,10 +88,7 @@ def predict(
     if exists(filesystem, f"{root}/part-00000.parquet"):
         raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
     job = dataclasses.replace(_job(checkpoint, split, overrides, targets=False), out=out, probabilities=probabilities)
-    try:
-        filesystem.create_dir(root, recursive=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write predictions into '{out}'", got=reason(error)) from None
+    check_writable(out, what="--out")
     return int(_launch(job)["rows_seen"])
 
 
@@ -166,6 +163,7 @@ def _write_predictions(
     job: InferenceJob, checkpoint: Checkpoint, model: Model, source: EvalSource, world: World, device: torch.device
 ) -> int:
     filesystem, root = open_filesystem(str(job.out))
+    filesystem.create_dir(root, recursive=True)
     part = f"{root}/part-{world.rank:05d}.parquet"
     rows, writer = 0, None
     with filesystem.open_output_stream(f"{part}.writing") as sink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -77,17 +78,21 @@ def train(
     started = time.perf_counter()
     job = check(config)
     config = job.config
-    step = _settle_resume(config, resume)
+    step = _check_resume(config, resume)
     directory = config.directory()
-    write_text(f"{directory}/config.yaml", config_module.dump(config))
-    listener = _Listener(job, trackers or [], callback_fn, step)
-    try:
-        report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
-        best = report["best_metrics"] or report["metrics"]
-        scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in report["test_metrics"].items()}
-        listener.finished(_flat(config.model_dump(mode="json")), scores)
-    finally:
-        listener.close()
+    with _workplace(config):  # also checks the resources: nothing in model_dir changes before
+        if resume == "never":
+            Store(directory).set_aside()
+        write_text(f"{directory}/config.yaml", config_module.dump(config))
+        listener = _Listener(job, trackers or [], callback_fn, step)
+        try:
+            report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
+            best = report["best_metrics"] or report["metrics"]
+            scores = {f"val/{k}": v for k, v in best.items()}
+            scores |= {f"test/{k}": v for k, v in report["test_metrics"].items()}
+            listener.finished(_flat(config.model_dump(mode="json")), scores)
+        finally:
+            listener.close()
     onnx = None
     if config.export.onnx:
         from rechub_ray.export.onnx import export_onnx
@@ -118,7 +123,16 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return {k: v for key, inner in pairs for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
 
 
-def _settle_resume(config: RunConfig, resume: Resume) -> int:
+def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
+    """This process, or a Ray that has room for the run."""
+    if config.scaling.num_workers == 0:
+        return contextlib.nullcontext()
+    from rechub_ray.runtime.cluster import connected
+
+    return connected(config.scaling)
+
+
+def _check_resume(config: RunConfig, resume: Resume) -> int:
     """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run."""
     store = Store(config.directory())
     newest = store.newest()
@@ -130,7 +144,6 @@ def _settle_resume(config: RunConfig, resume: Resume) -> int:
             )
         return 0
     if resume == "never":
-        store.set_aside()
         return 0
     checkpoint = store.read_newest()
     assert checkpoint is not None
@@ -251,7 +264,7 @@ def validate(config: RunConfig) -> str:
     """Does the checks of `train` alone; returns what would run, in a few lines."""
     job = check(config)
     config = job.config
-    _settle_resume(config, "auto")
+    _check_resume(config, "auto")
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])

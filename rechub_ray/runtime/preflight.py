@@ -8,15 +8,15 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+import pyarrow.fs as pafs
 import torch
 
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
-from rechub_ray.files import absolute, exists, is_uri, join, open_filesystem, reason
+from rechub_ray.files import absolute, exists, join, open_filesystem, reason
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -71,7 +71,7 @@ def check(config: RunConfig) -> Job:
             expected=f"at most the {job.train.rows} rows of the training split",
         )
     _check_start(config)
-    _check_writable(config.directory())
+    check_writable(config.directory())
     return job
 
 
@@ -225,21 +225,25 @@ def _check_start(config: RunConfig) -> None:
             raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
 
 
-def _check_writable(directory: str) -> None:
-    """Tries it, and leaves nothing behind: a run that other checks refuse must not leave an empty folder."""
-    filesystem, root = open_filesystem(directory)
-    marker = f"{root}/.writable-{os.getpid()}"
-    missing = [] if is_uri(directory) else [p for p in [root, *map(str, Path(root).parents)] if not os.path.exists(p)]
+def check_writable(directory: str, *, what: str = "'model_dir'") -> None:
+    """Whether `directory` takes files; a local one that is not there yet is not made, its parent is asked.
+
+    Raises:
+        ConfigError: it does not; begins with `what`.
+    """
+    filesystem, place = open_filesystem(directory)
     try:
-        filesystem.create_dir(root, recursive=True)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            while not os.path.lexists(place):
+                place = os.path.dirname(place)
+        else:
+            filesystem.create_dir(place, recursive=True)
+        marker = f"{place}/.writable-{os.getpid()}"
         with filesystem.open_output_stream(marker) as stream:
             stream.write(b"")
         filesystem.delete_file(marker)
-        for made in missing:
-            with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
-                os.rmdir(made)
     except OSError as error:
-        raise ConfigError(f"'model_dir': cannot write into '{directory}'", got=reason(error)) from None
+        raise ConfigError(f"{what}: cannot write into '{directory}'", got=reason(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
