@@ -75,12 +75,13 @@ def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers")
         where: the nodes' place in the configuration, for messages.
 
     Raises:
-        ConfigError: a node that gets no parameter, a parameter that no node gets, a row-gradient optimizer with a
-            parameter that is no embedding table.
+        ConfigError: a pattern that matches nothing, a node that gets no parameter, a parameter that no node gets, a
+            row-gradient optimizer with a parameter that is no embedding table.
     """
     if isinstance(nodes, (str, Mapping)):
         nodes = [nodes]
     checked = [validate_optimizer(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
+    _check_patterns([node["params"] for node in checked], [name for name, _ in model.named_parameters()], where)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     claims = _claim([node["params"] for node in checked], list(parameters), where)
     tables = tables_of(model)
@@ -105,6 +106,19 @@ def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers")
     return built
 
 
+def _check_patterns(patterns: list[list[str]], names: list[str], where: str) -> None:
+    """A pattern that matches no parameter, frozen ones included, is a slip of the pen."""
+    for i, own in enumerate(patterns):
+        for pattern in own:
+            if not fnmatch.filter(names, pattern):
+                stems = {name[:at] + ".*" for name in names for at, letter in enumerate(name) if letter == "."}
+                meant = nearest(pattern, [*stems, *names])
+                raise ConfigError(
+                    f"'{where}.{i}.params': the pattern '{pattern}' matches no parameter",
+                    hint=(f"{meant} " if meant.startswith("Did") else "") + f"The parameters are {_some(names)}.",
+                )
+
+
 def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list[str]]:
     """For each node, the names that it is the first to match."""
     left, claims = list(names), []
@@ -117,7 +131,7 @@ def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list
                 got=", ".join(own),
                 hint=f"All it matches is taken by the optimizers before it: {_some(taken)}. First match wins."
                 if taken
-                else f"{nearest(own[0], names)} The parameters are {_some(names)}.",
+                else "All it matches is frozen.",
             )
         claims.append(mine)
         left = [name for name in left if name not in mine]

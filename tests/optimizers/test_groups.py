@@ -60,6 +60,9 @@ def test_frozen_parameters_are_left_out() -> None:
     model.mlp.requires_grad_(False)
     (built,) = build_optimizers({"name": "lazy_adam"}, model)
     assert built.parameters == ("embedding.weights.2", "embedding.weights.4", "linear.weights.1")
+    assert build_optimizers({"name": "adam", "params": ["*embedding.*", "linear.*", "mlp.*"]}, model)
+    with pytest.raises(ConfigError, match="gets no parameter.*frozen"):
+        build_optimizers(["adam", {"name": "sgd", "params": "mlp.*"}], model)
 
 
 def test_works_on_the_meta_device() -> None:
@@ -77,8 +80,13 @@ def test_works_on_the_meta_device() -> None:
         (["adam", {"name": "sgd", "params": "mlp.*"}], "'optimizers.1.params' gets no parameter.*taken.*mlp.weight"),
         (
             [{"name": "adam", "params": "mpl.weight"}, "sgd"],
-            "'optimizers.0.params' gets no parameter.*mpl.weight.*Did you mean 'mlp.weight'",
+            "'optimizers.0.params': the pattern 'mpl.weight' matches no parameter.*Did you mean 'mlp.weight'",
         ),
+        (
+            [{"name": "lazy_adam", "params": ["embedding.*", "liner.*"]}, "sgd"],
+            "'optimizers.0.params': the pattern 'liner.*' matches no parameter. Did you mean 'linear.*'",
+        ),
+        (["sgd", {"name": "adam", "params": ["mlp.*", "tower.*"]}], "'optimizers.1.params': the pattern 'tower.*'"),
         ([{"name": "adam", "params": "mlp.*"}], "no optimizer updates embedding.weights.2, embedding.weights.4.*last"),
         (
             "rowwise_adagrad",
