@@ -61,7 +61,7 @@ def test_frozen_parameters_are_left_out() -> None:
     (built,) = build_optimizers({"name": "lazy_adam"}, model)
     assert built.parameters == ("embedding.weights.2", "embedding.weights.4", "linear.weights.1")
     assert build_optimizers({"name": "adam", "params": ["*embedding.*", "linear.*", "mlp.*"]}, model)
-    with pytest.raises(ConfigError, match="gets no parameter.*frozen"):
+    with pytest.raises(ConfigError, match=r"gets no parameter.*frozen"):
         build_optimizers(["adam", {"name": "sgd", "params": "mlp.*"}], model)
 
 
