@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import importlib
 import json
-import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, nearest
-from rechub_ray.files import reason
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -27,6 +23,8 @@ from rechub_ray.optimizers import OPTIMIZERS, validate_optimizer
 from rechub_ray.registry import Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
+from rechub_ray.yaml_text import parse, plain
+from rechub_ray.yaml_text import read_yaml as read_yaml
 
 Count = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
@@ -259,76 +257,10 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
     return validate(merge(read_yaml(source), overrides))
 
 
-def read_yaml(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping in a YAML file; a mapping is copied."""
-    if isinstance(source, Mapping):
-        return typing.cast(dict[str, Any], _plain(source))
-    path = Path(source)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        siblings += [str(path / "config.yaml")] if (path / "config.yaml").is_file() else []
-        raise ConfigError(
-            f"cannot read the configuration '{source}'",
-            got=reason(error),
-            hint=nearest(str(path), siblings) if siblings else None,
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"'{source}' is not YAML", got=str(error)) from None
-    data = _from_yaml(text, f"'{source}'")
-    if not isinstance(data, dict):
-        raise ConfigError(f"'{source}' is not a configuration", expected="a YAML mapping", got=type(data).__name__)
-    return data
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 without doubled keys, of which PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _from_yaml(text: str, what: str) -> Any:
-    try:
-        return _plain(yaml.load(text, _Yaml))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
-        raise ConfigError(f"{what} is not YAML", got=" ".join(str(error).split())[:300]) from None
-
-
-def _plain(value: Any, where: str = "") -> Any:
-    """A deep copy in which there is nothing but what JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}.{i}") for i, item in enumerate(value)]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, datetime.date):  # text that YAML takes for a date
-        return value.isoformat()
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise ConfigError(
-        f"'{where}' holds a {type(value).__name__}",
-        expected="text, a number, true, false, null, a list or keys and values",
-        got=str(value)[:120],
-    )
-
-
 def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """`data` with the overrides set; a path's numbers index lists, missing mappings on the way are made."""
-    pairs = _plain(overrides).items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
-    result = typing.cast(dict[str, Any], _plain(data))
+    pairs = plain(overrides).items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    result = typing.cast(dict[str, Any], plain(data))
     for path, value in pairs:
         _set(result, path, value)
     return result
@@ -340,7 +272,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     path = path.strip().lstrip("-")
     if not equals or not path:
         raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
-    return path, _from_yaml(value, f"override '{path}': the value") if value else ""
+    return path, parse(value, f"override '{path}': the value") if value else ""
 
 
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
@@ -348,7 +280,7 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
     if len(keys) > 1 and keys[0] not in data and field is not None and isinstance(field.default, list):
-        data[keys[0]] = _plain(field.default)
+        data[keys[0]] = plain(field.default)
     if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
         data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
     here: Any = data

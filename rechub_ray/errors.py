@@ -27,7 +27,7 @@ class RechubError(Exception):
         hint: str | None = None,
     ) -> None:
         self.message, self.expected, self.got, self.hint = message, expected, got, hint
-        parts = [message.rstrip(".") + "."]
+        parts = [message if message.endswith("?") else message.rstrip(".") + "."]
         if expected is not None:
             parts.append(f"Expected: {str(expected).rstrip('.')}.")
         if got is not None:

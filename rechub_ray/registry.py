@@ -170,7 +170,8 @@ def check_booleans(given: Any, checked: Any, *, where: str = "") -> None:
     elif isinstance(checked, bool) and not isinstance(given, bool):
         raise ConfigError(f"'{where}' is a switch", expected="true or false", got=repr(given))
     elif isinstance(given, bool) and not isinstance(checked, bool):
-        raise ConfigError(f"'{where}' is not a switch", expected="a number", got=str(given).lower())
+        expected = "a number" if isinstance(checked, (int, float)) else "a number, or text in quotes"
+        raise ConfigError(f"'{where}' is not a switch", expected=expected, got=str(given).lower())
 
 
 def _meant_name(node: Mapping[Any, Any]) -> str | None:

@@ -106,6 +106,7 @@ def _put_in_place(staging: Path, out: Path) -> None:
 
 def _prepare(recipe: Recipe, staging: Path, use_ray: bool | None) -> tuple[Schema, dict[str, Any]]:
     source = Source.open(recipe.source)
+    source.verify(recipe.checksums, recipe.url)
     tasks = plan(source, recipe.files, recipe.format, recipe.input_columns)
     files = tuple(dict.fromkeys(task.file for task in tasks))
     if use_ray is None:

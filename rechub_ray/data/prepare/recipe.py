@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-import yaml
 
 from rechub_ray.data.prepare.expressions import Expression
 from rechub_ray.data.prepare.forms import (
     AtRandom,
+    Bucket,
     ByColumn,
     ByFile,
     ByTime,
+    Categorical,
     FeatureSpec,
     Form,
     Format,
@@ -23,11 +24,14 @@ from rechub_ray.data.prepare.forms import (
     LabelSpec,
     LeaveLastOut,
     Name,
+    Numeric,
+    Sequence,
     SplitSpec,
     Table,
 )
 from rechub_ray.errors import ConfigError, nearest
-from rechub_ray.registry import config_error
+from rechub_ray.registry import check_booleans, config_error
+from rechub_ray.yaml_text import read_yaml
 
 TRAIN = "train"
 
@@ -39,7 +43,8 @@ class Recipe(Form):
         source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
         out: the folder to write; it must not exist, unless `overwrite`.
         files: path, glob or list of them, relative to `source`; a mapping `split: path` for a split by file.
-        url, licence, checksums: where the data comes from; nothing is downloaded.
+        url, licence: where the data comes from; nothing is downloaded.
+        checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
         row_group_rows: rows of a parquet row group. shard_rows: a shard never has more rows.
     """
@@ -47,7 +52,7 @@ class Recipe(Form):
     description: str = ""
     url: str = ""
     licence: str = ""
-    checksums: dict[str, str] = {}
+    checksums: dict[str, Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]] = {}
     source: str = "."
     out: str = ""
     overwrite: bool = False
@@ -56,7 +61,7 @@ class Recipe(Form):
     joins: tuple[Join, ...] = ()
     history: History | None = None
     features: tuple[FeatureSpec, ...]
-    labels: Annotated[tuple[LabelSpec, ...], pydantic.Field(min_length=1)]
+    labels: tuple[LabelSpec, ...]
     weight: Name | None = None
     group: Name | None = None
     row_id: Name | None = None
@@ -74,34 +79,21 @@ class Recipe(Form):
             return {key: [value] if isinstance(value, str) else value for key, value in files.items()}
         return files
 
-    @pydantic.field_validator("features", mode="before")
     @classmethod
-    def _spread(cls, features: Any) -> Any:
-        """`{kind: ..., columns: [a, b]}` stands for one feature a column."""
-        if not isinstance(features, list | tuple):
-            return features
-        spread: list[Any] = []
-        for feature in features:
-            if isinstance(feature, Mapping) and "columns" in feature and isinstance(feature["columns"], list | tuple):
-                rest = {key: value for key, value in feature.items() if key != "columns"}
-                spread += [{"name": name, **rest} for name in feature["columns"]]
-            else:
-                spread.append(feature)
-        return spread
-
-    @classmethod
-    def from_dict(cls, data: Any, *, where: str = "") -> Recipe:
+    def from_dict(cls, data: Any) -> Recipe:
         """The checked recipe.
 
         Raises:
             ConfigError: names the key and suggests the nearest known one.
         """
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{where or 'the recipe'} is not a recipe", expected="a mapping", got=repr(data)[:120])
-        try:
-            recipe = cls.model_validate(dict(data))
-        except pydantic.ValidationError as error:
-            raise config_error(error) from None
+            raise ConfigError("the recipe is not a recipe", expected="a mapping", got=repr(data)[:120])
+        data = dict(data)
+        if "features" in data:
+            data["features"] = _features(data["features"])
+        if data.get("split") is not None:
+            data["split"] = _variant(data["split"], _SPLITS, "by", "split")
+        recipe = _checked(cls, data)
         _check_names(recipe)
         _check_split(recipe)
         _check_tables(recipe)
@@ -110,13 +102,7 @@ class Recipe(Form):
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """The recipe in a YAML file."""
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the recipe {path}", got=error.strerror or error) from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
-        return cls.from_dict(data, where=str(path))
+        return cls.from_dict(read_yaml(path, what="recipe"))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -169,7 +155,50 @@ class Recipe(Form):
         return [name for name in used if name not in made]
 
 
+_FEATURES = {cls.model_fields["kind"].default: cls for cls in (Categorical, Sequence, Numeric, Bucket)}
+_SPLITS = {cls.model_fields["by"].default: cls for cls in (ByFile, ByColumn, AtRandom, ByTime, LeaveLastOut)}
+AnyForm = TypeVar("AnyForm", bound=Form)
+
+
+def _features(nodes: Any) -> list[Form]:
+    """The features; `{kind: ..., columns: [a, b]}` stands for one a column."""
+    if not isinstance(nodes, list | tuple):
+        raise ConfigError("'features' is not a list of features", got=repr(nodes)[:120])
+    features = []
+    for i, node in enumerate(nodes):
+        several = [node]
+        if isinstance(node, Mapping) and "columns" in node:
+            if not isinstance(node["columns"], list | tuple):
+                raise ConfigError(f"'features.{i}.columns'", expected="a list of columns", got=repr(node["columns"]))
+            rest = {key: value for key, value in node.items() if key != "columns"}
+            several = [{"name": name, **rest} for name in node["columns"]]
+        features += [_variant(one, _FEATURES, "kind", f"features.{i}") for one in several]
+    return features
+
+
+def _variant(node: Any, forms: Mapping[str, type[Form]], tag: str, where: str) -> Form:
+    """The form that `node[tag]` names."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"'{where}' is not a section", expected="keys and values", got=repr(node)[:120])
+    name = str(node.get(tag))
+    if name not in forms:
+        message = f"'{where}.{tag}': there is no '{name}'" if tag in node else f"'{where}.{tag}' is missing"
+        raise ConfigError(message, hint=nearest(name, forms))
+    return _checked(forms[name], node, where)
+
+
+def _checked(form: type[AnyForm], data: Mapping[Any, Any], where: str = "") -> AnyForm:
+    try:
+        checked = form.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise config_error(error, where=where) from None
+    check_booleans(data, checked.model_dump(), where=where)
+    return checked
+
+
 def _check_names(recipe: Recipe) -> None:
+    if not recipe.labels:
+        raise ConfigError("'labels' is empty", expected="at least one label")
     roles = [spec.name for spec in recipe.features] + [label.name for label in recipe.labels]
     roles += [name for name in (recipe.weight,) if name is not None]
     for name in roles:

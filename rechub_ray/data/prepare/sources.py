@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,24 @@ class Source:
 
     def size(self, path: str) -> int:
         return int(self.filesystem.get_file_info(path).size)
+
+    def verify(self, checksums: Mapping[str, str], url: str) -> None:
+        """DataError where a file is there and has another SHA-256 than `checksums` says."""
+        for name, expected in checksums.items():
+            path = self.path(name)
+            if self.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+                continue
+            digest = hashlib.sha256()
+            with self.filesystem.open_input_stream(path, compression=None) as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+            if digest.hexdigest() != expected:
+                raise DataError(
+                    f"{path} is not the file that the recipe was made for",
+                    expected=f"SHA-256 {expected}",
+                    got=digest.hexdigest(),
+                    hint=f"Get it {f'from {url} ' if url else ''}again; if you mean this one, give checksums={{}}.",
+                )
 
 
 def _fsspec(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:

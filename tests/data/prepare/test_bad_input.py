@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rechub_ray import config
 from rechub_ray.data.prepare import Recipe, prepare
 from rechub_ray.errors import ConfigError, DataError, RechubError
 
@@ -153,7 +156,23 @@ def test_value_of_no_split(lab: Any) -> None:
         ({"fils": "x"}, ["unknown key 'fils'", "Did you mean 'files'?"]),
         ({"features": [{"kind": "categorical", "name": "a", "min_freqency": 2}]},
          ["features.0", "'min_freqency'", "Did you mean 'min_frequency'?"]),
-        ({"features": [{"kind": "categorial", "name": "a"}]}, ["features.0", "categorial"]),
+        ({"features": [{"kind": "categorial", "name": "a"}]},
+         ["'features.0.kind': there is no 'categorial'", "Did you mean 'categorical'?"]),
+        ({"features": [{"name": "a"}]}, ["'features.0.kind' is missing", "categorical"]),
+        ({"features": [{"kind": "numeric", "columns": ["a", "b"]}, {"kind": "bucket", "name": "c"}]},
+         ["'features.1.num_buckets' is missing"]),
+        ({"features": [{"kind": "numeric", "columns": "a"}]}, ["'features.0.columns'", "a list of columns"]),
+        ({"features": [{"kind": "categorical", "name": "a", "min_frequency": True}]},
+         ["'features.0.min_frequency' is not a switch", "Got: true."]),
+        ({"row_group_rows": True}, ["'row_group_rows' is not a switch", "a number"]),
+        ({"overwrite": 1}, ["'overwrite' is a switch"]),
+        ({"format": {"header": "yes"}}, ["'format.header' is a switch"]),
+        ({"split": {"by": "random", "fractions": {"train": 0.5, "test": 0.5}, "seed": False}},
+         ["'split.seed' is not a switch", "Got: false."]),
+        ({"split": {"by": "column", "column": "a", "values": {"train": True}}},
+         ["'split.values.train' is not a switch", "in quotes"]),
+        ({"split": 3}, ["'split' is not a section"]),
+        ({"checksums": {"train.csv": "abc"}}, ["'checksums.train.csv'"]),
         ({"features": [{"kind": "categorical", "name": "a", "min_frequency": 0}]}, ["min_frequency", "got 0"]),
         ({"features": [{"kind": "categorical", "columns": ["a", "a"]}]}, ["'a' names two columns"]),
         ({"features": [{"kind": "categorical", "name": "item"},
@@ -161,9 +180,10 @@ def test_value_of_no_split(lab: Any) -> None:
          ["shared_with: itm", "Did you mean 'item'?"]),
         ({"features": [{"kind": "numeric", "name": "a", "transforms": ["min_max", "log1p"]}]}, ["comes last"]),
         ({"features": "user"}, ["features"]),
-        ({"labels": []}, ["labels"]),
+        ({"labels": []}, ["'labels' is empty"]),
+        ({"labels": [{"nam": "y"}]}, ["'labels.0': unknown key 'nam'. Did you mean 'name'?"]),
         ({"labels": [{"name": "y", "expression": "__import__('os')"}]}, ["may not hold"]),
-        ({"split": {"by": "flie"}}, ["split", "flie"]),
+        ({"split": {"by": "flie"}}, ["'split.by': there is no 'flie'. Did you mean 'file'?"]),
         ({"split": {"by": "random", "fractions": {"train": "most", "test": 0.5}}}, ["fractions.train", "'most'"]),
         ({"split": {"by": "leave_last_out"}, "files": "x"}, ["'split.user' is missing"]),
         ({"files": "train.csv"}, ["names no splits"]),
@@ -188,8 +208,26 @@ def test_recipe_files(lab: Any) -> None:
     path.write_text("- a")
     with pytest.raises(ConfigError, match="not a recipe"):
         Recipe.load(path)
+    path.write_text("files: a.csv\nfiles: b.csv\n")
+    with pytest.raises(ConfigError, match="the key 'files' is given twice"):
+        Recipe.load(path)
     path.write_text(yaml.safe_dump(lab.recipe()))
     assert Recipe.load(path) == Recipe.from_dict(lab.recipe())
+
+
+def test_a_file_that_is_not_the_recipes_is_refused_unless_it_is_meant(lab: Any) -> None:
+    compressed = gzip.compress(GOOD.encode())
+    (lab.raw / "train.csv.gz").write_bytes(compressed)
+    lab.write(test__csv=GOOD)
+    files = {"train": "train.csv.gz", "test": "test.csv"}
+    sums = {"train.csv.gz": hashlib.sha256(compressed).hexdigest(), "not-there.csv": "0" * 64}
+    lab.prepare(files=files, checksums=sums, overwrite=True)  # of the file as it lies there, not of its content
+    shutil.rmtree(lab.out)
+    recipe = lab.recipe(files=files, checksums={**sums, "test.csv": "1" * 64}, url="https://data.example")
+    message = failure(lab, recipe)
+    says(message, "test.csv is not the file", "1" * 64, hashlib.sha256(GOOD.encode()).hexdigest())
+    says(message, "https://data.example", "checksums={}")
+    prepare(config.merge(recipe, ["checksums={}"]))
 
 
 def test_existing_folder_is_kept_unless_it_may_be_overwritten(lab: Any) -> None:
