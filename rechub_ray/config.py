@@ -33,6 +33,16 @@ Place = Annotated[str, MinLen(1)]
 Node = dict[str, Any]
 
 
+def _is_places(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise PydanticCustomError("places", "it is neither a folder nor a list of folders")
+    return value
+
+
+Places = Annotated[str | list[str], pydantic.PlainValidator(_is_places)]
+
+
 class Section(pydantic.BaseModel):
     """A part of the configuration: frozen, and unknown keys are errors."""
 
@@ -45,8 +55,8 @@ class DataSection(Section):
     Args:
         root: the folder (or URI) that `prepare` wrote; holds the schema and a folder a split.
         schema_file: the schema, relative to `root` unless absolute.
-        train: split folder relative to `root` (or an absolute path or URI).
-        valid, test: likewise, or null.
+        train: split folder relative to `root` (or an absolute path or URI), or a list of them.
+        valid, test: one folder, or null.
         features: names of the features to use; null takes all of the schema.
         batch_size: rows a worker and forward pass.
         eval_batch_size: rows a worker and forward pass in evaluation.
@@ -55,7 +65,7 @@ class DataSection(Section):
 
     root: Place = "."
     schema_file: Place = "schema.json"
-    train: Place = "train"
+    train: Places = "train"
     valid: Place | None = "valid"
     test: Place | None = "test"
     features: Annotated[list[str], MinLen(1)] | None = None
@@ -95,6 +105,7 @@ class TrainSection(Section):
     Args:
         epochs: passes over the training data; exactly one of `epochs` and `steps` is set.
         steps: optimizer steps.
+        schedule_epochs: epochs over which learning-rate schedules run; null takes the run's length.
         accumulate_steps: forward passes a worker and optimizer step; together one step of the joined batch.
         clip_norm: largest global norm of the gradients; null does not clip.
         precision: `float32`, or `bfloat16` (autocast; weights stay float32).
@@ -109,6 +120,7 @@ class TrainSection(Section):
 
     epochs: Count | None = None
     steps: Count | None = None
+    schedule_epochs: Annotated[float, Gt(0)] | None = None
     accumulate_steps: Count = 1
     clip_norm: Annotated[float, Gt(0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"

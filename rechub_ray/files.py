@@ -20,6 +20,11 @@ def join(root: str, path: str) -> str:
     return path if is_uri(path) or os.path.isabs(path) else f"{root.rstrip('/')}/{path}" if root else path
 
 
+def join_all(root: str, paths: str | list[str]) -> list[str]:
+    """One path or several, each under `root`."""
+    return [join(root, path) for path in ([paths] if isinstance(paths, str) else paths)]
+
+
 def absolute(path: str) -> str:
     """`path` as every process finds it, whatever folder it runs in."""
     return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))

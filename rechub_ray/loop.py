@@ -105,7 +105,7 @@ class Learner:
 
     Args:
         config: the run. schema: features in use. world: this worker's place. device: where to compute.
-        total_steps: optimizer steps of the whole run, for the schedules.
+        total_steps: optimizer steps over which schedules run.
     """
 
     def __init__(
@@ -306,6 +306,12 @@ class _Clock:
 def steps_of(config: RunConfig, train: TrainSource) -> int:
     """Optimizer steps of the whole run."""
     return config.train.steps or (config.train.epochs or 1) * train.steps_per_epoch
+
+
+def schedule_steps_of(config: RunConfig, train: TrainSource) -> int:
+    """Optimizer steps over which learning-rate schedules run."""
+    epochs = config.train.schedule_epochs
+    return steps_of(config, train) if epochs is None else max(round(epochs * train.steps_per_epoch), 1)
 
 
 class Fit:

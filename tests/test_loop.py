@@ -23,6 +23,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
+from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import check
 from rechub_ray.runtime.worker import execute
@@ -261,6 +262,20 @@ def test_a_longer_end_continues_a_finished_run(data: Path, tmp_path: Path) -> No
     train(settings(data, tmp_path / "whole", train__epochs=2))
     assert longer.details["steps"] == 36
     assert_same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+
+
+def test_schedules_may_run_over_more_epochs_than_the_run(data: Path, tmp_path: Path) -> None:
+    cosine = {"optimizers__1__schedule": {"name": "warmup_cosine", "warmup_steps": 3}, "checkpoint__keep": 9}
+    train(settings(data, tmp_path / "whole", **cosine, train__epochs=2))
+    train(settings(data, tmp_path / "half", **cosine, train__epochs=1, train__schedule_epochs=2))
+    assert_same(weights(tmp_path / "half"), weights(tmp_path / "whole", step=18))
+
+
+def test_training_on_two_splits_trains_the_rows_of_both(data: Path, tmp_path: Path) -> None:
+    both = settings(data, tmp_path / "r", data__train=["train", "valid"], data__valid=None, train__epochs=1)
+    assert train(both).details["steps"] == (4800 + 600) // 256
+    assert evaluate(tmp_path / "r", split="train")["rows_seen"] == 5400
+    assert config_module.load(tmp_path / "r" / "config.yaml").data.train == ["train", "valid"]
 
 
 def test_steps_as_the_end_and_evaluation_by_steps(data: Path, tmp_path: Path) -> None:

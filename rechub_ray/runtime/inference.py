@@ -20,7 +20,7 @@ from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import absolute, exists, join, open_filesystem
+from rechub_ray.files import absolute, exists, join_all, open_filesystem
 from rechub_ray.loop import Hooks, autocast, evaluate_model, pick_device
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -116,7 +116,7 @@ def _job(
         checkpoint=saved.path,
         config=config,
         schema=saved.schema,
-        manifest=Manifest.scan(join(config.data.root, path), saved.schema, targets=targets, key=key),
+        manifest=Manifest.scan(join_all(config.data.root, path), saved.schema, targets=targets, key=key),
     )
 
 

@@ -16,7 +16,7 @@ from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
-from rechub_ray.files import absolute, exists, join, open_filesystem, reason
+from rechub_ray.files import absolute, exists, join, join_all, open_filesystem, reason
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -87,8 +87,8 @@ def _anchored(config: RunConfig) -> RunConfig:
 
 
 def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
-    path = join(config.data.root, getattr(config.data, split))
-    return Manifest.scan(path, schema, key=f"data.{split}")
+    places: str | list[str] = getattr(config.data, split)
+    return Manifest.scan(join_all(config.data.root, places), schema, key=f"data.{split}")
 
 
 def _selected(schema: Schema, names: list[str]) -> Schema:

@@ -14,7 +14,7 @@ from rechub_ray.checkpoint import Store, initialise_from, read
 from rechub_ray.data.source import EvalSource, Reader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, open_filesystem
-from rechub_ray.loop import Fit, Hooks, Learner, Progress, steps_of
+from rechub_ray.loop import Fit, Hooks, Learner, Progress, schedule_steps_of
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.world import World
 
@@ -36,7 +36,7 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
         world=world,
         reader=reader,
     )
-    learner = Learner(config, schema, world=world, device=device, total_steps=steps_of(config, train))
+    learner = Learner(config, schema, world=world, device=device, total_steps=schedule_steps_of(config, train))
     progress = _restore(learner, store, world)
     if world.is_main:
         hooks.started(progress.step)

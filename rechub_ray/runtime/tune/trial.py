@@ -22,7 +22,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
-from rechub_ray.loop import Learner, Progress, pick_device, steps_of
+from rechub_ray.loop import Learner, Progress, pick_device, schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.exports import export_trial
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
@@ -172,7 +172,9 @@ def fork(job: Job, path: str, store: Store) -> None:
         world=world,
         reader=ThreadReader(threads=1),
     )
-    learner = Learner(config, job.schema, world=world, device=torch.device("cpu"), total_steps=steps_of(config, source))
+    learner = Learner(
+        config, job.schema, world=world, device=torch.device("cpu"), total_steps=schedule_steps_of(config, source)
+    )
     own = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in learner.optimizers]
     learner.restore(checkpoint)
     for optimizer, groups in zip(learner.optimizers, own, strict=True):
