@@ -18,10 +18,11 @@ from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
+from rechub_ray.runtime.tune.objectives import values_of
 from rechub_ray.runtime.tune.report import write_report
 from rechub_ray.runtime.tune.results import SweepResult, export_stopped, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
-from rechub_ray.runtime.tune.search import listed, model_based, numbered
+from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
 from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
 from rechub_ray.runtime.tune.trial import TrialJob, run_trial
@@ -63,7 +64,9 @@ def tune(
     checked = check_sweep(sweep)
     sweep = checked.sweep
     directory = sweep.directory()
-    ledger = Ledger(directory, checked.space, mode=checked.mode, rungs=rungs(sweep.scheduler, checked.epochs))
+    ledger = Ledger(
+        directory, checked.space, objectives=checked.objectives, rungs=rungs(sweep.scheduler, checked.epochs)
+    )
     if resume is not None:
         ledger.read()
     elif ledger.path.exists():
@@ -96,6 +99,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         "name": sweep.name,
         "metric": checked.metric,
         "mode": checked.mode,
+        "objectives": [objective.model_dump() for objective in checked.objectives],
+        "front": [],
         "search": sweep.search.name,
         "scheduler": sweep.scheduler.name,
         "rungs": ledger.rungs,
@@ -136,6 +141,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         export_stopped(checked, ledger, watch.say)
         prune(checked, ledger)
     facts["best_trial"] = best.record["trial_id"]
+    facts["front"] = [record["trial_id"] for record in ledger.front()]
     facts["wall_seconds"] = earlier + time.time() - began
     write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
     try:
@@ -147,6 +153,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         metric=checked.metric,
         is_finished=facts["finished"],
         best=best.record,
+        front=ledger.front(),
+        objectives=checked.objectives,
         trials=list(ledger),
         best_checkpoint=best.checkpoint,
         onnx=best.onnx,
@@ -246,6 +254,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         group=sweep.name,
         metric=checked.metric,
         mode=checked.mode,
+        objectives=checked.objectives,
     )
 
     def given(record: Record) -> dict[str, Any]:
@@ -262,16 +271,17 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         watch.say(f"{trial['_trial']}: goes on from a copy of {donor['_trial']}")
 
     # another seed at each start: a model that begins anew must not repeat its first points
-    inner = model_based(sweep.search, checked.space, mode=checked.mode, seed=sweep.seed + len(ledger.records))
-    if sweep.search.name == "optuna":  # the only one that can be told of earlier trials
+    inner = model_based(sweep.search, checked.space, checked.objectives, seed=sweep.seed + len(ledger.records))
+    if isinstance(inner, OptunaModel):  # the only one that can be told of earlier trials
         for record in ledger:
-            if record["score"] is not None and record["status"] in FINAL:
-                inner.add_evaluated_point(record["point"], record["score"])
+            values = values_of(record, checked.objectives)
+            if values is not None and record["status"] in FINAL:
+                inner.add(record["point"], values)
     known = [given(record) for record in map(ledger.records.__getitem__, filter(None, waiting))]
     if inner is None:
         algorithm, param_space = listed(known)
     else:
-        algorithm, param_space = numbered(known, inner, len(waiting), opened), {}
+        algorithm, param_space = numbered(known, inner, len(waiting), opened, objectives=checked.objectives), {}
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
             ray.tune.with_parameters(run_trial, shared=shared), {"cpu": share.cpus, "gpu": share.gpus}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rechub_ray.errors import CheckpointError
 from rechub_ray.files import write_text
+from rechub_ray.runtime.tune.objectives import SIZES, Objective, front, values_of
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.space import Point, Space
 from rechub_ray.runtime.tune.trial import FAILURE, RESULT
@@ -23,14 +24,16 @@ class Ledger:
     """One record a trial; every change is written at once.
 
     Args:
-        directory: the sweep's folder. space: what varies. mode: `max` or `min`. rungs: where trials are compared.
+        directory: the sweep's folder. space: what varies. rungs: where trials are compared.
+        objectives: what is compared, with their modes; the first one is the score.
     """
 
-    def __init__(self, directory: str, space: Space, *, mode: str, rungs: list[float]) -> None:
+    def __init__(self, directory: str, space: Space, *, objectives: Sequence[Objective], rungs: list[float]) -> None:
         self.path = Path(directory, "trials.jsonl")
         self.trials = Path(directory, "trials")
         self.space, self.rungs = space, rungs
-        self.sign = 1.0 if mode == "max" else -1.0
+        self.objectives = objectives
+        self.sign = 1.0 if objectives[0].mode == "max" else -1.0
         self.records: dict[str, Record] = {}
 
     def __iter__(self) -> Iterator[Record]:
@@ -74,6 +77,7 @@ class Ledger:
             "test_metrics": {},
             "onnx": None,
             "train_seconds": 0.0,
+            **dict.fromkeys(SIZES),
             "exploits": [],
             "rung": None,
             "point": point,
@@ -99,6 +103,7 @@ class Ledger:
         record["epochs"] = float(result[TIME])
         record["seconds"] += float(result["busy_seconds"])
         record["train_seconds"] += float(result["train_seconds"])
+        record.update({name: int(result[name]) for name in SIZES})
         if self.rungs:
             record["rung"] = sum(record["epochs"] >= rung for rung in self.rungs)
         if record["score"] is None or self.sign * score > self.sign * record["score"]:
@@ -163,11 +168,24 @@ class Ledger:
         scores = [r["score"] for r in self if r["score"] is not None]
         return max(scores, key=lambda score: self.sign * score, default=None)
 
+    def front(self) -> list[Record]:
+        """The trials that no other one beats in all objectives, the best by the first one first.
+
+        Empty with a single objective.
+        """
+        if len(self.objectives) < 2:
+            return []
+        scored = [(record, v) for record in self if (v := values_of(record, self.objectives)) is not None]
+        places = front([v for _, v in scored], [str(o.mode) for o in self.objectives])
+        return sorted((scored[i][0] for i in places), key=lambda record: -self.sign * record["score"])
+
     def ranking(self) -> list[list[Record]]:
         """The points by their mean score over seeds, best first; each with its trials, best first.
 
-        A point with trials that failed ranks behind those whose trials all have scores.
+        A point with trials that failed ranks behind those whose trials all have scores. With several objectives the
+        front comes first, by the first objective; then the rest, by the first objective too.
         """
+        ahead = {record["trial_id"] for record in self.front()}
         groups: dict[int, list[Record]] = {}
         for record in self:
             groups.setdefault(record["group"], []).append(record)
@@ -176,7 +194,12 @@ class Ledger:
         scored = [group for group in scored if group]
         for group in scored:
             group.sort(key=lambda r: -self.sign * r["score"])
-        return sorted(scored, key=lambda g: (not whole[id(g)], -self.sign * math.fsum(r["score"] for r in g) / len(g)))
+
+        def place(group: list[Record]) -> tuple[bool, bool, float]:
+            mean = math.fsum(r["score"] for r in group) / len(group)
+            return group[0]["trial_id"] not in ahead, not whole[id(group)], -self.sign * mean
+
+        return sorted(scored, key=place)
 
 
 def _json(path: Path) -> dict[str, Any]:

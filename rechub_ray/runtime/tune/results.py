@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.tune.exports import NAME as ONNX
 from rechub_ray.runtime.tune.exports import export_trial
 from rechub_ray.runtime.tune.ledger import Ledger, Record
+from rechub_ray.runtime.tune.objectives import SIZES, Objective, values_of
+from rechub_ray.runtime.tune.report.read import label
 from rechub_ray.runtime.tune.sweep import CheckedSweep
 from rechub_ray.runtime.tune.trial import EARLIER_BEST, best_of
 
@@ -39,7 +42,8 @@ class SweepResult:
 
     Args:
         directory: the sweep's folder. metric: what was compared. is_finished: False after an interruption.
-        best: the best trial's record. trials: all records.
+        best: the best trial's record; with several objectives by the first one. trials: all records.
+        objectives: what was compared. front: records of the trials that no other one beats; empty with one objective.
         best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
         grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
     """
@@ -48,6 +52,8 @@ class SweepResult:
     metric: str
     is_finished: bool
     best: Record
+    objectives: tuple[Objective, ...]
+    front: list[Record]
     trials: list[Record]
     best_checkpoint: str
     onnx: str | None
@@ -71,6 +77,8 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     checkpoint = read(new / "checkpoint")
     (new / "config.yaml").write_text(config_module.dump(checkpoint.config), encoding="utf-8")
     metrics = {key: record[key] for key in ("trial_id", "best_params", "seed", "score", "metrics", "test_metrics")}
+    values = values_of(record, checked.objectives) or []
+    metrics["objectives"] = {o.metric: value for o, value in zip(checked.objectives, values, strict=True)}
     (new / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     _export(checked, ledger, record)
     for file in (ledger.trials / record["trial_id"]).glob(f"{ONNX}*"):
@@ -122,7 +130,7 @@ def export_stopped(checked: CheckedSweep, ledger: Ledger, say: Callable[[str], N
 def prune(checked: CheckedSweep, ledger: Ledger) -> None:
     """Tests what is kept, and deletes the checkpoints of the rest."""
     ranking = ledger.ranking()
-    keep = len(ranking) if checked.sweep.keep is None else checked.sweep.keep
+    keep = len(ranking) if checked.sweep.keep is None else max(checked.sweep.keep, len(ledger.front()))
     kept = [record for group in ranking[:keep] for record in group]
     for record in kept:
         found = best_of(str(ledger.trials / record["trial_id"]), checked.metric, checked.mode)
@@ -141,19 +149,23 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
     """The best trials as a table, how the rest ended, and where everything is.
 
     Args:
-        rows: trials in the table.
+        rows: trials in the table; with several objectives it is the front, whole.
     """
-    best = result.best
+    best, names = result.best, [objective.metric for objective in result.objectives]
     scored = [r for r in result.trials if r["score"] is not None and r["trial_id"] != best["trial_id"]]
     scored.sort(key=lambda r: abs(r["score"] - best["score"]))
     paths = list(dict.fromkeys(path for r in result.trials for path in r["params"]))
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", result.metric, "epochs", "status", *paths):
-        table.add_column(name, justify="right" if name in (result.metric, "epochs") else "left")
-    for r in [best, *scored][:rows]:
-        values = [str(r["best_params"].get(path, "")) for path in paths]
-        table.add_row(r["trial_id"], f"{r['score']:.6f}", f"{r['epochs']:g}", r["status"], *values)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for name in ("trial", *names, "epochs", "status", *paths):
+        table.add_column(name, justify="right" if name in (*names, "epochs") else "left", overflow="fold")
+    for r in result.front or [best, *scored][:rows]:
+        values = [f"{v:,.0f}" if o.metric in SIZES else f"{v:.6f}"
+                  for o, v in zip(result.objectives, values_of(r, result.objectives) or [], strict=True)]  # fmt: skip
+        settings = [label(r["best_params"][path]) if path in r["best_params"] else "" for path in paths]
+        table.add_row(r["trial_id"], *values, f"{r['epochs']:g}", r["status"], *settings)
+    console = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 1000)
+    if result.front:
+        console.print(f"the front: {len(result.front)} trials that no other one beats in {' and '.join(names)}\n")
     console.print(table)
     statuses = [r["status"] for r in result.trials]
     console.print("\n" + ", ".join(f"{statuses.count(s)} {s.replace('_', ' ')}" for s in dict.fromkeys(statuses)))
@@ -168,6 +180,7 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
     for r in exported:
         if "error" in r["onnx"]:
             console.print(f"{r['trial_id']} has no ONNX: {r['onnx']['error']}")
-    console.print(f"best model  {Path(result.best_checkpoint).parent}")
+    by = f", the best by {result.metric}, the first objective" if result.front else ""
+    console.print(f"best model  {Path(result.best_checkpoint).parent}{by}")
     if not result.is_finished:
         console.print(f"interrupted: rechub-ray tune --resume {result.directory}")

@@ -109,9 +109,19 @@ class Space:
                     )
         return cls(variables)
 
-    def sample(self, rng: np.random.Generator) -> Point:
-        """A point; variables of components that were not chosen have values too, which do not count."""
-        return {v.name: v.sample(rng) for v in self.variables}
+    def sample(self, rng: np.random.Generator, *, turn: int = 0) -> Point:
+        """A point; variables of components that were not chosen have values too, which do not count.
+
+        Args:
+            turn: number of the point; variables of kind `grid` take their combinations in turn, not by chance, so that
+                each gets equally many points.
+        """
+        point = {v.name: v.sample(rng) for v in self.variables}
+        for v in self.variables[::-1]:
+            if v.kind == "grid":
+                turn, place = divmod(turn, len(v.options))
+                point[v.name] = list(v.options)[place]
+        return point
 
     def grid(self) -> list[Point]:
         """Every combination of a space of lists, each once."""
@@ -270,7 +280,7 @@ def _chosen(variable: Variable, value: Any, where: str) -> Any:
                 expected=f"{variable.kind} [{variable.low:g}, {variable.high:g}]",
                 got=repr(value),
             )
-        return value
+        return variable.clip(value)  # 1 is 1.0 where any number is allowed
     for label, option in variable.options.items():
         if value in (label, option):
             return label

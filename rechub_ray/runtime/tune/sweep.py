@@ -21,6 +21,7 @@ from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.runtime.tune.objectives import SIZES, Objective
 from rechub_ray.runtime.tune.schedulers import (
     SCHEDULERS,
     Asha,
@@ -81,6 +82,8 @@ class Sweep(Section):
         points_to_evaluate: points to try first, path -> value.
         keep: points whose checkpoints stay, the best ones first; null keeps all.
         metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
+        objectives: several metrics instead, each a name or `{metric: ..., mode: ...}`; `num_parameters` and
+            `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
         seed: of the search.
         retries: starts of a trial after its process was lost.
     """
@@ -101,6 +104,7 @@ class Sweep(Section):
     keep: Count | None = 3
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
+    objectives: list[Objective] = []
     seed: Annotated[int, Ge(0)] = 2026
     retries: Annotated[int, Ge(0)] = 1
 
@@ -114,15 +118,25 @@ class CheckedSweep:
     """A sweep that passed all checks.
 
     Args:
-        sweep: the file. job: the base run. space: what varies. metric, mode: what is compared. epochs: of a whole run.
+        sweep: the file. job: the base run. space: what varies. epochs: of a whole run.
+        objectives: what is compared, at least one; the first one is the score.
     """
 
     sweep: Sweep
     job: Job
     space: Space
-    metric: str
-    mode: str
+    objectives: tuple[Objective, ...]
     epochs: float
+
+    @property
+    def metric(self) -> str:
+        """Of the score."""
+        return self.objectives[0].metric
+
+    @property
+    def mode(self) -> str:
+        """Of the score."""
+        return str(self.objectives[0].mode)
 
     def planned(self) -> list[Point]:
         """The points that are known beforehand: those to evaluate first, then all of a random or grid search."""
@@ -138,7 +152,7 @@ class CheckedSweep:
         if sweep.search.name == "random":
             # a point depends on its number alone, so that more trials begin with the same ones
             more = range(len(points), sweep.trials or DEFAULT_TRIALS)
-            points += [self.space.sample(np.random.default_rng([sweep.seed, k])) for k in more]
+            points += [self.space.sample(np.random.default_rng([sweep.seed, k]), turn=k) for k in more]
         return points
 
     def total_points(self) -> int:
@@ -184,6 +198,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
     for key in ("search", "scheduler"):
         if isinstance(data.get(key), str):
             data[key] = {"name": data[key]}
+    if isinstance(data.get("objectives"), list):
+        data["objectives"] = [{"metric": o} if isinstance(o, str) else o for o in data["objectives"]]
     node = data.get("scheduler")
     if isinstance(node, Mapping) and node.get("name") not in SCHEDULERS:
         raise ConfigError(
@@ -263,13 +279,13 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     base = config_module.merge(sweep.base, {path: place for path, place in places.items() if place is not None})
     sweep = sweep.model_copy(update={"base": base})  # trials run in folders of their own
     space = Space.parse(sweep.space)
-    metric, mode = _objective(sweep, job)
+    objectives = _objectives(sweep, job)
     _check_fit(sweep, space)
     for what, overrides in space.probes():
         _probe(sweep, what, overrides, directory)
     per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps)
     epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / per_epoch)
-    checked = CheckedSweep(sweep=sweep, job=job, space=space, metric=metric, mode=mode, epochs=epochs)
+    checked = CheckedSweep(sweep=sweep, job=job, space=space, objectives=objectives, epochs=epochs)
     for name in (sweep.search.name, sweep.scheduler.name):
         check_packages(name)
     checked.planned()
@@ -278,21 +294,51 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     return checked
 
 
-def _objective(sweep: Sweep, job: Job) -> tuple[str, str]:
+def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
+    """What is compared, with every mode filled in."""
     config = job.config
     if job.valid is None or (config.train.evaluate_every_epochs == 0 and config.train.evaluate_every_steps is None):
         raise ConfigError("a sweep compares trials by the validation split, and the base does not evaluate it")
     metrics, stopping = MetricSet(job.schema, config.metrics), config.train.early_stopping
-    metric = sweep.metric or stopping.metric or metrics.default_key()
-    if metric not in metrics.keys:
-        raise ConfigError(f"'metric': no metric '{metric}' is computed", hint=nearest(metric, metrics.keys))
-    mode = sweep.mode or (stopping.mode if metric == stopping.metric else None) or metrics.mode(metric)
-    if stopping.metric not in (None, metric) or (stopping.metric is None and metrics.default_key() != metric):
+    kept_by = stopping.metric or metrics.default_key()
+    wanted, place = sweep.objectives, "objectives.0."
+    if not wanted:
+        wanted, place = [Objective(metric=sweep.metric or kept_by, mode=sweep.mode)], ""
+    elif sweep.metric is not None or sweep.mode is not None:
+        raise ConfigError("'objectives' takes the place of 'metric' and 'mode'", hint="Write one of them.")
+    elif len({o.metric for o in wanted}) < max(len(wanted), 2):
         raise ConfigError(
-            f"'metric' is {metric}, but the base keeps its best checkpoint by another metric",
-            hint=f"Add base.train.early_stopping.metric={metric}.",
+            "'objectives'", expected="at least two different ones", got=", ".join(o.metric for o in wanted)
         )
-    return metric, mode
+    kept_mode = stopping.mode or metrics.mode(kept_by)
+    modes = {**dict.fromkeys(SIZES, "min"), kept_by: kept_mode}
+    first, *others = (_filled(o, f"objectives.{i}." if place else "", metrics, modes) for i, o in enumerate(wanted))
+    if first.metric != kept_by:
+        raise ConfigError(
+            f"'{place}metric' is {first.metric}, but the base keeps its best checkpoint by {kept_by}",
+            hint=f"Put {kept_by} first."
+            if first.metric in SIZES
+            else f"Add base.train.early_stopping.metric={first.metric}.",
+        )
+    if first.mode != kept_mode:
+        raise ConfigError(
+            f"'{place}mode' is {first.mode}, but the base keeps the checkpoint with the {kept_mode} of {kept_by}",
+            expected=kept_mode,
+        )
+    return (first, *others)
+
+
+def _filled(objective: Objective, place: str, metrics: MetricSet, modes: Mapping[str, Any]) -> Objective:
+    """The objective, known and with its mode.
+
+    Args:
+        modes: of what does not go by the metric's own.
+    """
+    metric, known = objective.metric, [*metrics.keys, *(SIZES if place else ())]
+    if metric not in known:
+        raise ConfigError(f"'{place}metric': no metric '{metric}' is computed", hint=nearest(metric, known))
+    mode = objective.mode or modes.get(metric) or metrics.mode(metric)
+    return objective.model_copy(update={"mode": mode})
 
 
 def _check_fit(sweep: Sweep, space: Space) -> None:
@@ -303,13 +349,19 @@ def _check_fit(sweep: Sweep, space: Space) -> None:
     for v in space.variables:
         if any(v.path == fixed or v.path.startswith(f"{fixed}.") for fixed in _FIXED):
             raise ConfigError(f"'space.{v.name}': '{v.path}' is the same in all trials", hint="Write it into the base.")
-        if v.kind == "grid" and search != "grid":
-            raise ConfigError(f"'space.{v.name}.grid' goes with search: grid", got=search, hint="Write choice.")
+        if v.kind == "grid" and (search not in ("grid", "random") or (search == "random" and v.parent is not None)):
+            raise ConfigError(
+                f"'space.{v.name}.grid' goes with search: grid, and outside of components with search: random",
+                got=f"search: {search}",
+                hint="Write choice.",
+            )
     if sweep.seeds > 1:
         if search not in ("random", "grid") or not isinstance(scheduler, (Fifo, Asha, Median)):
             raise ConfigError("'seeds' goes with search: random or grid and scheduler: fifo, asha or median")
         if any(v.path == "seed" for v in space.variables):
             raise ConfigError("'seeds' repeats each point with other seeds, but 'seed' is in the space")
+    if sweep.objectives:
+        _check_several(sweep)
     if isinstance(scheduler, (Pbt, Pb2)):
         varying(scheduler, space)
         if (sweep.trials or DEFAULT_TRIALS) < 2:
@@ -319,6 +371,25 @@ def _check_fit(sweep: Sweep, space: Space) -> None:
     }
     if limits:
         raise ConfigError(f"'space.{min(limits)}': the scheduler compares trials of one length", got=scheduler.name)
+
+
+def _check_several(sweep: Sweep) -> None:
+    """What compares trials by one number does not go with several objectives."""
+    several, scheduler, search = f"and the sweep has {len(sweep.objectives)} objectives", sweep.scheduler, sweep.search
+    if not isinstance(scheduler, Fifo):
+        raise ConfigError(
+            f"'scheduler: {scheduler.name}' compares trials by one metric, {several}",
+            expected="scheduler: fifo",
+            hint="The base's train.early_stopping can still end a trial early.",
+        )
+    if search.name not in ("optuna", "random", "grid"):
+        raise ConfigError(
+            f"'search: {search.name}' goes by one metric, {several}", expected="search: optuna, random or grid"
+        )
+    if sweep.stop.plateau_trials is not None:
+        raise ConfigError(f"'stop.plateau_trials' goes by one metric, {several}", hint="Use seconds or budget_epochs.")
+    if sweep.seeds > 1:
+        raise ConfigError(f"'seeds' ranks points by the mean of one metric, {several}", hint="Use seeds: 1.")
 
 
 def _probe(sweep: Sweep, what: str, overrides: dict[str, Any], directory: str) -> None:
@@ -335,7 +406,6 @@ def _check_exchange(checked: CheckedSweep) -> None:
     sweep, scheduler = checked.sweep, checked.sweep.scheduler
     assert isinstance(scheduler, (Pbt, Pb2))
     names = set(varying(scheduler, checked.space))
-    reference = _shapes(checked.job.config, checked.job)
     for v in checked.space.variables:
         if v.name not in names:
             continue
@@ -344,10 +414,10 @@ def _check_exchange(checked: CheckedSweep) -> None:
             for x in v.extremes()
         ]
         kind = v.path.partition(".")[0]
-        if any(s != reference for s in shapes) or kind == "data" or v.path == "seed" or _is_exchange(v.path):
+        if any(s != shapes[0] for s in shapes) or kind == "data" or v.path == "seed" or _is_exchange(v.path):
             raise ConfigError(
                 f"'space.{v.name}' changes what a checkpoint holds, so {scheduler.name} cannot change it in training",
-                hint="Leave it out of scheduler.paths, or use another scheduler.",
+                hint="Leave it out of scheduler.paths, or use another scheduler; a dropout has to stay above 0.",
             )
 
 

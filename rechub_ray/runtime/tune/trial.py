@@ -25,6 +25,7 @@ from rechub_ray.files import write_text
 from rechub_ray.loop import Learner, Progress, pick_device, schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.exports import export_trial
+from rechub_ray.runtime.tune.objectives import Objective, model_size
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.space import Space
 from rechub_ray.runtime.tune.sweep import trial_config
@@ -41,7 +42,7 @@ class TrialJob:
 
     Args:
         base: the base configuration. space: what varies. directory: the folder of all trials. group: the sweep's name.
-        metric, mode: what is compared.
+        metric, mode: of the score. objectives: all that is compared.
     """
 
     base: Mapping[str, Any]
@@ -50,6 +51,7 @@ class TrialJob:
     group: str
     metric: str
     mode: str
+    objectives: tuple[Objective, ...]
 
 
 def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
@@ -202,6 +204,7 @@ class TrialHooks:
         self._job, self._shared, self._point = job, shared, json.dumps(point)
         self._trackers: Trackers | None = None
         self._is_new_to_tune = is_new_to_tune
+        self._sizes = model_size(job.config, job.schema)
         self._is_evaluated = False
         self._rows = 0.0
         self._train_seconds = 0.0
@@ -251,12 +254,13 @@ class TrialHooks:
         import ray.tune
 
         now = time.monotonic()
-        score = float(metrics[f"val/{self._shared.metric}"])
-        if not math.isfinite(score):
-            raise TrainingError(f"the validation's {self._shared.metric} is {score}")
-        report = {
-            **{key: float(value) for key, value in metrics.items()},
-            SCORE: score,
+        report: dict[str, Any] = {key: float(value) for key, value in metrics.items()} | self._sizes
+        for objective in self._shared.objectives:
+            value = report[objective.report_key]
+            if not math.isfinite(value):
+                raise TrainingError(f"the validation's {objective.metric} is {value}")
+        report |= {
+            SCORE: report[f"val/{self._shared.metric}"],
             TIME: self._epochs(path),
             "point": self._point,  # an exploit may have changed the trial's meanwhile
             "checkpoint": path,

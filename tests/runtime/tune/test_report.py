@@ -68,7 +68,7 @@ def make_trial(number, rng, *, epochs=9):
         "started": started.isoformat(),
         "ended": (started + datetime.timedelta(seconds=seconds)).isoformat(),
         "score": max(curve),
-        "metrics": {"auc": max(curve), "bytes": 1000 * params["layers.dim"]},
+        "metrics": {"auc": max(curve)},
         "test_metrics": {"auc": max(curve) - 0.001},
         "train_seconds": 0.8 * seconds,
         "exploits": [],
@@ -82,8 +82,10 @@ def write_sweep(folder, trials, *, space=SPACE, metric="auc", mode="max", name="
     folder.mkdir(parents=True, exist_ok=True)
     sweep = {"name": name, "base": {}, "space": space, "search": {"name": "random"}, "scheduler": {"name": "asha"}}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False), encoding="utf-8")
-    info = {"metric": metric, "mode": mode, "wall_seconds": 6.0 * len(trials) + 10, "concurrency": 2,
-            "scheduler": "asha", "search": "random", "finished": True}  # fmt: skip
+    metrics, modes = (metric, mode) if isinstance(metric, list) else ([metric], [mode])
+    objectives = [{"metric": name, "mode": goal} for name, goal in zip(metrics, modes, strict=True)]
+    info = {"metric": metrics[0], "mode": modes[0], "objectives": objectives, "concurrency": 2, "finished": True,
+            "scheduler": "asha", "search": "random", "wall_seconds": 6.0 * len(trials) + 10}  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(info))
     with (folder / "trials.jsonl").open("w", encoding="utf-8") as file:
         for trial in trials:
@@ -289,13 +291,15 @@ def test_lower_is_better(tmp_path):
 def test_pareto_front(tmp_path):
     trials = make_trials(12)
     for trial, (auc, size) in zip(trials, [(0.9, 30), (0.8, 10), (0.7, 20), (0.9, 40), (0.85, 20)], strict=False):
-        trial.update(status="finished", score=auc, metrics={"auc": auc, "bytes": size})
-    folder = write_sweep(tmp_path / "sweep", trials[:5], metric=["auc", "bytes"], mode=["max", "min"])
+        trial.update(status="finished", score=auc, metrics={"auc": auc}, num_parameters=size)
+    folder = write_sweep(tmp_path / "sweep", trials[:5], metric=["auc", "num_parameters"], mode=["max", "min"])
     assert [trial.number for trial in front(read(folder))] == [0, 4, 1]
     page = Page(write_report(folder))
     assert "pareto" in page.figures()
     assert "Trials on the Pareto front" in page.text["caption"]
-    third = write_sweep(tmp_path / "third", trials[:5], metric=["auc", "bytes", "log_loss"], mode=["max", "min", "min"])
+    assert "Best trial by auc, the first objective: trial_00000" in page.text["h2"]
+    metrics = ["auc", "num_parameters", "log_loss"]
+    third = write_sweep(tmp_path / "third", trials[:5], metric=metrics, mode=["max", "min", "min"])
     assert "pareto" not in Page(write_report(third)).figures()  # no trial has all three
 
 

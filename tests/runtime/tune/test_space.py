@@ -65,6 +65,19 @@ def test_a_grid_holds_each_combination_once() -> None:
     assert {"seed": 1, "model": "lr"} in found
 
 
+def test_grids_of_a_random_search_take_turns() -> None:
+    space = Space.parse({**RAW, "seed": {"grid": [1, 2, 3]}, "train.epochs": {"grid": [5, 6]}})
+    points = [space.sample(np.random.default_rng([1, k]), turn=k) for k in range(12)]
+    assert [(p["seed"], p["train.epochs"]) for p in points] == [(s, e) for s in (1, 2, 3) for e in (5, 6)] * 2
+    assert len({p["optimizers.0.lr"] for p in points}) == 12
+
+
+def test_a_whole_number_is_a_number_like_any_other() -> None:
+    space = Space.parse({"dropout": {"uniform": [0, 1]}, "units": {"randint": [1, 4]}})
+    point = space.encode({"dropout": 0, "units": 2}, where="points_to_evaluate.0")
+    assert {key: (type(value), value) for key, value in point.items()} == {"dropout": (float, 0.0), "units": (int, 2)}
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, RechubError, ResourceError
+from rechub_ray.models import MODELS
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Node, check
 from rechub_ray.runtime.tune.launch import concurrency, tune
 from rechub_ray.runtime.tune.ledger import Ledger
+from rechub_ray.runtime.tune.objectives import Objective
 from rechub_ray.runtime.tune.schedulers import Asha, HyperBand, rungs
 from rechub_ray.runtime.tune.space import Space
 from rechub_ray.runtime.tune.sweep import CheckedSweep, check_sweep, dump, load
@@ -62,7 +65,24 @@ def checked(data: Path, folder: Path, **given: Any) -> CheckedSweep:
         ({"space": {"data.root": {"choice": ["a"]}}}, "the same in all trials"),
         ({"search": "bohb"}, "go together"),
         ({"search": "grid"}, "no list of values"),
-        ({"space": {"seed": {"grid": [1, 2]}}}, "goes with search: grid"),
+        ({"space": {"seed": {"grid": [1, 2]}}, "search": "hyperopt"}, "goes with search: grid"),
+        (
+            {"space": {"model": {"choice": [{"name": "fm", "space": {"embedding_dim": {"grid": [4, 8]}}}]}}},
+            "outside of components with search: random",
+        ),
+        ({"mode": "min"}, "the base keeps the checkpoint with the max of auc"),
+        ({"objectives": ["auc"]}, "at least two different"),
+        ({"objectives": ["auc", "auc"]}, "at least two different"),
+        ({"objectives": ["auc", "num_parametres"]}, "Did you mean 'num_parameters'"),
+        ({"objectives": ["num_parameters", "auc"]}, "Put auc first"),
+        ({"objectives": [{"metric": "auc", "mode": "min"}, "num_parameters"]}, "the max of auc"),
+        ({"objectives": ["auc", {"metric": "num_parameters", "mod": "min"}]}, r"objectives\.1\.mod"),
+        ({"objectives": ["auc", "num_parameters"], "metric": "auc"}, "takes the place"),
+        ({"objectives": ["auc", "num_parameters"], "scheduler": "asha"}, "'scheduler: asha' compares trials by one"),
+        ({"objectives": ["auc", "num_parameters"], "scheduler": "pbt"}, "'scheduler: pbt' compares trials by one"),
+        ({"objectives": ["auc", "num_parameters"], "search": "hyperopt"}, "optuna, random or grid"),
+        ({"objectives": ["auc", "num_parameters"], "seeds": 2}, "'seeds' ranks points"),
+        ({"objectives": ["auc", "num_parameters"], "stop": {"plateau_trials": 3}}, "plateau_trials"),
         ({"space": {"seed": {"choice": [1, 2]}}, "seeds": 2}, "'seed' is in the space"),
         ({"seeds": 2, "scheduler": "hyperband"}, "'seeds' goes with"),
         ({"metric": "acu"}, "'metric'"),
@@ -158,11 +178,25 @@ def test_a_trial_larger_than_every_host_is_refused() -> None:
 
 
 def test_a_point_ranks_by_the_mean_of_its_seeds(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path), Space.parse({"a": {"choice": [1, 2]}}), mode="max", rungs=[])
+    ledger = Ledger(
+        str(tmp_path),
+        Space.parse({"a": {"choice": [1, 2]}}),
+        objectives=[Objective(metric="auc", mode="max")],
+        rungs=[],
+    )
     for point, scores in ((1, (0.9, 0.1)), (2, (0.6, 0.6)), (3, (0.99, None))):
         for score in scores:
             ledger.open({"a": min(point, 2)}, 0, point)["score"] = score
     assert [[r["score"] for r in group] for group in ledger.ranking()] == [[0.6, 0.6], [0.9, 0.1], [0.99]]
+
+
+def test_the_front_comes_first_in_the_ranking(tmp_path: Path) -> None:
+    objectives = [Objective(metric="auc", mode="max"), Objective(metric="num_parameters", mode="min")]
+    ledger = Ledger(str(tmp_path), Space.parse({"a": {"choice": [1, 2]}}), objectives=objectives, rungs=[])
+    for auc, size in ((0.8, 10), (0.9, 30), (0.85, 30), (None, None), (0.9, 40), (0.7, 20)):
+        ledger.open({"a": 1}, 0, len(ledger.records)).update(score=auc, metrics={"auc": auc}, num_parameters=size)
+    assert [record["number"] for record in ledger.front()] == [1, 0]
+    assert [group[0]["number"] for group in ledger.ranking()] == [1, 0, 4, 2, 5]
 
 
 def test_a_fork_has_the_donors_weights_and_its_own_hyperparameters(data: Path, tmp_path: Path) -> None:
@@ -191,16 +225,46 @@ def test_a_fork_has_the_donors_weights_and_its_own_hyperparameters(data: Path, t
     assert result.details["epochs"] == 3
 
 
-def test_the_ready_files_are_valid(data: Path, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[3]
-    files = sorted((root / "tune_configs").glob("*.yaml"))
-    assert [f.stem for f in files] == ["deepfm_asha", "smoke"]
-    for file in files:
-        content = yaml.safe_load(file.read_text())
-        content["base"] = str(root / content["base"])
-        check_sweep(
-            load(
-                content,
-                {"base.data.root": str(data), "base.data.batch_size": 512, "sweep_dir": str(tmp_path / file.stem)},
-            )
-        )
+READY = sorted((Path(__file__).resolve().parents[3] / "tune_configs").glob("*.yaml"))
+
+
+def test_the_ready_files_are_these() -> None:
+    assert [file.stem for file in READY] == [
+        "dcn_v2_pbt", "deepfm_asha", "deepfm_bohb", "deepfm_multi_objective", "ranking_shootout", "smoke",
+        "wide_deep_hyperband",
+    ]  # fmt: skip
+
+
+def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
+    content = yaml.safe_load(file.read_text())
+    content["base"] = str(file.parents[1] / content["base"])
+    return check_sweep(
+        load(content, {"base.data.root": str(data), "base.data.batch_size": 512, "sweep_dir": str(folder)})
+    )
+
+
+@pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
+def test_a_ready_file_is_valid(data: Path, tmp_path: Path, file: Path) -> None:
+    if file.stem == "deepfm_bohb":
+        pytest.importorskip("hpbandster")
+    if file.stem == "deepfm_multi_objective":
+        pytest.importorskip("optuna")
+    found = ready(file, data, tmp_path)
+    assert found.sweep.name == file.stem, "the name is the file's, so that sweeps/<name> tells where it came from"
+    base = Path(yaml.safe_load(file.read_text())["base"])
+    assert base.parts[0] == "configs", "the data of a configuration has a recipe"
+    assert f"rechub-ray tune tune_configs/{file.name}" in file.read_text(), "says how to run it"
+
+
+def test_the_shootout_gives_every_ranking_model_the_same_budget(data: Path, tmp_path: Path) -> None:
+    found = ready(next(file for file in READY if file.stem == "ranking_shootout"), data, tmp_path)
+    every = {n for n in MODELS.names() if MODELS.get(n).__module__.startswith("rechub_ray.models.ranking.")}
+    counts = Counter(point["model"] for point in found.planned())
+    assert set(counts) == every, (
+        "name each ranking model in tune_configs/ranking_shootout.yaml, with a space of its own"
+    )
+    assert len(set(counts.values())) == 1, "trials is not a multiple of the number of models"
+    assert found.sweep.scheduler.name == "fifo"
+    assert found.job.config.train.early_stopping.patience is None
+    inner = {v.parent[1] for v in found.space.variables if v.parent is not None}
+    assert inner == every - {"lr"}  # which has nothing of its own to vary

@@ -220,6 +220,30 @@ def test_searches_with_a_model(data: Path, tmp_path: Path, name: str) -> None:
     assert len(more.trials) == 8
 
 
+def test_several_objectives_leave_a_front(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = {"model.embedding_dim": {"choice": [1, 2, 8]}, RATE: {"loguniform": [1e-4, 1e-1]}}
+    objectives = ["auc", "num_parameters"]
+    overrides = {"train.epochs": 2, "train.early_stopping.patience": 1}
+    given = {"space": space, "search": {"name": "optuna", "initial_points": 3}, "objectives": objectives, "keep": 1}
+    result = tune(settings(data, tmp_path / "s", **given, trials=5, overrides=overrides))
+    result = tune(resume=tmp_path / "s", overrides=["trials=6"])
+    values = {r["trial_id"]: (r["score"], r["num_parameters"]) for r in records(result)}
+    assert len(values) == 6
+    beaten = {
+        name for name, (auc, size) in values.items()
+        if any(a >= auc and s <= size and (a, s) != (auc, size) for a, s in values.values())
+    }  # fmt: skip
+    assert {r["trial_id"] for r in result.front} == values.keys() - beaten
+    assert result.front[0] == result.best
+    assert result.best["score"] == max(auc for auc, _ in values.values())
+    assert sum(p.numel() for p in result.model.parameters()) == result.best["num_parameters"]
+    kept = {path.parent.name for path in Path(result.directory).glob("trials/*/checkpoints")}
+    assert kept == values.keys() - beaten
+    summary = json.loads(Path(result.directory, "sweep.json").read_text())
+    assert summary["front"] == [r["trial_id"] for r in result.front]
+
+
 def test_a_failing_trial_is_reported_and_the_sweep_goes_on(data: Path, tmp_path: Path) -> None:
     space = {RATE: {"grid": [1e-3, 1e30, 1e-2]}}
     result = tune(settings(data, tmp_path / "s", space=space, search="grid", overrides={"train.epochs": 1}))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rechub_ray.runtime.tune import objectives
 from rechub_ray.runtime.tune.report.drawing import (
     COLOURS,
     STATUS,
@@ -81,16 +82,11 @@ def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
 
 
 def front(data: SweepData) -> list[Trial]:
-    """The trials that no other one beats in all metrics, by their first metric, best first."""
-    signs = [1 if mode == "max" else -1 for mode in data.modes]
-    candidates = [t for t in data.trials if None not in t.values]
-    points = [tuple(s * (v or 0.0) for s, v in zip(signs, t.values, strict=True)) for t in candidates]
-    kept = [
-        (tuple(-x for x in mine), trial.number, trial)
-        for mine, trial in zip(points, candidates, strict=True)
-        if not any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in points)
-    ]
-    return [trial for *_, trial in sorted(kept, key=lambda item: item[:2])]
+    """The trials that no other one beats in all objectives, by the first one, best first."""
+    candidates = [(t, [v for v in t.values if v is not None]) for t in data.trials if None not in t.values]
+    places = objectives.front([values for _, values in candidates], data.modes)
+    on_front = {candidates[i][0].number for i in places}
+    return [trial for trial in data.ranked() if trial.number in on_front]
 
 
 def _curves(data: SweepData) -> Drawn:

@@ -29,10 +29,10 @@ def page(data: SweepData, figures: Sequence[Figure], shares: Importance | None) 
     sections = [
         _facts(data),
         _winner(data),
+        drawn.get("pareto", "") + _front(data),
         drawn.get("curves", ""),
         _trials(data),
         drawn.get("history", ""),
-        drawn.get("pareto", "") + _front(data),
         drawn.get("parallel", ""),
         drawn.get("importance", ""),
         drawn.get("slices", ""),
@@ -113,10 +113,10 @@ def _facts(data: SweepData) -> str:
         ("Best " + data.metrics[0], _number(ranked[0].score) if ranked else "none", ranked[0].name if ranked else "")
     ]
     test = (ranked[0].record.get("test_metrics") or {}) if ranked else {}
-    bare = data.metrics[0].removeprefix("val/")
-    found = next((test[key] for key in (bare, f"test/{bare}") if key in test), None)
-    if found is not None:
-        facts.append(("Its test " + bare, _number(found), ""))
+    if data.metrics[0] in test:
+        facts.append(("Its test " + data.metrics[0], _number(test[data.metrics[0]]), ""))
+    if len(data.metrics) > 1:
+        facts.append(("On the front", f"{len(front(data))}", f"of {len(data.trials)} trials"))
     facts += [(_WORDS.get(s, s).capitalize(), f"{counts[s]}", f"of {len(data.trials)} trials") for s in counts]
     facts.append(("Wall time", _duration(data.info.get("wall_seconds")), ""))
     share = _training_share(data)
@@ -138,9 +138,9 @@ def _winner(data: SweepData) -> str:
         f"{path}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for path, value in ranked[0].params.items()
     ]
-    return (
-        f"<h2>Best trial: {html.escape(ranked[0].name)}</h2><pre><code>{html.escape(chr(10).join(pairs))}</code></pre>"
-    )
+    by = f" by {data.metrics[0]}, the first objective" if len(data.metrics) > 1 else ""
+    title = html.escape(f"Best trial{by}: {ranked[0].name}")
+    return f"<h2>{title}</h2><pre><code>{html.escape(chr(10).join(pairs))}</code></pre>"
 
 
 def _trials(data: SweepData) -> str:

@@ -90,7 +90,7 @@ def read(directory: Path) -> SweepData:
     metrics, modes = _objectives(info, directory / "sweep.json")
     records = _records(directory / "trials.jsonl")
     histories = [_history(directory / "trials" / record["trial_id"] / "metrics.jsonl") for record in records]
-    key = f"val/{metrics[0].removeprefix('val/')}"
+    key = f"val/{metrics[0]}"
     evaluations = [[line for line in history if key in line] for history in histories]
     epochs = [[line.get("epoch") for line in lines] for lines in evaluations]
     # with several evaluations in an epoch, only the step tells them apart
@@ -162,8 +162,7 @@ def _parameters(sweep: Mapping[str, Any], trials: list[Trial]) -> tuple[tuple[Pa
 
 def _value(record: Mapping[str, Any], metric: str, i: int) -> Any:
     metrics = record.get("metrics") or {}
-    bare = metric.removeprefix("val/")
-    return metrics.get(bare, metrics.get(f"val/{bare}", record.get("score") if i == 0 else None))
+    return metrics.get(metric, record.get("score" if i == 0 else metric))
 
 
 def _finite(value: Any) -> float | None:
@@ -172,12 +171,16 @@ def _finite(value: Any) -> float | None:
 
 
 def _objectives(info: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    metric, mode = info.get("metric"), info.get("mode")
-    metrics: tuple[Any, ...] = tuple(metric) if isinstance(metric, list) else (metric,)
-    modes: tuple[Any, ...] = tuple(mode) if isinstance(mode, list) else (mode,) * len(metrics)
-    if not all(isinstance(m, str) for m in metrics) or len(modes) != len(metrics) or not {*modes} <= {"max", "min"}:
-        raise DataError(f"{path} does not say what trials are compared by", expected="metric and mode", got=info)
-    return metrics, modes
+    objectives = info.get("objectives") or [{"metric": info.get("metric"), "mode": info.get("mode")}]
+    try:
+        found = [(o["metric"], o["mode"]) for o in objectives]
+        if not all(isinstance(metric, str) and mode in ("max", "min") for metric, mode in found):
+            raise ValueError("no names")
+    except (TypeError, KeyError, ValueError):
+        raise DataError(
+            f"{path} does not say what trials are compared by", expected="metric and mode", got=info
+        ) from None
+    return tuple(metric for metric, _ in found), tuple(mode for _, mode in found)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

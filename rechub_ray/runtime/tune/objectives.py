@@ -1,0 +1,64 @@
+"""What trials are compared by: one metric, or several with a front of trials that nobody beats in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from rechub_ray.config import RunConfig, Section
+from rechub_ray.models import MODELS
+from rechub_ray.schema import Schema
+
+SIZES = ("num_parameters", "parameter_bytes")
+"""Names of the objectives that are no metric: the trainable weights of the model, counted, and in bytes."""
+
+
+class Objective(Section):
+    """One objective.
+
+    Args:
+        metric: a metric of the validation split, or `num_parameters` or `parameter_bytes`.
+        mode: `max` or `min`; null takes the metric's own, and `min` for a size.
+    """
+
+    metric: str
+    mode: Literal["max", "min"] | None = None
+
+    @property
+    def report_key(self) -> str:
+        """Its name in a trial's reports."""
+        return self.metric if self.metric in SIZES else f"val/{self.metric}"
+
+
+def model_size(config: RunConfig, schema: Schema) -> dict[str, int]:
+    """The size of a run's model by the names in `SIZES`, without memory for its weights."""
+    with torch.device("meta"):
+        model = MODELS.build(config.model, schema, where="model")
+    weights = [p for p in model.parameters() if p.requires_grad]
+    sizes = (sum(p.numel() for p in weights), sum(p.numel() * p.element_size() for p in weights))
+    return dict(zip(SIZES, sizes, strict=True))
+
+
+def values_of(record: Mapping[str, Any], objectives: Sequence[Objective]) -> list[float] | None:
+    """A trial's value in each objective, at its best evaluation by the first one; None without an evaluation."""
+    if record["score"] is None:
+        return None
+    return [float(record[o.metric] if o.metric in SIZES else record["metrics"][o.metric]) for o in objectives]
+
+
+def front(values: Sequence[Sequence[float]], modes: Sequence[str]) -> list[int]:
+    """Places of the values that no other one beats: as good in all objectives and better in one.
+
+    Example:
+        >>> front([(0.9, 30), (0.8, 10), (0.7, 20), (0.9, 40)], ["max", "min"])
+        [0, 1]
+    """
+    signs = [1 if mode == "max" else -1 for mode in modes]
+    points = [tuple(s * v for s, v in zip(signs, mine, strict=True)) for mine in values]
+    return [
+        i
+        for i, mine in enumerate(points)
+        if not any(other != mine and all(o >= m for o, m in zip(other, mine, strict=True)) for other in points)
+    ]
