@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -357,6 +357,20 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
 def dump(config: RunConfig) -> str:
     """YAML text that `load` reads back as the same configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Dotted path -> scalar, as overrides name them."""
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+        if pairs is None:
+            yield path, value
+        else:
+            for key, inner in pairs:
+                yield from leaves(inner, f"{path}.{key}" if path else str(key))
+
+    return dict(leaves(config.model_dump(mode="json"), ""))
 
 
 def _import(module: Any) -> None:

@@ -90,7 +90,7 @@ def train(
             best = report["best_metrics"] or report["metrics"]
             scores = {f"val/{k}": v for k, v in best.items()}
             scores |= {f"test/{k}": v for k, v in report["test_metrics"].items()}
-            listener.finished(_flat(config.model_dump(mode="json")), scores)
+            listener.finished(scores)
         finally:
             listener.close()
     onnx = None
@@ -113,14 +113,6 @@ def train(
     )
     write_text(f"{directory}/result.json", json.dumps(dataclasses.asdict(result), indent=1))
     return result
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Dotted path -> scalar, as overrides name them."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if pairs is None:
-        return {path: value}
-    return {k: v for key, inner in pairs for k, v in _flat(inner, f"{path}.{key}" if path else str(key)).items()}
 
 
 def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
@@ -189,8 +181,13 @@ class _Listener:
         self._total_steps = config.train.steps or (config.train.epochs or 1) * (job.train.rows // rows)
         self._config, self._callback_fn = config, callback_fn
         self._starts = 0
-        self._configured = Trackers(config.trackers, self._info(step))
+        self._configured = self._open(step)
         self._objects = Trackers(objects, self._info(step))
+
+    def _open(self, step: int) -> Trackers:
+        trackers = Trackers(self._config.trackers, self._info(step))
+        trackers.hyperparameters(config_module.flat(self._config), {})
+        return trackers
 
     def _info(self, step: int) -> RunInfo:
         return RunInfo(
@@ -208,16 +205,16 @@ class _Listener:
             _log.warning("workers were lost; the run goes on from step %d", step)
             # a user's own object can only be closed once; it hears those numbers twice
             self._configured.close()
-            self._configured = Trackers(self._config.trackers, self._info(step))
+            self._configured = self._open(step)
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         for trackers in (self._configured, self._objects):
             trackers.log(metrics, step=step)
 
-    def finished(self, config: dict[str, Any], scores: dict[str, float]) -> None:
+    def finished(self, scores: dict[str, float]) -> None:
         """The run's hyperparameters with its best scores."""
         for trackers in (self._configured, self._objects):
-            trackers.hyperparameters(config, scores)
+            trackers.hyperparameters(config_module.flat(self._config), scores)
 
     def close(self) -> None:
         for trackers in (self._configured, self._objects):

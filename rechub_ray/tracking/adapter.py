@@ -35,7 +35,8 @@ class LoggerAdapter(Tracker):
         self.logger.log_metrics(dict(metrics), step=step)
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
-        self.logger.log_hyperparams({**config, **{f"best/{name}": value for name, value in score.items()}})
+        if score:  # these loggers are told once
+            self.logger.log_hyperparams({**config, **{f"best/{name}": value for name, value in score.items()}})
 
     def close(self) -> None:
         self.logger.finish()

@@ -26,7 +26,7 @@ class RunInfo:
 
     Args:
         name: the run's name. directory: the local folder where the run's logs go.
-        group: the sweep's name, for a trial.
+        group: the sweep's name, for a trial. group_directory: the sweep's folder, for what its trials share.
         resumed: whether earlier numbers of this run exist and are continued.
         start_step: the optimizer steps done before; numbers of later steps, from before an interruption, are void.
         total_steps: optimizer steps of the whole run, where they are known.
@@ -35,9 +35,20 @@ class RunInfo:
     name: str
     directory: Path
     group: str | None = None
+    group_directory: Path | None = None
     resumed: bool = False
     start_step: int = 0
     total_steps: int | None = None
+
+    def kept_id(self, file_name: str) -> str | None:
+        """The id under which a service knows the run, from a file in its directory; None where it has none yet.
+
+        A trial's folder is that trial's alone, so what began in it is continued even if it left no checkpoint.
+        """
+        path = self.directory / file_name
+        if (self.resumed or self.group is not None) and path.exists():
+            return path.read_text(encoding="utf-8").strip()
+        return None
 
 
 class Tracker(abc.ABC):
@@ -61,7 +72,7 @@ class Tracker(abc.ABC):
         """Numbers at a global optimizer step; `epoch` is among them where it is known."""
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:  # noqa: B027
-        """The flat configuration (dotted path -> scalar) with the run's best scores, once, at the end."""
+        """The flat configuration (dotted path -> scalar), at the start with no score, at the end with the best ones."""
 
     def close(self) -> None:  # noqa: B027
         """Flushes; called once, also after an error."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rechub_ray.errors import ConfigError
@@ -18,15 +20,16 @@ ID_FILE_NAME = "mlflow_run_id.txt"
 DATABASE_FILE_NAME = "mlflow.db"
 _LARGEST_BATCH = 100  # MLflow takes so many parameters in a call
 _LONGEST_VALUE = 500  # of a parameter, for servers of older versions
+_LONGEST_WAIT = 60.0  # seconds for another process to make the tables
 
 
 @TRACKERS.register("mlflow")
 class MlflowTracker(Tracker):
     """A run at an MLflow server, or in a local SQLite file; needs `pip install rechub_ray[mlflow]`.
 
-    Without a server the numbers go to `mlflow.db` in the run's directory; see them with
-    `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. Making such a file takes seconds: give the trials of a
-    sweep one `tracking_uri` in common. Numbers are sent by a thread of their own, so that a slow server does not hold
+    Without a server the numbers go to `mlflow.db` in the run's directory, or in the sweep's for all its trials; see
+    them with `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. SQLite wants a disk of its own host: a sweep over
+    several hosts needs a server. Numbers are sent by a thread of their own, so that a slow server does not hold
     up training. The run's id stays in the run's directory, so that a resumed run goes on as the same one; steps that
     are trained again are there twice. MLflow's parameters never change: a run that is resumed with another
     configuration shows the first one. It keeps no infinity, which is written as NaN.
@@ -55,9 +58,12 @@ class MlflowTracker(Tracker):
         from mlflow import MlflowClient
 
         run.directory.mkdir(parents=True, exist_ok=True)
-        local = f"sqlite:///{(run.directory / DATABASE_FILE_NAME).resolve()}"
-        # the client's own state, and never mlflow's global one, which a notebook or another trial may use
-        self._client: Any = MlflowClient(tracking_uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local)
+        local = f"sqlite:///{((run.group_directory or run.directory) / DATABASE_FILE_NAME).resolve()}"
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local
+        with _alone_with(uri):
+            # the client's own state, and never mlflow's global one, which a notebook or another trial may use
+            self._client: Any = MlflowClient(tracking_uri=uri)
+        self._told: set[str] = set()  # parameters that can no longer change
         self._run_id = self._open(experiment or run.group or "rechub_ray", run_name or run.name, tags or {})
         self._step = run.start_step
         self._error: Exception | None = None
@@ -86,8 +92,8 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Param
 
         self.log({f"best/{name}": value for name, value in score.items()}, step=self._step)
-        known = self._client.get_run(self._run_id).data.params if self.run.resumed else {}
-        params = [Param(k, str(value)[:_LONGEST_VALUE]) for k, value in config.items() if k not in known]
+        params = [Param(k, str(value)[:_LONGEST_VALUE]) for k, value in config.items() if k not in self._told]
+        self._told.update(config)
         for start in range(0, len(params), _LARGEST_BATCH):
             self._hand_over([], params[start : start + _LARGEST_BATCH])
 
@@ -99,15 +105,15 @@ class MlflowTracker(Tracker):
 
     def _open(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
         """The id of the run that is continued, else of a new one."""
-        path = self.run.directory / ID_FILE_NAME
-        if self.run.resumed and path.exists():
-            known = path.read_text(encoding="utf-8").strip()
+        known = self.run.kept_id(ID_FILE_NAME)
+        if known is not None:
             self._client.update_run(known, status="RUNNING")
+            self._told.update(self._client.get_run(known).data.params)
             return known
         found = self._client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else self._create_experiment(experiment)
         new: str = self._client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-        path.write_text(new + "\n", encoding="utf-8")
+        (self.run.directory / ID_FILE_NAME).write_text(new + "\n", encoding="utf-8")
         return new
 
     def _create_experiment(self, name: str) -> str:
@@ -136,3 +142,21 @@ class MlflowTracker(Tracker):
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+@contextlib.contextmanager
+def _alone_with(uri: str) -> Iterator[None]:
+    """One process at a time: MLflow makes the tables of a new SQLite file without asking who else is at it."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        yield
+        return
+    with open(f"{path}.lock", "w", encoding="utf-8") as file:
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        yield

@@ -115,9 +115,9 @@ def _open(**arguments: Any) -> Any:
 
 def _run_id(run: RunInfo) -> str:
     """The id of the run that is continued, else a new one."""
-    path = run.directory / ID_FILE_NAME
-    if run.resumed and path.exists():
-        return path.read_text(encoding="utf-8").strip()
+    known = run.kept_id(ID_FILE_NAME)
+    if known is not None:
+        return known
     new = uuid.uuid4().hex[:12]
-    path.write_text(new + "\n", encoding="utf-8")
+    (run.directory / ID_FILE_NAME).write_text(new + "\n", encoding="utf-8")
     return new

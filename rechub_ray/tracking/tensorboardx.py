@@ -17,7 +17,8 @@ class TensorBoardXTracker(Tracker):
     """Scalars under their own names, and a row of TensorBoard's HPARAMS tab; see them with `tensorboard --logdir DIR`.
 
     Files go to `tensorboard/` in the run's directory. A resumed run adds a file which tells TensorBoard to forget the
-    numbers of the steps that are trained again. The tab's columns are the flat configuration and `best/<metric>`.
+    numbers of the steps that are trained again. The tab shows the flat configuration, and the last value of each
+    scalar, `best/<metric>` among them; TensorBoard finds out by itself which of them the runs below DIR have.
     """
 
     def __init__(self, run: RunInfo) -> None:
@@ -32,6 +33,7 @@ class TensorBoardXTracker(Tracker):
             filename_suffix=f".{time.time_ns()}",
         )
         self._step = run.start_step
+        self._is_described = False
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         self._step = step
@@ -44,10 +46,15 @@ class TensorBoardXTracker(Tracker):
             name: value if isinstance(value, bool | int | float) else str(value) for name, value in config.items()
         }
         best = {f"best/{name}": float(value) for name, value in score.items()}
-        # the writer's own add_hparams would open a second run, apart from this one's curves
-        for summary in hparams(columns, best):
-            self._writer.file_writer.add_summary(summary)
-        self._write(best)
+        # the writer's own add_hparams would open a second run, apart from this one's curves. The first summary is left
+        # out: it lists the columns, and TensorBoard would take one run's list for all
+        _, start, end = hparams(columns, best)
+        if not self._is_described:
+            self._writer.file_writer.add_summary(start)
+            self._is_described = True
+        if score:
+            self._writer.file_writer.add_summary(end)
+            self._write(best)
 
     def close(self) -> None:
         self._writer.close()

@@ -62,20 +62,24 @@ class Trackers:
         nodes: as for `check_trackers`.
         run: what is being tracked.
         where: the configuration path of `nodes`, for messages.
+        warn: takes a warning; None logs it.
 
     Raises:
         ConfigError: as `check_trackers`.
     """
 
-    def __init__(self, nodes: Any, run: RunInfo, *, where: str = "trackers") -> None:
+    def __init__(
+        self, nodes: Any, run: RunInfo, *, where: str = "trackers", warn: Callable[[str], None] | None = None
+    ) -> None:
+        self._warn = warn or _log.warning
         self._guards: list[_Guard] = []
         for node in check_trackers(nodes, where=where):
             if isinstance(node, Tracker):
-                self._guards.append(_Guard(node, _name(node)))
+                self._guards.append(_Guard(node, _name(node), self._warn))
             elif isinstance(node, Mapping):
                 self._open(node, run)
             else:
-                self._guards.append(_Guard(LoggerAdapter(run, node), _name(node)))
+                self._guards.append(_Guard(LoggerAdapter(run, node), _name(node), self._warn))
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Numbers at a global optimizer step."""
@@ -83,7 +87,7 @@ class Trackers:
             guard.call(lambda tracker: tracker.log(metrics, step=step))
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
-        """The flat configuration with the run's best scores, once, at the end."""
+        """The flat configuration, at the start with no score, at the end with the best ones."""
         for guard in self._guards:
             guard.call(lambda tracker: tracker.hyperparameters(config, score))
 
@@ -98,7 +102,7 @@ class Trackers:
         for guard, thread in zip(guards, threads, strict=True):
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                _log.warning("tracker '%s' did not close within %g seconds; going on", guard.name, CLOSE_SECONDS)
+                self._warn(f"tracker '{guard.name}' did not close within {CLOSE_SECONDS:g} seconds; going on")
 
     def __enter__(self) -> Trackers:
         return self
@@ -108,16 +112,17 @@ class Trackers:
 
     def _open(self, node: Mapping[str, Any], run: RunInfo) -> None:
         try:
-            self._guards.append(_Guard(TRACKERS.build(node, run), node["name"]))
+            self._guards.append(_Guard(TRACKERS.build(node, run), node["name"], self._warn))
         except Exception as error:
-            _log.warning("tracker '%s' could not be opened and is left out: %s", node["name"], _one_line(error))
+            self._warn(f"tracker '{node['name']}' could not be opened and is left out: {_one_line(error)}")
 
 
 class _Guard:
     """One tracker, whose exceptions end here."""
 
-    def __init__(self, tracker: Tracker, name: str) -> None:
+    def __init__(self, tracker: Tracker, name: str, warn: Callable[[str], None]) -> None:
         self.tracker, self.name = tracker, name
+        self._say = warn
         self.failures = 0  # in a row
         self.has_warned = False
 
@@ -141,11 +146,9 @@ class _Guard:
     def _warn(self, error: Exception) -> None:
         if not self.has_warned:
             self.has_warned = True
-            _log.warning(
-                "tracker '%s' failed and the run goes on without it after %d failures in a row: %s",
-                self.name,
-                MAX_FAILURES,
-                _one_line(error),
+            self._say(
+                f"tracker '{self.name}' failed and the run goes on without it after {MAX_FAILURES} failures in a row: "
+                f"{_one_line(error)}"
             )
 
 

@@ -81,6 +81,28 @@ def test_runs_share_one_store(run, client_of, tmp_path, monkeypatch):
     assert not (tmp_path / "a" / "mlflow.db").exists()
 
 
+def test_the_trials_of_a_sweep_share_its_store_also_when_it_does_not_exist_yet(client_of, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from rechub_ray.tracking import MlflowTracker, RunInfo
+sweep, name = Path(sys.argv[1]), sys.argv[2]
+tracker = MlflowTracker(RunInfo(name, sweep / "trials" / name, group="shop", group_directory=sweep))
+tracker.hyperparameters({"model.name": "lr"}, {})
+tracker.hyperparameters({"model.name": "lr"}, {"val/auc": 0.5})
+tracker.close()
+"""
+    trials = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("a", "b")]
+    assert [trial.wait(timeout=60) for trial in trials] == [0, 0]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("shop").experiment_id])
+    assert sorted(item.info.run_name for item in found) == ["a", "b"]
+    for item in found:
+        assert (item.data.params, item.data.metrics) == ({"model.name": "lr"}, {"best/val/auc": 0.5})
+
+
 def test_an_error_of_the_store_is_raised_by_the_next_call(run, client_of):
     tracker = MlflowTracker(run())
     tracker.log({"a name with a | in it": 1.0}, step=1)

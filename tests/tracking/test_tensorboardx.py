@@ -82,6 +82,10 @@ def test_hyperparameters_tab(run):
     tracker = TensorBoardXTracker(run())
     tracker.log({"val/auc": 0.5}, step=70)
     config = {"model.name": "deepfm", "model.dropout": 0.5, "train.steps": 7, "amp": True, "data.test": None}
+    tracker.hyperparameters(config, {})
+    tracker._writer.flush()
+    (events,) = read(run().directory)
+    assert "_hparams_/session_end_info" not in plugin(events)
     tracker.hyperparameters(config, {"val/auc": 0.75})
     tracker.close()
     (events,) = read(run().directory)  # one file: the tab's row is this run, not a second one
@@ -93,7 +97,53 @@ def test_hyperparameters_tab(run):
     assert start["train.steps"].number_value == 7
     assert start["amp"].bool_value is True
     assert start["data.test"].string_value == "None"
-    experiment = tags["_hparams_/experiment"].experiment
-    assert [metric.name.tag for metric in experiment.metric_infos] == ["best/val/auc"]
-    assert {info.name for info in experiment.hparam_infos} == set(config)
-    assert "_hparams_/session_end_info" in tags
+    assert set(start) == set(config)
+    assert set(tags) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+
+
+def test_the_tab_has_the_columns_of_all_runs(run, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard import context
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, list_session_groups
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    for name, config in (("a", {"model.name": "lr"}), ("b", {"model.name": "deepfm", "model.dropout": 0.5})):
+        tracker = TensorBoardXTracker(run(directory=tmp_path / "trials" / name))
+        tracker.hyperparameters(config, {})
+        tracker.log({"val/auc": 0.5}, step=1)
+        if name == "b":  # the other one still runs
+            tracker.hyperparameters(config, {"val/auc": 0.75})
+        tracker.close()
+    multiplexer = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "trials"))
+    multiplexer.Reload()
+    logdir, request = str(tmp_path / "trials"), context.RequestContext()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, logdir)
+    backend = Context(TBContext(data_provider=provider, logdir=logdir, multiplexer=multiplexer))
+    tab = backend.experiment_from_metadata(
+        request, "", True, backend.hparams_metadata(request, ""), backend.hparams_from_data_provider(request, "", None)
+    )
+    assert {column.name: column.differs for column in tab.hparam_infos} == {"model.name": True, "model.dropout": False}
+    assert {metric.name.tag for metric in tab.metric_infos} == {"val/auc", "best/val/auc"}
+    wanted = api_pb2.ListSessionGroupsRequest(
+        slice_size=10,
+        allowed_statuses=[api_pb2.STATUS_RUNNING, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_UNKNOWN],
+        col_params=[
+            *(api_pb2.ColParams(hparam=column.name, include_in_result=True) for column in tab.hparam_infos),
+            *(api_pb2.ColParams(metric=metric.name, include_in_result=True) for metric in tab.metric_infos),
+        ],
+        include_metrics=True,
+    )
+    rows = list_session_groups.Handler(request, backend, "", wanted).run().session_groups
+    found = {
+        row.sessions[0].name: (
+            row.hparams["model.name"].string_value,
+            {metric.name.tag: metric.value for metric in row.metric_values},
+        )
+        for row in rows
+    }
+    assert found == {
+        "a/tensorboard": ("lr", {"val/auc": 0.5}),
+        "b/tensorboard": ("deepfm", {"val/auc": 0.5, "best/val/auc": 0.75}),
+    }

@@ -95,6 +95,14 @@ def test_a_resumed_run_keeps_its_id_and_a_new_one_does_not(run):
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_a_trial_that_starts_again_without_a_checkpoint_is_the_same_run(run):
+    ids = []
+    for _ in range(2):
+        WandbTracker(run(group="sweep"), mode="disabled").close()
+        ids.append((run().directory / "wandb_run_id.txt").read_text())
+    assert ids[0] == ids[1]
+
+
 def test_offline_by_argument_without_the_variable(run, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     tracker = WandbTracker(run(), mode="offline")

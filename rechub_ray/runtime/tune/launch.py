@@ -25,7 +25,7 @@ from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
 from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
-from rechub_ray.runtime.tune.trial import TrialJob, run_trial
+from rechub_ray.runtime.tune.trial import TrialJob, trainable
 from rechub_ray.runtime.tune.watch import Watch, callback, stopper
 
 _SETTINGS = {  # Ray Tune reads these when a sweep starts
@@ -283,9 +283,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
     else:
         algorithm, param_space = numbered(known, inner, len(waiting), opened, objectives=checked.objectives), {}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(
-            ray.tune.with_parameters(run_trial, shared=shared), {"cpu": share.cpus, "gpu": share.gpus}
-        ),
+        ray.tune.with_resources(trainable(shared), {"cpu": share.cpus, "gpu": share.gpus}),
         param_space=param_space,
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,

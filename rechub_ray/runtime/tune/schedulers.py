@@ -190,7 +190,8 @@ def build(
             **common,
             grace_period=settings.grace_epochs,
             reduction_factor=settings.reduction_factor,
-            max_t=max(settings.max_epochs or epochs, settings.grace_epochs),
+            # Ray would put a rung at the very end too, and stop who has nothing left to do
+            max_t=max((settings.max_epochs or epochs) * (1 - 1e-9), settings.grace_epochs),
             stop_last_trials=settings.max_epochs is not None,
         )
     if isinstance(settings, HyperBand):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -18,7 +20,6 @@ import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
-from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
@@ -34,6 +35,8 @@ from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
 
 RESULT, FAILURE, EARLIER_BEST = "result.json", "failure.json", "best_before_exploit"
+_END_SECONDS = 20  # longest wait for a stopped trial; its trackers take 15 at most
+_running = threading.Lock()  # held while a trial runs in this process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,39 @@ class TrialJob:
     metric: str
     mode: str
     objectives: tuple[Objective, ...]
+
+
+def trainable(shared: TrialJob) -> Any:
+    """`run_trial` as Ray Tune runs it. Needs a running Ray."""
+    import ray.tune
+    from ray.tune.trainable import wrap_function
+
+    base: Any = wrap_function(ray.tune.with_parameters(_alone, shared=shared), name="trial")
+
+    class Trial(base):  # type: ignore[misc]
+        """Tune tells a trial that is stopped, and ends its process at once: before its trackers are closed."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_END_SECONDS)  # before the process has its next trial
+            super().setup(config)
+
+        def cleanup(self) -> None:
+            try:
+                super().cleanup()
+            finally:
+                _wait_for_end()
+
+    return Trial
+
+
+def _alone(config: dict[str, Any], shared: TrialJob) -> None:
+    with _running:
+        run_trial(config, shared)
+
+
+def _wait_for_end() -> None:
+    if _running.acquire(timeout=_END_SECONDS):
+        _running.release()
 
 
 def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
@@ -203,9 +239,11 @@ class TrialHooks:
     def __init__(self, job: Job, shared: TrialJob, point: dict[str, Any], *, is_new_to_tune: bool) -> None:
         self._job, self._shared, self._point = job, shared, json.dumps(point)
         self._trackers: Trackers | None = None
+        self._warnings: list[str] = []  # the driver shows them: nobody sees what a trial's process prints
         self._is_new_to_tune = is_new_to_tune
         self._sizes = model_size(job.config, job.schema)
         self._is_evaluated = False
+        self._test_scores: dict[str, float] = {}
         self._rows = 0.0
         self._train_seconds = 0.0
         self._since = time.monotonic()
@@ -215,13 +253,15 @@ class TrialHooks:
         self._rows = float(step * config.data.batch_size * config.train.accumulate_steps)
         nodes = [node for node in config.trackers if node["name"] not in ("console", "jsonl")]
         info = RunInfo(
-            name=f"{self._shared.group}/{config.name}",
+            name=config.name,
             directory=Path(config.directory()),
             group=self._shared.group,
+            group_directory=Path(self._shared.directory).parent,
             resumed=step > 0,
             start_step=step,
         )
-        self._trackers = Trackers([*nodes, {"name": "jsonl"}], info)
+        self._trackers = Trackers([*nodes, {"name": "jsonl"}], info, warn=self._warnings.append)
+        self._trackers.hyperparameters(config_module.flat(config), {})
         if step > 0 and self._is_new_to_tune:
             self._tell_where_it_stands(step)
 
@@ -264,10 +304,11 @@ class TrialHooks:
             TIME: self._epochs(path),
             "point": self._point,  # an exploit may have changed the trial's meanwhile
             "checkpoint": path,
+            "warnings": "\n".join(self._warnings),
             "busy_seconds": now - self._since,
             "train_seconds": self._train_seconds,
         }
-        self._since, self._train_seconds = now, 0.0
+        self._since, self._train_seconds, self._warnings[:] = now, 0.0, []
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "pointer.json").write_text(json.dumps({"path": path}))
             ray.tune.report(report, checkpoint=ray.tune.Checkpoint.from_directory(folder))
@@ -281,13 +322,18 @@ class TrialHooks:
         return float(position["epoch"] + min(done / max(self._job.train.rows, 1), 1.0))
 
     def finished(self, result: dict[str, Any]) -> None:
-        """The run's end: scores beside hyperparameters, for trackers that show both."""
-        assert self._trackers is not None
-        best = result["best_metrics"] or result["metrics"]
-        scores = {f"val/{k}": v for k, v in best.items()} | {f"test/{k}": v for k, v in result["test_metrics"].items()}
-        config: RunConfig = self._job.config
-        self._trackers.hyperparameters(config.model_dump(mode="json"), scores)
+        """The run came to its end by itself."""
+        self._test_scores = {f"test/{key}": value for key, value in result["test_metrics"].items()}
 
     def close(self) -> None:
-        if self._trackers is not None:
-            self._trackers.close()
+        """The end, also of a trial that was stopped: best scores beside hyperparameters."""
+        if self._trackers is None:
+            return
+        with contextlib.suppress(OSError, RechubError):  # a disk that is lost has ended the trial with its own error
+            config = self._job.config
+            best = best_of(config.directory(), self._shared.metric, self._shared.mode)
+            if best is not None:
+                state = json.loads(Path(best[0], "state.json").read_text())
+                scores = {f"val/{key}": value for key, value in state["metrics"].items()} | self._test_scores
+                self._trackers.hyperparameters(config_module.flat(config), scores)
+        self._trackers.close()

@@ -24,8 +24,13 @@ class Watch:
         self._began = time.monotonic()
         self._without_gain = 0
         self._best = ledger.best_score()
+        self._warned: set[str] = set()
 
     def result(self, name: str, result: dict[str, Any]) -> None:
+        for warning in filter(None, result["warnings"].splitlines()):
+            if warning not in self._warned:  # the same in every trial, as a rule
+                self._warned.add(warning)
+                self.say(f"{name}: {warning}")
         if self.ledger.report(name, result):
             self.say(
                 f"{name}: {self.checked.metric} {result[SCORE]:.6f} after {result[TIME]:g} epochs, the best so far"

@@ -88,7 +88,13 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
     # one after the other, so that who stops does not depend on who is faster
     result = tune(
         settings(
-            data, tmp_path / "s", **given, scheduler=asha, max_concurrent=1, keep=1, overrides={"export.onnx": True}
+            data,
+            tmp_path / "s",
+            **given,
+            scheduler=asha,
+            max_concurrent=1,
+            keep=1,
+            overrides={"export.onnx": True, "trackers": ["tensorboardx"]},
         )
     )
     passed: dict[int, list[float]] = {1: [], 2: []}
@@ -104,6 +110,9 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
     stopped = [r for r in result.trials if r["status"] == "stopped_early"]
     assert len(stopped) >= 3
     assert all("asha stopped it at" in r["reason"] for r in stopped)
+    for r in result.trials:  # also who was stopped told its trackers how it ended
+        (events,) = Path(result.directory, "trials", r["trial_id"], "tensorboard").iterdir()
+        assert b"session_end_info" in events.read_bytes()
     best = Path(result.directory, "best")
     assert {p.name for p in best.iterdir()} == {
         "checkpoint", "config.yaml", "metrics.json", "model.onnx", "model.onnx.parity.json",
