@@ -173,7 +173,7 @@ def run_on_workers(
         from ray.train.torch import TorchTrainer
 
         from rechub_ray.runtime.callbacks import EndOnUserError
-        from rechub_ray.runtime.process_group import ProcessGroup
+        from rechub_ray.runtime.process_group import ProcessGroup, backend
 
         board = make_board(ray)
         storage, name = _storage(config.directory())
@@ -183,7 +183,9 @@ def run_on_workers(
         trainer = TorchTrainer(
             train_loop_per_worker,
             train_loop_config={"share": share, "job": job, "config": config, "board": board, "read_cpus": read_cpus},
-            torch_config=ProcessGroup(timeout_s=int(scaling.collective_timeout_seconds)),
+            torch_config=ProcessGroup(
+                backend=backend(use_gpu=scaling.use_gpu), timeout_s=int(scaling.collective_timeout_seconds)
+            ),
             scaling_config=ScalingConfig(
                 num_workers=scaling.num_workers,
                 use_gpu=scaling.use_gpu,

@@ -152,7 +152,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         )
         return result
     except Exception as error:
-        if not _is_passing(error):
+        if not is_passing(error):
             # told before it is raised: what Ray makes of the exception loses its type
             if not isinstance(error, RechubError):
                 trace = "".join(traceback.format_exception(error))
@@ -161,7 +161,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether the same run may get past this when started again: a lost peer, host, or connection."""
     import ray
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from rechub_ray.runtime.tune.results import SweepResult, export_stopped, make_be
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
-from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
+from rechub_ray.runtime.tune.sweep import CheckedSweep, Sweep, check_sweep
 from rechub_ray.runtime.tune.trial import TrialJob, trainable
 from rechub_ray.runtime.tune.watch import Watch, callback, stopper
 
@@ -107,7 +109,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         "trials": total,
         "epochs": checked.epochs,
         "concurrency": 0,
-        "resources": sweep.resources.model_dump(),
+        "resources": {**sweep.resources.model_dump(), "workers": checked.workers},
         "finished": False,
         "ended_because": None,
         "wall_seconds": earlier,
@@ -115,14 +117,17 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
     grid = None
     watch.check_budget()
     if waiting and not watch.is_over():
-        with connected(checked.job.config.scaling) as ray, _environment(len(waiting)):
+        # what a trial takes is `concurrency`'s matter
+        scaling = checked.job.config.scaling.model_copy(update={"num_workers": 0})
+        with connected(scaling) as ray, _environment(len(waiting)):
             nodes = [
                 Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
             ]
-            facts["concurrency"], share, arithmetic = concurrency(sweep, nodes, len(waiting))
-            watch.say(arithmetic)
+            places = concurrency(sweep, nodes, len(waiting), checked.workers)
+            facts["concurrency"] = places.limit
+            watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-            grid = _fit(checked, ledger, watch, waiting, share)
+            grid = _fit(checked, ledger, watch, waiting, places)
     if watch.ending is not None:
         ledger.end_all(watch.ending)
     done = len(ledger.records) >= total and all(record["status"] in FINAL for record in ledger)
@@ -187,44 +192,84 @@ def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[str | None], int
     return [*queue, *[None] * (total - len(ledger.records))], total
 
 
-def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Resources, str]:
-    """How many trials run at the same time, what each reserves, and the arithmetic in words.
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """How many trials run at the same time, and what each of them reserves.
 
-    The limit is set by what a trial reserves, so that a trial that waits for others (HyperBand) holds no place.
+    Args:
+        limit: trials at the same time.
+        bundles: what a trial reserves, all of it or nothing: one a worker, and more where `max_concurrent` says so.
+        arithmetic: how they follow from the cluster, in words.
+    """
+
+    limit: int
+    bundles: list[dict[str, float]]
+    arithmetic: str
+
+
+def concurrency(sweep: Sweep, nodes: list[Node], trials: int, workers: int) -> Places:
+    """How many trials run at the same time.
+
+    Nothing can wait for itself: a trial gets the places of all its workers at once or none, all places are of one
+    size, and the limit is set by what trials reserve, so that one that waits for others (HyperBand) holds no place.
+
+    Args:
+        nodes: the hosts. trials: to be run. workers: processes of a trial.
 
     Raises:
         ResourceError: not even one fits.
     """
     wanted = sweep.resources
-    places = []
-    for node in nodes:
-        by_cpu = math.floor(node.cpus / wanted.cpus + 1e-9)
-        by_gpu = math.floor(node.gpus / wanted.gpus + 1e-9) if wanted.gpus else by_cpu
-        places.append(min(by_cpu, by_gpu))
-    fit = sum(places)
+
+    def places(cpus: float) -> int:
+        return sum(_fitting(node, cpus, wanted.gpus) for node in nodes)
+
+    fit = places(wanted.cpus) // workers
     if fit < 1:
+        by = f"{workers} workers of {wanted.cpus:g} CPU and {wanted.gpus:g} GPU, each on one host"
         raise ResourceError(
-            "not even one trial fits a host of the cluster",
-            expected=f"{wanted.cpus:g} CPU and {wanted.gpus:g} GPU on one host",
+            "not even one trial fits the cluster",
+            expected=by if workers > 1 else f"{wanted.cpus:g} CPU and {wanted.gpus:g} GPU on one host",
             got="; ".join(f"{n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
-            hint="Use a smaller resources.cpus or resources.gpus.",
+            hint="Use a smaller resources.cpus or resources.gpus"
+            + (", or base.scaling.num_workers." if workers > 1 else "."),
         )
-    limit = min(fit, sweep.max_concurrent or fit, trials)
-    share = wanted
-    if limit < fit:  # each trial reserves more, so that no more than `limit` find room on any one or all hosts
-        total, largest = sum(n.cpus for n in nodes), max(n.cpus for n in nodes)
-        share = Resources(cpus=min(max(math.floor(total / limit * 1e4) / 1e4, wanted.cpus), largest), gpus=wanted.gpus)
-        fit = sum(math.floor(n.cpus / share.cpus + 1e-9) for n in nodes)
-        limit = min(limit, fit)
+    limit, cpus, count = fit, wanted.cpus, workers
+    if sweep.max_concurrent is not None and sweep.max_concurrent < fit:
+        limit, cpus, count = _reserved(sweep, nodes, places, workers)
     hosts = " + ".join(f"{n.cpus:g}" for n in nodes)
     text = (
-        f"{limit} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU each "
-        f"= {sum(places)} places"
-        + (f", {wanted.gpus:g} GPU a trial" if wanted.gpus else "")
+        f"{min(limit, trials)} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU"
+        + (f" and {wanted.gpus:g} GPU" if wanted.gpus else "")
+        + f" each = {places(wanted.cpus)} places"
+        + (f" / {workers} workers a trial = {fit} trials" if workers > 1 else "")
         + (f", max_concurrent {sweep.max_concurrent}" if sweep.max_concurrent else "")
         + f", {trials} trials to run"
     )
-    return limit, share, text
+    bundle = {"CPU": cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {})
+    return Places(min(limit, trials), [bundle] * count, text)
+
+
+def _fitting(node: Node, cpus: float, gpus: float) -> int:
+    by_cpu = math.floor(node.cpus / cpus + 1e-9)
+    return min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+
+
+def _reserved(sweep: Sweep, nodes: list[Node], places: Callable[[float], int], workers: int) -> tuple[int, float, int]:
+    """Trials at a time, CPU of a place and places of a trial, so that at most `max_concurrent` trials find room.
+
+    Larger places where that does it, else more of them than there are workers.
+    """
+    wanted, most = sweep.resources.cpus, sweep.max_concurrent or 1
+    sizes = {wanted} | {
+        math.floor(n.cpus / k * 1e4) / 1e4 for n in nodes for k in range(1, math.floor(n.cpus / wanted + 1e-9) + 1)
+    }
+    found = []
+    for size in sizes:
+        count = max(workers, places(size) // (most + 1) + 1)
+        found.append((places(size) // count, -count, -size))
+    limit, count, size = max(found)
+    return limit, -size, -count
 
 
 @contextlib.contextmanager
@@ -235,14 +280,16 @@ def _environment(trials: int) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)  # Watch says what happens, in one line each
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="sklearn.gaussian_process")  # of each fit of pb2's model
+            yield
     finally:
         logger.setLevel(level)
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], share: Resources) -> Any:
+def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], places: Places) -> Any:
     import ray.tune
     from ray.tune.logger import JsonLoggerCallback
 
@@ -255,6 +302,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         metric=checked.metric,
         mode=checked.mode,
         objectives=checked.objectives,
+        bundle=places.bundles[0],
     )
 
     def given(record: Record) -> dict[str, Any]:
@@ -283,7 +331,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
     else:
         algorithm, param_space = numbered(known, inner, len(waiting), opened, objectives=checked.objectives), {}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable(shared), {"cpu": share.cpus, "gpu": share.gpus}),
+        ray.tune.with_resources(trainable(shared), ray.tune.PlacementGroupFactory(places.bundles)),
         param_space=param_space,
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,

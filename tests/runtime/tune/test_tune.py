@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
 from rechub_ray.runtime.inference import evaluate
+from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.tune import SweepResult, tune
 from rechub_ray.runtime.tune.schedulers import Asha, rungs
 from rechub_ray.tracking import read_history
@@ -260,6 +263,38 @@ def test_a_failing_trial_is_reported_and_the_sweep_goes_on(data: Path, tmp_path:
     assert "not finite" in result.trials[1]["reason"]
     with pytest.raises(TrainingError, match="not finite"):
         tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, search="grid"))
+
+
+def _kill_a_peer(trials: Path) -> None:
+    """The second worker of the trial, once it has been evaluated."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        if not trials.exists() or json.loads(trials.read_text().splitlines()[0])["epochs"] < 1:
+            continue
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and b"ray::_Peer" in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    return
+            except OSError:
+                continue
+
+
+def test_a_trial_of_two_workers_has_the_numbers_of_a_run_and_outlives_a_worker(data: Path, tmp_path: Path) -> None:
+    overrides = {"scaling.num_workers": 2, "train.epochs": 15}
+    killer = threading.Thread(target=_kill_a_peer, args=(tmp_path / "s" / "trials.jsonl",))
+    killer.start()
+    result = tune(settings(data, tmp_path / "s", **points(1e-3), overrides=overrides))
+    killer.join()
+    (record,) = records(result)
+    assert (record["status"], record["starts"], record["epochs"]) == ("finished", 2, 15)
+    assert record["rows"] == 15 * 18 * 256
+    assert len(evaluations(result, record["trial_id"])) == 15, "an epoch was lost or repeated"
+    alone = {"data.root": str(data), "train.epochs": 15, "data.batch_size": 256, RATE: 1e-3}
+    run = train(config_module.load(BASE, {**alone, "model_dir": str(tmp_path / "alone")}))
+    assert record["test_metrics"]["rows_seen"] == run.test_metrics["rows_seen"] == 600
+    assert record["test_metrics"]["auc"] == pytest.approx(run.test_metrics["auc"], abs=1e-4)
 
 
 def test_a_budget_ends_the_sweep_and_a_larger_one_continues_it(data: Path, tmp_path: Path) -> None:
