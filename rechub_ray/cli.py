@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rechub-ray: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        more = "; the same command goes on from the last checkpoint" if name == "train" else ""
+        more = {
+            "train": "; the same command goes on from the last checkpoint",
+            "tune": "; `rechub-ray tune --resume DIR` goes on from the last checkpoints",
+        }.get(name, "")
         print(f"rechub-ray: interrupted{more}", file=sys.stderr)
         return 130
     return 0

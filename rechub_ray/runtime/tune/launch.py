@@ -21,8 +21,9 @@ from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
 from rechub_ray.runtime.tune.objectives import values_of
+from rechub_ray.runtime.tune.refit import Refit, refit
 from rechub_ray.runtime.tune.report import write_report
-from rechub_ray.runtime.tune.results import SweepResult, export_stopped, make_best, prune
+from rechub_ray.runtime.tune.results import Best, SweepResult, export_stopped, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
@@ -77,7 +78,9 @@ def tune(
             hint=f"Go on with --resume {directory}, or name another sweep_dir.",
         )
     write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
-    return _run(checked, ledger, verbose)
+    # one Ray for the trials and for what comes after them
+    with connected(checked.job.config.scaling) if sweep.refit else contextlib.nullcontext():
+        return _run(checked, ledger, verbose)
 
 
 def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
@@ -85,7 +88,7 @@ def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> S
         raise CheckpointError(f"no sweep to resume in '{directory}'", expected="a folder with sweep.yaml")
     old = sweep_module.load(directory / "sweep.yaml")
     new = sweep_module.load(directory / "sweep.yaml", overrides).model_copy(update={"sweep_dir": str(directory)})
-    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "retries", "sweep_dir"}
+    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "refit", "retries", "sweep_dir"}
     for key in Sweep.model_fields:
         if key not in changeable and getattr(old, key) != getattr(new, key):
             raise ConfigError(f"'{key}' cannot change when a sweep is resumed", expected=", ".join(sorted(changeable)))
@@ -112,6 +115,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         "resources": {**sweep.resources.model_dump(), "workers": checked.workers},
         "finished": False,
         "ended_because": None,
+        "refit": None,
         "wall_seconds": earlier,
     }
     grid = None
@@ -145,6 +149,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
     if facts["finished"]:
         export_stopped(checked, ledger, watch.say)
         prune(checked, ledger)
+    again = _refit(sweep, best, watch) if facts["finished"] and sweep.refit else None
+    facts["refit"] = dataclasses.asdict(again) if again is not None else None
     facts["best_trial"] = best.record["trial_id"]
     facts["front"] = [record["trial_id"] for record in ledger.front()]
     facts["wall_seconds"] = earlier + time.time() - began
@@ -163,7 +169,20 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         trials=list(ledger),
         best_checkpoint=best.checkpoint,
         onnx=best.onnx,
+        refit=again,
         grid=grid,
+    )
+
+
+def _refit(sweep: Sweep, best: Best, watch: Watch) -> Refit:
+    wanted = sweep.resources
+    return refit(
+        sweep.directory(),
+        best.record["trial_id"],
+        cpus=wanted.cpus,
+        gpus=wanted.gpus,
+        retries=sweep.retries,
+        say=watch.say,
     )
 
 

@@ -22,6 +22,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.objectives import SIZES, Objective
+from rechub_ray.runtime.tune.refit import check_refit
 from rechub_ray.runtime.tune.schedulers import (
     SCHEDULERS,
     Asha,
@@ -81,6 +82,7 @@ class Sweep(Section):
         resources: of each process of a trial.
         points_to_evaluate: points to try first, path -> value.
         keep: points whose checkpoints stay, the best ones first; null keeps all.
+        refit: train the winner once more, on train + validation, for as many epochs as it took to its best score.
         metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
         objectives: several metrics instead, each a name or `{metric: ..., mode: ...}`; `num_parameters` and
             `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
@@ -102,6 +104,7 @@ class Sweep(Section):
     resources: Resources = Resources()
     points_to_evaluate: list[dict[str, Any]] = []
     keep: Count | None = 3
+    refit: bool = False
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
     objectives: list[Objective] = []
@@ -280,6 +283,8 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     space = Space.parse(sweep.space)
     objectives = _objectives(sweep, job)
     _check_fit(sweep, space)
+    if sweep.refit:
+        check_refit(job)
     for what, overrides in space.probes():
         _probe(sweep, what, overrides, directory)
     workers = max(job.config.scaling.num_workers, 1)
@@ -378,6 +383,11 @@ def _check_fit(sweep: Sweep, space: Space) -> None:
         _check_several(sweep)
     if isinstance(scheduler, (Pbt, Pb2)):
         varying(scheduler, space)
+        if sweep.refit:
+            raise ConfigError(
+                f"'refit' trains one configuration again, and with {scheduler.name} the winner changed its own",
+                hint="Add refit=false.",
+            )
         if (sweep.trials or DEFAULT_TRIALS) < 2:
             raise ConfigError("'trials': a population has at least 2", got=sweep.trials)
     limits = {
@@ -409,7 +419,9 @@ def _check_several(sweep: Sweep) -> None:
 def _probe(sweep: Sweep, what: str, overrides: dict[str, Any], directory: str) -> None:
     try:
         run = trial_config(sweep.base, overrides, directory=directory, name=sweep.name, seed=0)
-        check(run)
+        job = check(run)
+        if sweep.refit:
+            check_refit(job)
     except RechubError as error:
         raise ConfigError(f"{what} does not fit the base: {error.message}", expected=error.expected, got=error.got,
                           hint=error.hint) from None  # fmt: skip

@@ -93,6 +93,11 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
         ({"scheduler": "asha", "space": {"train.epochs": {"choice": [1, 2]}}}, "trials of one length"),
         ({"overrides": {"data.root": "DATA", "scaling.num_workers": 99}}, "workers 99"),
         ({"points_to_evaluate": [{"optimizers.1.lr": 5.0}]}, "not in its range"),
+        ({"refit": True, "scheduler": "pbt"}, "'refit' trains one configuration again"),
+        (
+            {"refit": True, "space": {"optimizers.1.schedule": {"choice": ["constant", "reduce_on_plateau"]}}},
+            r"optimizers\.1\.schedule = 'reduce_on_plateau' does not fit the base: 'refit' trains without",
+        ),
     ],
 )
 def test_mistakes_are_found_before_ray_starts(data: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:

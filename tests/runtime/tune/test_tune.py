@@ -328,6 +328,19 @@ def test_points_are_ranked_by_the_mean_over_their_seeds(data: Path, tmp_path: Pa
     assert result.best["params"][RATE] == 3e-2
 
 
+def test_the_winner_is_trained_again_on_train_and_validation(data: Path, tmp_path: Path) -> None:
+    given = settings(data, tmp_path / "s", **points(0.03, 1e-5), overrides={"train.epochs": 2})
+    first = tune(given)
+    assert first.refit is None
+    again = tune(resume=tmp_path / "s", overrides=["refit=true"]).refit
+    assert again is not None
+    assert (again.trial_id, again.error) == (first.best["trial_id"], None)
+    assert evaluate(str(again.checkpoint))["auc"] == pytest.approx(again.test_metrics["auc"])
+    assert read(str(again.checkpoint)).state["rows"] == again.epochs * (42 * 128)
+    summary = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    assert summary["refit"]["test_metrics"] == again.test_metrics
+
+
 @pytest.mark.slow
 def test_a_killed_driver_loses_no_trial_and_repeats_none(data: Path, tmp_path: Path) -> None:
     given = settings(data, tmp_path / "s", **points(1e-3, 1e-2, 2e-2, 3e-2), overrides={"train.epochs": 10})
