@@ -19,6 +19,7 @@ from rechub_ray.files import write_text
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
+from rechub_ray.runtime.tune.console import SweepConsole
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
 from rechub_ray.runtime.tune.objectives import values_of
 from rechub_ray.runtime.tune.refit import Refit, refit
@@ -52,7 +53,7 @@ def tune(
         overrides: `path=value` strings or a mapping; `base.<path>` reaches into the base configuration.
         resume: folder of an interrupted or finished sweep: its finished trials are kept, unfinished ones go on from
             their last checkpoint, and overrides may add trials or lengthen the stop criteria.
-        verbose: a line on stderr for each event.
+        verbose: what happens, on stderr: a live table on a terminal, elsewhere a line for each event.
 
     Raises:
         RechubError: anything a user can mend.
@@ -78,9 +79,10 @@ def tune(
             hint=f"Go on with --resume {directory}, or name another sweep_dir.",
         )
     write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
-    # one Ray for the trials and for what comes after them
-    with connected(checked.job.config.scaling) if sweep.refit else contextlib.nullcontext():
-        return _run(checked, ledger, verbose)
+    # one Ray for the trials and for what comes after them; it starts after the console, which shields it from SIGHUP
+    cluster = connected(checked.job.config.scaling) if sweep.refit else contextlib.nullcontext()
+    with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
+        return _run(checked, ledger, console)
 
 
 def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
@@ -95,10 +97,10 @@ def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> S
     return new
 
 
-def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
+def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) -> SweepResult:
     sweep, directory, began = checked.sweep, checked.sweep.directory(), time.time()
     waiting, total = _queue(checked, ledger)
-    watch = Watch(checked, ledger, total=total, verbose=verbose)
+    watch = Watch(checked, ledger, total=total, console=console)
     earlier = _earlier_seconds(directory)
     facts: dict[str, Any] = {
         "name": sweep.name,
@@ -369,4 +371,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
             verbose=0,
         ),
     )
-    return tuner.fit()
+    try:
+        return tuner.fit()
+    finally:
+        watch.leave()
