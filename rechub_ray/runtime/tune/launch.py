@@ -22,6 +22,7 @@ from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.console import SweepConsole
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
 from rechub_ray.runtime.tune.objectives import values_of
+from rechub_ray.runtime.tune.population import Exploit
 from rechub_ray.runtime.tune.refit import Refit, refit
 from rechub_ray.runtime.tune.report import write_report
 from rechub_ray.runtime.tune.results import Best, SweepResult, export_stopped, make_best, prune
@@ -334,10 +335,9 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         ledger.write()
         return given(record)
 
-    def exploited(trial: dict[str, Any], donor: dict[str, Any], step: int) -> None:
-        point = {key: value for key, value in trial.items() if not key.startswith("_")}
-        ledger.exploit(trial["_trial"], donor["_trial"], point, step)
-        watch.say(f"{trial['_trial']}: goes on from a copy of {donor['_trial']}")
+    def exploited(exploit: Exploit) -> None:
+        ledger.exploit(exploit)
+        watch.say(f"{exploit.trial['_trial']}: goes on from a copy of {exploit.donor['_trial']}")
 
     # another seed at each start: a model that begins anew must not repeat its first points
     inner = model_based(sweep.search, checked.space, checked.objectives, seed=sweep.seed + len(ledger.records))
