@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rechub_ray.runtime.tune.space import Space, Variable
 
 
@@ -72,23 +74,21 @@ def _pbt(variables: Mapping[str, Variable]) -> Any:
 
         def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             new, operations = super()._get_new_config(trial, donor)
-            return new | {name: v.clip(new[name]) for name, v in variables.items()}, operations
+            values = {name: v.clip(new[name]) for name, v in variables.items()}
+            return new | _changed(variables, values, donor), operations
 
     return Clipped
 
 
 def _pb2(variables: Mapping[str, Variable]) -> Any:
-    import numpy as np
-
     base: Any = importlib.import_module("ray.tune.schedulers.pb2").PB2
-    rng = np.random.default_rng()
 
     class Modelled(base):  # type: ignore[misc]
         """Ray's PB2, whose model sees log-uniform values as logs, and which changes values from the first exploit on.
 
         Ray's class copies the donor's values as long as its model has no gains of the donor to go by, which would make
-        the first exploits plain copies: here they draw new values. What the model is told of a changed value is what
-        the trial is given, after rounding, since it matches the two by equality.
+        the first exploits plain copies. What the model is told of a changed value is what the trial is given, after
+        rounding, since it matches the two by equality.
         """
 
         def _save_trial_state(self, state: Any, time: Any, result: dict[str, Any], trial: Any) -> Any:
@@ -101,12 +101,13 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
             with warnings.catch_warnings(), contextlib.suppress(ValueError, np.linalg.LinAlgError):
                 warnings.simplefilter("ignore")  # few points fit badly, or not at all
                 new, operations = super()._get_new_config(trial, donor)
+            values = {name: donor.config[name] for name in variables}
             if len(self.data) > rows:
                 values = {name: v.clip(_value(v, new[name])) for name, v in variables.items()}
             else:
-                values = {name: v.sample(rng) for name, v in variables.items()}
                 state = self._trial_state[donor]
                 self.data.loc[rows] = [str(trial), state.last_train_time, *values.values(), state.last_score]
+            values = _changed(variables, values, donor)
             self._correct(values)
             if self.current is not None:
                 self.current[-1] = [_place(v, values[name]) for name, v in variables.items()]
@@ -119,6 +120,14 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
                 self.data.loc[len(self.data) - 1, name] = _place(v, values[name])
 
     return Modelled
+
+
+def _changed(variables: Mapping[str, Variable], values: dict[str, Any], donor: Any) -> dict[str, Any]:
+    """The values, drawn anew where they are all the donor's: a plain copy would only repeat what the donor does."""
+    if any(values[name] != donor.config[name] for name in variables):
+        return values
+    rng = np.random.default_rng()
+    return {name: v.sample(rng) for name, v in variables.items()}
 
 
 def _place(v: Variable, value: Any) -> float:

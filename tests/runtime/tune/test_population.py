@@ -77,8 +77,8 @@ def inside(config: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize(
     "settings",
-    [Pbt(paths=PATHS), Pbt(paths=PATHS, factors=[0.01, 100.0]), Pb2(paths=PATHS)],
-    ids=["pbt", "pbt-far", "pb2"],
+    [Pbt(paths=PATHS), Pbt(paths=PATHS, resample_probability=0, factors=[100.0, 100.0]), Pb2(paths=PATHS)],
+    ids=["pbt", "pbt-at-the-end-of-its-ranges", "pb2"],
 )
 def test_every_exploit_changes_values_within_their_ranges(settings: Pbt | Pb2) -> None:
     pytest.importorskip("ray")
