@@ -12,7 +12,7 @@ from typing import Any
 
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.errors import RechubError, ResourceError, TrainingError
-from rechub_ray.files import absolute, open_filesystem
+from rechub_ray.files import absolute, open_filesystem, split
 from rechub_ray.runtime.preflight import Node, check_resources, cpus_per_worker, local_cpus
 from rechub_ray.runtime.worker import train_loop_per_worker
 
@@ -213,8 +213,7 @@ def run_on_workers(
 
 def _storage(directory: str) -> tuple[str, str]:
     """Ray's storage path and run name, so that the run's folder is Ray's experiment folder too."""
-    storage, _, name = absolute(directory).rstrip("/").rpartition("/")
-    return storage, name
+    return split(absolute(directory))
 
 
 def _forget_ray_snapshot(directory: str) -> None:

@@ -83,7 +83,7 @@ def train(
     with _workplace(config):  # also checks the resources: nothing in model_dir changes before
         if resume == "never":
             Store(directory).set_aside()
-        write_text(f"{directory}/config.yaml", config_module.dump(config))
+        write_text(join(directory, "config.yaml"), config_module.dump(config))
         listener = _Listener(job, trackers or [], callback_fn, step)
         try:
             report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
@@ -98,7 +98,7 @@ def train(
         from rechub_ray.export.onnx import export_onnx
 
         onnx = export_onnx(
-            report["best_checkpoint"], f"{directory}/model.onnx", probabilities=config.export.probabilities
+            report["best_checkpoint"], join(directory, "model.onnx"), probabilities=config.export.probabilities
         ).path
     report["seconds"]["run"] = time.perf_counter() - started
     result = RunResult(
@@ -111,7 +111,7 @@ def train(
             k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
         },
     )
-    write_text(f"{directory}/result.json", json.dumps(dataclasses.asdict(result), indent=1))
+    write_text(join(directory, "result.json"), json.dumps(dataclasses.asdict(result), indent=1))
     return result
 
 
