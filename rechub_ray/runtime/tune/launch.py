@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rechub_ray.config import ScalingSection
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.cluster import connected
@@ -81,7 +82,7 @@ def tune(
         )
     write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
     # one Ray for the trials and for what comes after them; it starts after the console, which shields it from SIGHUP
-    cluster = connected(checked.job.config.scaling) if sweep.refit else contextlib.nullcontext()
+    cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
     with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
         return _run(checked, ledger, console)
 
@@ -124,9 +125,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     grid = None
     watch.check_budget()
     if waiting and not watch.is_over():
-        # what a trial takes is `concurrency`'s matter
-        scaling = checked.job.config.scaling.model_copy(update={"num_workers": 0})
-        with connected(scaling) as ray, _environment(len(waiting)):
+        with connected(_alone(checked)) as ray, _environment(len(waiting)):
             nodes = [
                 Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
             ]
@@ -177,16 +176,16 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     )
 
 
+def _alone(checked: CheckedSweep) -> ScalingSection:
+    """How to join Ray; what a trial takes of it is `concurrency`'s matter."""
+    return checked.job.config.scaling.model_copy(update={"num_workers": 0})
+
+
 def _refit(sweep: Sweep, best: Best, watch: Watch) -> Refit:
     wanted = sweep.resources
-    return refit(
-        sweep.directory(),
-        best.record["trial_id"],
-        cpus=wanted.cpus,
-        gpus=wanted.gpus,
-        retries=sweep.retries,
-        say=watch.say,
-    )
+    bundle = {"CPU": wanted.cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {})
+    trial = best.record["trial_id"]
+    return refit(sweep.directory(), trial, bundle=bundle, retries=sweep.retries, say=watch.say)
 
 
 def _earlier_seconds(directory: str) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.config import RunConfig
 from rechub_ray.data.plan import Position
-from rechub_ray.errors import ConfigError, ExportError, RechubError, ResourceError
+from rechub_ray.errors import ConfigError, ExportError, RechubError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.exports import NAME as ONNX
+from rechub_ray.runtime.tune.group import train_trial
 
-_OUTCOME, _STARTED = "refit.json", ".started"
+_OUTCOME = "refit.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def refit_config(job: Job, *, epochs: float, directory: str) -> RunConfig:
 
 
 def refit(
-    directory: str, trial_id: str, *, cpus: float, gpus: float, retries: int, say: Callable[[str], None]
+    directory: str, trial_id: str, *, bundle: Mapping[str, float], retries: int, say: Callable[[str], None]
 ) -> Refit:
     """Trains what is in `best/` of a sweep's folder again and puts the result into `best/refit/`.
 
@@ -90,8 +91,8 @@ def refit(
     its end is told in the result: the sweep itself is done.
 
     Args:
-        directory: the sweep's folder. trial_id: the winner. cpus, gpus: what the training reserves.
-        retries: starts after its process was lost. say: told what is going on.
+        directory: the sweep's folder. trial_id: the winner. bundle: what each process of the training reserves.
+        retries: starts after a process was lost. say: told what is going on.
     """
     best, folder = Path(directory, "best"), f"{directory}/refit/{trial_id}"
     saved = read(best / "checkpoint")
@@ -103,7 +104,7 @@ def refit(
     outcome = _finished(folder, run)
     if outcome is None:
         say(f"refit: {trial_id} again on {' + '.join(run.data.train)}, {epochs:g} epochs")
-        outcome = _train_somewhere(run, cpus=cpus, gpus=gpus, retries=retries)
+        outcome = _train_somewhere(run, bundle=bundle, retries=retries)
         if "test_metrics" not in outcome:
             say(f"refit: {outcome['error']}")
             return dataclasses.replace(told, error=outcome["error"])
@@ -134,49 +135,45 @@ def _finished(folder: str, run: RunConfig) -> dict[str, Any] | None:
     return outcome if outcome["config"] == _comparable(run) else None
 
 
-def _train_somewhere(run: RunConfig, *, cpus: float, gpus: float, retries: int) -> dict[str, Any]:
-    """On Ray Train workers, or in one process on a host that has what a trial reserves."""
-    if run.scaling.num_workers > 0:
-        return _train(run.model_dump(mode="json"))
+def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: int) -> dict[str, Any]:
+    """Trains in one process, or as many as a trial has, each on a host that has what a trial's process reserves."""
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    marker = Path(run.directory(), _STARTED)
-    marker.unlink(missing_ok=True)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=False)(_train)
-    future = task.remote(run.model_dump(mode="json"), str(marker))
-    began = time.monotonic()
+    size, patience = max(run.scaling.num_workers, 1), run.scaling.start_timeout_seconds
+    group = ray.util.placement_group([dict(bundle)] * size)
+    outcome: dict[str, Any] = {
+        "error": f"no room for the refit: {size} x {dict(bundle)}, {patience:g} s long; --resume tries again"
+    }
     try:
-        while not ray.wait([future], timeout=2)[0]:
-            if not marker.exists() and time.monotonic() - began > run.scaling.start_timeout_seconds:
-                raise ResourceError(
-                    f"no host had {cpus:g} CPU and {gpus:g} GPU free for the refit",
-                    got=f"{run.scaling.start_timeout_seconds:g} s of waiting",
-                    hint="--resume tries again.",
-                )
-        outcome: dict[str, Any] = ray.get(future)
-    except ResourceError as error:
-        outcome = {"error": str(error)}
-    except ray.exceptions.RayError as error:
-        outcome = {"error": [line for line in str(error).strip().splitlines() if line.strip()][-1].strip()}
+        task = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_retries=0)(_train)
+        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        for _ in range(retries + 1):
+            if not group.wait(patience):
+                break
+            future = task.options(scheduling_strategy=place).remote(run.model_dump(mode="json"), bundle)
+            try:
+                outcome = ray.get(future)
+                break
+            except ray.exceptions.RayError as error:  # a lost process, memory: another start may get past it
+                outcome = {"error": [line for line in str(error).splitlines() if line.strip()][-1].strip()}
     finally:
-        ray.cancel(future, force=True)  # an interrupted driver leaves nobody behind who writes
-        marker.unlink(missing_ok=True)
+        ray.util.remove_placement_group(group)  # whatever runs in it ends
     return outcome
 
 
-def _train(settings: dict[str, Any], marker: str | None = None) -> dict[str, Any]:
-    """Trains from where the run stands; plain data, because what Ray makes of an exception loses its type."""
-    if marker is not None:
-        write_text(marker, "")
+def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
+    """Trains from where the run stands. What a user can mend comes back as text: in Ray's errors it loses its type."""
     missing = None
+    how = functools.partial(train_trial, bundle=bundle)
     try:
         config = config_module.validate(settings)
         try:
-            result = train(config)
+            result = train(config, how=how)
         except ExportError as error:
             missing = f"no ONNX: {error}"
             export = config.export.model_copy(update={"onnx": False})
-            result = train(config.model_copy(update={"export": export}))  # it is trained already
+            result = train(config.model_copy(update={"export": export}), how=how)  # it is trained already
     except RechubError as error:
         return {"error": str(error)}
     return {"test_metrics": result.test_metrics, "seconds": result.details["seconds"]["run"], "error": missing}

@@ -58,13 +58,15 @@ def sweep(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(trained.best_checkpoint, best / "checkpoint")
     (best / "metrics.json").write_text(json.dumps({"trial_id": "t", "test_metrics": trained.test_metrics}))
     monkeypatch.setattr(
-        refit_module, "_train_somewhere", lambda run, **given: refit_module._train(run.model_dump(mode="json"))
+        refit_module,
+        "_train_somewhere",
+        lambda run, bundle, retries: refit_module._train(run.model_dump(mode="json"), bundle),
     )
     return tmp_path
 
 
 def start(sweep: Path) -> Refit:
-    return refit(str(sweep), "t", cpus=1, gpus=0, retries=0, say=lambda text: None)
+    return refit(str(sweep), "t", bundle={"CPU": 1}, retries=0, say=lambda text: None)
 
 
 def best_epochs(sweep: Path) -> int:
@@ -128,7 +130,7 @@ def test_an_interrupted_refit_goes_on_and_a_finished_one_is_not_repeated(
     shutil.rmtree(sweep / "refit")
     shutil.rmtree(sweep / "best" / "refit")
     with monkeypatch.context() as patched:
-        patched.setattr(refit_module, "train", lambda run: launch.train(run, trackers=[Interrupt(PER_EPOCH + 1)]))
+        patched.setattr(refit_module, "train", lambda run, how: launch.train(run, trackers=[Interrupt(PER_EPOCH + 1)]))
         with pytest.raises(KeyboardInterrupt):
             start(sweep)
     assert not (sweep / "best" / "refit").exists()
@@ -138,7 +140,7 @@ def test_an_interrupted_refit_goes_on_and_a_finished_one_is_not_repeated(
     found = read(str(again.checkpoint)).model
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
-    def never(run: RunConfig) -> None:
+    def never(run: RunConfig, how: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(refit_module, "train", never)
@@ -165,7 +167,7 @@ def test_a_schedule_that_listens_to_the_validation_is_refused(make: Make) -> Non
 
 
 def test_what_fails_is_told_and_the_winner_stays(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(run: RunConfig) -> None:
+    def fails(run: RunConfig, how: Any) -> None:
         raise TrainingError("the loss is not finite")
 
     monkeypatch.setattr(refit_module, "train", fails)
@@ -179,7 +181,7 @@ def test_an_export_that_fails_costs_only_the_file(make: Make, sweep: Path, monke
 
     calls = []
 
-    def exports(run: RunConfig) -> launch.RunResult:
+    def exports(run: RunConfig, how: Any) -> launch.RunResult:
         calls.append(run.export.onnx)
         if run.export.onnx:
             raise ExportError("no such operator")
@@ -187,7 +189,7 @@ def test_an_export_that_fails_costs_only_the_file(make: Make, sweep: Path, monke
 
     monkeypatch.setattr(refit_module, "train", exports)
     run = make(**{"export.onnx": True, "model_dir": str(sweep / "other"), "train.epochs": 1})
-    outcome = refit_module._train(run.model_dump(mode="json"))
+    outcome = refit_module._train(run.model_dump(mode="json"), {"CPU": 1})
     assert calls == [True, False]
     assert outcome["error"] == "no ONNX: no such operator."
     assert outcome["test_metrics"]["rows_seen"] == 200
