@@ -17,6 +17,7 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     tensor = torch.tensor([1.0, 2.0])
     assert world.sum_(tensor) is tensor
     assert world.gather(tensor) == [tensor]
+    assert world.gather_to_main(tensor) == [tensor]
     value = object()
     assert world.broadcast(value) is value
     world.barrier()
@@ -34,6 +35,8 @@ def _share(rank: int, size: int, folder: str) -> None:
     parts = world.gather(torch.full((rank, 2), rank, dtype=torch.int64))
     assert [part.tolist() for part in parts] == [[], [[1, 1]], [[2, 2], [2, 2]]]
     assert world.gather(torch.zeros(0, 3))[2].shape == (0, 3)
+    gathered = world.gather_to_main(torch.full((rank,), rank, dtype=torch.int8))
+    assert gathered is None if rank else [part.tolist() for part in gathered or []] == [[], [1], [2, 2]]
     assert world.broadcast({"rank": rank, "text": "x" * 10_000})["rank"] == 0
     assert world.broadcast(None if rank == 0 else 5) is None
     world.barrier()
