@@ -6,6 +6,7 @@ Names are imported when they are first used, so that `import rechub_ray` takes n
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from rechub_ray.trainers import CTRTrainer
 
     __version__: str
+
+# Read when PyTorch is first imported. Its threads spin at the end of every parallel loop, by default for milliseconds:
+# where another process wants the core, each of a step's hundred loops waits for a thread that is not running.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = [
     "CTRTrainer",

@@ -102,34 +102,37 @@ class Gradients:
                     hint="Something besides embedding lookups uses the table; give it an optimizer such as adam.",
                 )
         sizes = [parameter.shape[0] for parameter in parameters.values()]
+        if self._world.size > 1 and gradients:
+            if not self._world.shares_memory(gradients[0][1].device):  # a shorter message is worth a second sorting
+                gradients = coalesce(gradients, sizes)
+            gradients = self._gather(gradients, sizes)
         gradients = coalesce(gradients, sizes)
-        if self._world.size > 1:
-            gradients = coalesce(self._gather(gradients), sizes)
         if scale != 1:
             for _, values in gradients:
                 values.mul_(scale)
         return gradients
 
-    def _gather(self, gradients: list[RowGradient]) -> list[RowGradient]:
+    def _gather(self, gradients: list[RowGradient], sizes: list[int]) -> list[RowGradient]:
         """Every rank's rows of each table one behind the other, in rank order: one message for all tables."""
-        if not gradients:
-            return []
-        counts = torch.tensor([rows.numel() for rows, _ in gradients], device=gradients[0][0].device)
-        pieces = [counts, *(rows for rows, _ in gradients), *(values for _, values in gradients)]
-        parts = self._world.gather(torch.cat([piece.reshape(-1).view(torch.int32) for piece in pieces]))
-        tables: list[list[RowGradient]] = [[] for _ in gradients]
-        for part in parts:
-            sizes = part[: 2 * len(gradients)].view(torch.int64).tolist()
-            at = 2 * len(gradients)
-            rows = []
-            for size in sizes:
-                rows.append(part[at : at + 2 * size].view(torch.int64))
-                at += 2 * size
-            for table, own, size, (_, values) in zip(tables, rows, sizes, gradients, strict=True):
-                length = size * values.shape[1] * values.element_size() // 4
-                table.append((own, part[at : at + length].view(values.dtype).view(size, values.shape[1])))
-                at += length
-        return [(torch.cat([r for r, _ in table]), torch.cat([v for _, v in table])) for table in tables]
+        pieces: list[Tensor] = []
+        before: Tensor | None = None
+        for (rows, values), size in zip(gradients, sizes, strict=True):
+            # values without rows: the rows are those of the table before
+            is_same = before is not None and before.shape == rows.shape and torch.equal(before, rows)
+            before = rows
+            pieces += [(rows[:0] if is_same else rows).to(torch.int32 if size < 2**31 else torch.int64), values]
+        parts = self._world.gather_all(pieces)
+        result: list[RowGradient] = []
+        theirs = [part[0] for part in parts]
+        for at, (_, values) in enumerate(gradients):
+            theirs = [
+                own if own.numel() or not part[2 * at + 1].numel() else last
+                for part, last in zip(parts, theirs, strict=True)
+                for own in [part[2 * at]]
+            ]
+            their_values = [part[2 * at + 1].view(-1, values.shape[1]) for part in parts]
+            result.append((torch.cat(theirs).long(), torch.cat(their_values)))
+        return result
 
     def _clip(self, gradients: list[Tensor]) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(

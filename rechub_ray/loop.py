@@ -362,9 +362,11 @@ class Fit:
         progress.is_finished = False  # a later end or more patience was given: go on
         if progress.step == 0 and self.config.train.initial_evaluation and self.valid is not None:
             self._evaluate(epoch=-1)
-        while not self._is_over(total_steps):
-            with contextlib.closing(train.epoch(progress.position)) as batches:
-                self._epoch(batches, total_steps)
+        with contextlib.closing(train):
+            while not self._is_over(total_steps):
+                another = progress.step + train.steps_left(progress.position) < total_steps
+                with contextlib.closing(train.epoch(progress.position, another_follows=another)) as batches:
+                    self._epoch(batches, total_steps)
         progress.is_finished = True
         self._saved_step = None  # the same weights may be saved already, but not the fact that they are final
         self._save(is_best=False)
@@ -462,7 +464,7 @@ class Fit:
         if self._saved_step == progress.step and not is_best:
             return
         self._log(progress.position.epoch)  # also refuses to save weights that are not finite
-        path = self.store.path(progress.step)
+        path = f"{self.store.location}/step_{progress.step:010d}"
         with self.clock.on("save"):
             if self.world.is_main:
                 path = self.store.save(

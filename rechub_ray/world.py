@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from rechub_ray.exchange import Exchange, as_bytes, open_exchange
+
+_exchanges: dict[Any, Exchange | None] = {}  # of the default process group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,36 +39,62 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds up `tensor` over the ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            exchange = self._exchange(tensor.device)
+            if exchange is not None:
+                exchange.sum_(tensor)
+            else:
+                dist.all_reduce(tensor)
         return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor, in rank order; the first dimension may differ between ranks."""
         if self.size == 1:
             return [tensor]
-        padded, counts = self._padded(tensor)
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
-        return [part[:count] for part, count in zip(parts, counts, strict=True)]
+        return [part.view(-1, *tensor.shape[1:]) for (part,) in self.gather_all([tensor])]
 
-    def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:
-        """`gather` for rank 0 alone; the other ranks get None, and need no memory for it."""
-        if self.size == 1:
-            return [tensor]
-        padded, counts = self._padded(tensor)
-        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.is_main else None
-        dist.gather(padded, parts, dst=0)
-        return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
+    def gather_all(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Every rank's tensors, flat, in rank order, in one message; their lengths may differ between ranks."""
+        flat = [tensor.reshape(-1) for tensor in tensors]
+        if self.size == 1 or not flat:
+            return [flat] * self.size
+        exchange = self._exchange(flat[0].device)
+        if exchange is not None:
+            return exchange.gather(flat)
+        counts = torch.tensor([piece.numel() for piece in flat], device=flat[0].device)
+        table = counts.new_zeros(self.size, len(flat))
+        table[self.rank] = counts
+        dist.all_reduce(table)
+        lengths: list[list[int]] = table.tolist()
+        sizes = [sum(n * piece.element_size() for n, piece in zip(row, flat, strict=True)) for row in lengths]
+        mine = flat[0].new_empty(max(sizes), dtype=torch.uint8)
+        mine[: sizes[self.rank]] = torch.cat([as_bytes(piece) for piece in flat])
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine)
+        return [
+            [
+                piece.clone().view(like.dtype)
+                for piece, like in zip(
+                    torch.split(part[:size], [n * like.element_size() for n, like in zip(row, flat, strict=True)]),
+                    flat,
+                    strict=True,
+                )
+            ]
+            for part, size, row in zip(parts, sizes, lengths, strict=True)
+        ]
 
-    def _padded(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
-        """The tensor, as long as the longest rank's, and every rank's length."""
-        rows = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
-        rows[self.rank] = tensor.shape[0]
-        dist.all_reduce(rows)
-        counts: list[int] = rows.tolist()
-        padded = tensor.new_zeros((max(counts), *tensor.shape[1:]))
-        padded[: tensor.shape[0]] = tensor
-        return padded, counts
+    def shares_memory(self, device: torch.device) -> bool:
+        """Whether what is on `device` is exchanged through shared memory, without sockets."""
+        return self.size > 1 and self._exchange(device) is not None
+
+    def _exchange(self, device: torch.device) -> Exchange | None:
+        """The way through shared memory, where all ranks are on one host; made at the first collective."""
+        if device.type != "cpu":
+            return None
+        group = dist.group.WORLD
+        if group not in _exchanges:
+            _exchanges.clear()
+            _exchanges[group] = open_exchange(self.rank, self.size)
+        return _exchanges[group]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's picklable value on every rank."""

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rechub_ray import world as world_module
 from rechub_ray.batch import Features, RaggedSequences
 from rechub_ray.errors import TrainingError
 from rechub_ray.gradients import Gradients
@@ -166,8 +170,10 @@ def test_a_dense_gradient_on_a_table_of_rows_is_refused() -> None:
         Gradients(model, World()).finish()
 
 
-def run_rank(rank: int, folder: Path) -> None:
+def run_rank(rank: int, folder: Path, way: str) -> None:
     torch.set_num_threads(1)
+    if way == "sockets":
+        world_module.open_exchange = lambda rank, size: None  # as on several hosts
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     result = {}
     for sparse_grad in (False, True):
@@ -179,7 +185,7 @@ def run_rank(rank: int, folder: Path) -> None:
         result |= {f"{sparse_grad}/{name}": gradient for name, gradient in dense_gradients(model).items()}
     torch.save(result, folder / f"{rank}.pt")
     dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
-    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads now and then abort a process that ends in order
 
 
 def rank_batch(rank: int) -> tuple[Features, Tensor]:
@@ -192,8 +198,9 @@ def rank_batch(rank: int) -> tuple[Features, Tensor]:
     return Features(features.sparse[cut], features.dense[cut], nothing), labels[cut]
 
 
-def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+@pytest.mark.parametrize("way", ["sockets", "memory"])
+def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_path: Path, way: str) -> None:
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), way]) for rank in range(2)]
     assert [process.wait(timeout=100) for process in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first.keys() == second.keys()
@@ -215,5 +222,34 @@ def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_pa
             torch.testing.assert_close(first[f"{sparse_grad}/{name}"], gradient)
 
 
+class Recorded(World):
+    """A world of two: what rank 0 sent, and this rank."""
+
+    sent: ClassVar[list[list[Tensor]]] = []
+
+    def gather_all(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        self.sent.append([tensor.reshape(-1) for tensor in tensors])
+        return self.sent
+
+
+def test_tables_with_the_same_rows_send_them_once_also_where_only_one_rank_has_them() -> None:
+    ids = [torch.tensor([5, 5, 1]), torch.tensor([2]), torch.tensor([5, 5, 1]), torch.empty(0, dtype=torch.int64)]
+    # by table, rows of rank 0 and of rank 1: equal on one rank, empty on one, equal on both
+    tables = [(ids[0], ids[0]), (ids[2], ids[1]), (ids[1], ids[1]), (ids[1], ids[3]), (ids[3], ids[3])]
+    given = [
+        [(rows[rank], torch.randn(rows[rank].numel(), 2 + at)) for at, rows in enumerate(tables)] for rank in range(2)
+    ]
+    Recorded.sent.clear()
+    sizes = [10, 2**33, 10, 10, 10]
+    for rank in range(2):
+        result = Gradients(Model(sparse_grad=True), Recorded(rank, 2))._gather(given[rank], sizes)
+    assert Recorded.sent[0][2].numel() == 0
+    assert Recorded.sent[1][2].numel() == 1
+    for at, (rows, values) in enumerate(result):
+        assert rows.tolist() == [*tables[at][0].tolist(), *tables[at][1].tolist()]
+        assert rows.dtype == torch.int64
+        torch.testing.assert_close(values, torch.cat([given[0][at][1], given[1][at][1]]), rtol=0, atol=0)
+
+
 if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
+    run_rank(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

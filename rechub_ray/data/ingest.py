@@ -8,7 +8,7 @@ import logging
 import pickle
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -50,23 +50,17 @@ class RayReader:
     prefetch: Annotated[int, Ge(1)] = 8
     timeout_seconds: Annotated[float, Gt(0)] = 120.0
 
-    def __call__(
-        self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True
-    ) -> Generator[Block, None, None]:
-        """One block a piece, in order.
+    def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> _Blocks:
+        """One block a piece, in order; reading begins at once.
 
         Raises:
             DataError: as `read_piece`, from whichever task read the piece.
             ResourceError: no block for `timeout_seconds`: the cluster has no free CPU for read tasks.
         """
-        ahead = _Ahead(self._read(pieces, schema, targets), self.prefetch)
-        try:
-            for _ in pieces:
-                yield self._wait(ahead)
-        finally:
-            ahead.close()
+        return _Blocks(self, _Ahead(self._read(pieces, schema, targets), self.prefetch), len(pieces))
 
-    def _wait(self, ahead: _Ahead) -> Block:
+    def wait(self, ahead: _Ahead) -> Block:
+        """The next block, or the reason why there is none."""
         try:
             return ahead.get(self.timeout_seconds)
         except queue.Empty:
@@ -108,6 +102,23 @@ class RayReader:
         context.print_on_execution_start = False
         # its clock runs while the loop does not ask for data (a long evaluation, say); the wait for a block has a limit
         context.execution_no_progress_timeout_s = -1
+
+
+class _Blocks(Iterator[Block]):
+    """Blocks as they come out of the object store."""
+
+    def __init__(self, reader: RayReader, ahead: _Ahead, number: int) -> None:
+        self._reader, self._ahead, self._missing = reader, ahead, number
+
+    def __next__(self) -> Block:
+        if not self._missing:
+            self.close()
+            raise StopIteration
+        self._missing -= 1
+        return self._reader.wait(self._ahead)
+
+    def close(self) -> None:
+        self._ahead.close()
 
 
 def _row_bytes(schema: Schema) -> int:

@@ -23,12 +23,16 @@ from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
 
-class Reader(Protocol):
-    """Turns pieces into blocks: one block a piece, in order. Closing the iterator ends the reading."""
+class Blocks(Iterator[Block], Protocol):
+    """Blocks as they are read; closing ends the reading."""
 
-    def __call__(
-        self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True
-    ) -> Generator[Block, None, None]: ...
+    def close(self) -> None: ...
+
+
+class Reader(Protocol):
+    """Turns pieces into blocks: one block a piece, in order."""
+
+    def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> Blocks: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,7 @@ class TrainSource:
         self._manifest, self._seed, self._world, self._reader = manifest, seed, world, reader
         self._schema = dataclasses.replace(schema, row_id=None)  # names rows of predictions; training has no use for it
         self._lanes = lanes_for(world.size)
+        self._ahead: _Reading | None = None
         self.batch_size = batch_size
         self.global_batch = batch_size * world.size
         if manifest.rows < self.global_batch:
@@ -176,9 +181,43 @@ class TrainSource:
             position = self.normalise(Position(epoch=position.epoch + 1))
         return dataclasses.replace(position, step=position.step + steps)
 
-    def epoch(self, position: Position) -> Generator[Batch, None, None]:
-        """This worker's batches from exactly `position` to the end of its epoch; one batch a step."""
+    def epoch(self, position: Position, *, another_follows: bool = False) -> Generator[Batch, None, None]:
+        """This worker's batches from exactly `position` to the end of its epoch; one batch a step.
+
+        Args:
+            position: where to begin.
+            another_follows: begin to read the next epoch while the last rows of this one are trained.
+        """
         position = self.normalise(position)
+        begun, self._ahead = self._ahead, None
+        if begun is not None and begun.position != position:
+            begun.blocks.close()
+            begun = None
+        reading = begun or self._begin(position)
+        plan, pieces = reading.plan, reading.pieces
+        lanes = {lane: _Lane() for lane in plan.owned(self._world.rank, self._world.size)}
+        shares = plan.shares
+        with contextlib.closing(reading.blocks) as blocks:
+            upcoming, unread = zip(pieces, blocks, strict=True), len(pieces)
+            for _ in range(position.step, plan.steps):
+                parts: list[Block] = []
+                for number, lane in lanes.items():
+                    while lane.rows < shares[number]:
+                        piece, block = next(upcoming)
+                        lanes[piece.lane].add(block)
+                        unread -= 1
+                    parts += lane.take(shares[number])
+                if not unread and another_follows and self._ahead is None:
+                    self._ahead = self._begin(self.normalise(Position(epoch=position.epoch + 1)))
+                yield collate(parts)
+
+    def close(self) -> None:
+        """Ends the reading of an epoch that was not asked for in the end."""
+        if self._ahead is not None:
+            self._ahead.blocks.close()
+            self._ahead = None
+
+    def _begin(self, position: Position) -> _Reading:
         plan = EpochPlan(
             self._manifest,
             seed=self._seed,
@@ -188,18 +227,17 @@ class TrainSource:
             global_batch=self.global_batch,
         )
         pieces = plan.pieces(self._world.rank, self._world.size, position.step)
-        lanes = {lane: _Lane() for lane in plan.owned(self._world.rank, self._world.size)}
-        shares = plan.shares
-        with contextlib.closing(self._reader(pieces, self._schema)) as blocks:
-            upcoming = zip(pieces, blocks, strict=True)
-            for _ in range(position.step, plan.steps):
-                parts: list[Block] = []
-                for number, lane in lanes.items():
-                    while lane.rows < shares[number]:
-                        piece, block = next(upcoming)
-                        lanes[piece.lane].add(block)
-                    parts += lane.take(shares[number])
-                yield collate(parts)
+        return _Reading(position, plan, pieces, self._reader(pieces, self._schema))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """An epoch that is being read from `position` on."""
+
+    position: Position
+    plan: EpochPlan
+    pieces: Sequence[Piece]
+    blocks: Blocks
 
 
 class EvalSource:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rechub_ray.layers.matmul import linear
 
 
 class Linear(nn.Linear):
@@ -29,13 +29,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor:
-        if not more:
-            return F.linear(x, self.weight, self.bias)
-        weights = torch.split(self.weight, [part.shape[1] for part in (x, *more)], dim=1)
-        result = F.linear(x, weights[0], self.bias)
-        for part, weight in zip(more, weights[1:], strict=True):
-            result = torch.addmm(result, part, weight.t())
-        return result
+        return linear(self.weight, self.bias, x, *more)
 
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.weight)
