@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def _share(rank: int, size: int, folder: str, shares_memory: bool) -> None:
     assert world.broadcast({"rank": rank, "text": "x" * 10_000})["rank"] == 0
     assert world.broadcast(None if rank == 0 else 5) is None
     world.barrier()
-    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads now and then abort a process that ends in order
 
 
 @pytest.mark.parametrize("shares_memory", [True, False])
