@@ -36,7 +36,7 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import CheckpointError, RechubError, nearest
-from rechub_ray.files import exists, open_filesystem
+from rechub_ray.files import exists, join, open_filesystem, split
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.schema import Schema
@@ -118,7 +118,7 @@ def read(path: str | Path, *, optimizers: bool = False) -> Checkpoint:
                 f"no complete checkpoint in '{path}'",
                 hint="Name a run's folder (model_dir) or one of its step_... folders.",
             )
-        return read(f"{store.location}/{chosen}", optimizers=optimizers)
+        return read(join(store.location, chosen), optimizers=optimizers)
     with _local_copy(filesystem, root, skip=() if optimizers else ("optimizers.pt",)) as folder:
         return _read_local(folder, str(path), optimizers)
 
@@ -186,10 +186,14 @@ class Store:
     """
 
     def __init__(self, model_dir: str, *, keep: int = 2) -> None:
-        self.location = f"{str(model_dir).rstrip('/')}/checkpoints"
+        self.location = join(str(model_dir), "checkpoints")
         self.keep = keep
         self._fs, self._root = open_filesystem(self.location)
         self._is_local = isinstance(self._fs, pafs.LocalFileSystem)
+
+    def path(self, step: int) -> str:
+        """Where the checkpoint of `step` is, or would be."""
+        return join(self.location, _name(step))
 
     def names(self) -> list[str]:
         """The complete checkpoints, oldest first."""
@@ -262,14 +266,14 @@ class Store:
         best = name if is_best else best
         self._replace_index({"newest": name, "best": best})
         self._prune(name, best)
-        return f"{self.location}/{name}"
+        return self.path(step)
 
     def read_newest(self) -> Checkpoint | None:
         """The newest checkpoint that is undamaged, optimizers included; None where there is none."""
         damaged: CheckpointError | None = None
         for name in reversed(self.names()):
             try:
-                return read(f"{self.location}/{name}", optimizers=True)
+                return read(join(self.location, name), optimizers=True)
             except CheckpointError as error:
                 damaged = damaged or error
         if damaged is not None:
@@ -283,8 +287,14 @@ class Store:
         k = 1
         while exists(self._fs, f"{self._root}.{k}", kind=pafs.FileType.Directory):
             k += 1
-        self._fs.move(self._root, f"{self._root}.{k}")
-        return f"{self.location}.{k}"
+        target = f"{self._root}.{k}"
+        if self._is_local:
+            os.replace(self._root, target)
+        else:  # an object store has no folders that could be moved
+            pafs.copy_files(self._root, target, source_filesystem=self._fs, destination_filesystem=self._fs)
+            self._fs.delete_dir(self._root)
+        folder, name = split(self.location)
+        return join(folder, f"{name}.{k}")
 
     def _json(self, path: str) -> dict[str, Any] | None:
         try:

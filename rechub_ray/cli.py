@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rechub-ray: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        more = "; the same command goes on from the last checkpoint" if name == "train" else ""
+        more = {
+            "train": "; the same command goes on from the last checkpoint",
+            "tune": "; `rechub-ray tune --resume DIR` goes on from the last checkpoints",
+        }.get(name, "")
         print(f"rechub-ray: interrupted{more}", file=sys.stderr)
         return 130
     return 0
@@ -107,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
 
     export = add("export", _export, "A checkpoint as ONNX, checked against PyTorch with onnxruntime.")
     export.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
-    export.add_argument("--out", metavar="FILE", help="default: model.onnx in the folder")
+    export.add_argument(
+        "--out", metavar="FILE", help="default: model.onnx in the run's folder; STEP.onnx there for one step_... folder"
+    )
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
     sweep = add("tune", _tune, "Run a sweep; its best model lands in best/ of its folder.")
@@ -210,10 +215,10 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from rechub_ray.export.onnx import export_onnx
+    from rechub_ray.export.onnx import default_path, export_onnx
 
     _refuse_overrides(options)
-    out = options.out or f"{options.checkpoint.rstrip('/')}/model.onnx"
+    out = options.out or default_path(options.checkpoint)
     report = export_onnx(options.checkpoint, out, probabilities=not options.logits)
     print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
 

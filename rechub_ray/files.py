@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rechub_ray.errors import DataError
+from rechub_ray.errors import ConfigError, DataError
 
 
 def is_uri(path: str) -> bool:
@@ -16,8 +17,24 @@ def is_uri(path: str) -> bool:
 
 
 def join(root: str, path: str) -> str:
-    """`path` under `root`, unless it stands for itself (absolute, or a URI)."""
-    return path if is_uri(path) or os.path.isabs(path) else f"{root.rstrip('/')}/{path}" if root else path
+    """`path` under `root`, unless it stands for itself (absolute, or a URI); a URI keeps its query behind the path."""
+    if is_uri(path) or os.path.isabs(path) or not root:
+        return path
+    address, query = _cut(root)
+    return f"{address.rstrip('/')}/{path}{query}"
+
+
+def split(path: str) -> tuple[str, str]:
+    """The folder that `path` lies in, and its name there; `join` puts them together again."""
+    address, query = _cut(path)
+    folder, _, name = address.rstrip("/").rpartition("/")
+    return (folder + query) if folder else "/"[: address.startswith("/")], name
+
+
+def _cut(path: str) -> tuple[str, str]:
+    """A URI's address, and its query with the question mark."""
+    address, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
+    return address, mark + query
 
 
 def join_all(root: str, paths: str | list[str]) -> list[str]:
@@ -37,20 +54,39 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         DataError: no installed library knows the URI's scheme.
     """
     if not is_uri(path):
-        return pafs.LocalFileSystem(), absolute(path)
-    try:
-        filesystem, root = pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        import fsspec
+        return _LOCAL, absolute(path)
+    folder, name = split(path)
+    if _cut(folder)[0].endswith((":/", "://")):  # scheme://bucket: there is no folder above it
+        return _open(path)
+    filesystem, inside = _open(folder)
+    return filesystem, f"{inside}/{name}"
 
-        try:
-            inner, root = fsspec.core.url_to_fs(path)
-        except (ImportError, ValueError) as error:
-            raise DataError(
-                f"cannot open '{path}'", got=str(error), hint="pip install the fsspec package of that filesystem."
-            ) from None
-        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(inner))
-    return filesystem, root.rstrip("/")
+
+_LOCAL = pafs.LocalFileSystem()
+
+
+# by folder, because opening one object store may take several requests (its region, credentials)
+@functools.lru_cache(maxsize=256)
+def _open(uri: str) -> tuple[pafs.FileSystem, str]:
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+        return filesystem, path.rstrip("/")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # not a scheme of pyarrow's own
+    except OSError as error:
+        raise DataError(f"cannot open '{uri}'", got=str(error)) from None
+    import fsspec
+
+    try:
+        opened, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise DataError(
+            f"cannot open '{uri}'",
+            expected="a path, or a URI that pyarrow or fsspec knows",
+            got=str(error),
+            hint="Object stores may need a driver: pip install s3fs, gcsfs or adlfs.",
+        ) from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), str(path).rstrip("/")
 
 
 def exists(filesystem: pafs.FileSystem, path: str, kind: pafs.FileType = pafs.FileType.File) -> bool:
@@ -61,6 +97,27 @@ def exists(filesystem: pafs.FileSystem, path: str, kind: pafs.FileType = pafs.Fi
 def reason(error: OSError) -> str:
     """Why the system refused, in a few words."""
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def check_writable(directory: str, *, what: str) -> None:
+    """Whether `directory` takes files; a local one that is not there yet is not made, its parent is asked.
+
+    Raises:
+        ConfigError: it does not; begins with `what`.
+    """
+    filesystem, place = open_filesystem(directory)
+    try:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            while not os.path.lexists(place):
+                place = os.path.dirname(place)
+        else:
+            filesystem.create_dir(place, recursive=True)
+        marker = f"{place}/.writable-{os.getpid()}"
+        with filesystem.open_output_stream(marker) as stream:
+            stream.write(b"")
+        filesystem.delete_file(marker)
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot write into '{directory}'", got=reason(error)) from None
 
 
 def read_text(path: str) -> str:

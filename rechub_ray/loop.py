@@ -464,7 +464,7 @@ class Fit:
         if self._saved_step == progress.step and not is_best:
             return
         self._log(progress.position.epoch)  # also refuses to save weights that are not finite
-        path = f"{self.store.location}/step_{progress.step:010d}"
+        path = self.store.path(progress.step)
         with self.clock.on("save"):
             if self.world.is_main:
                 path = self.store.save(

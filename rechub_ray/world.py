@@ -96,6 +96,25 @@ class World:
             _exchanges[group] = open_exchange(self.rank, self.size)
         return _exchanges[group]
 
+    def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:
+        """`gather` for rank 0 alone; the other ranks get None, and need no memory for it."""
+        if self.size == 1:
+            return [tensor]
+        padded, counts = self._padded(tensor)
+        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.is_main else None
+        dist.gather(padded, parts, dst=0)
+        return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
+
+    def _padded(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
+        """The tensor, as long as the longest rank's, and every rank's length."""
+        rows = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
+        rows[self.rank] = tensor.shape[0]
+        dist.all_reduce(rows)
+        counts: list[int] = rows.tolist()
+        padded = tensor.new_zeros((max(counts), *tensor.shape[1:]))
+        padded[: tensor.shape[0]] = tensor
+        return padded, counts
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's picklable value on every rank."""
         if self.size == 1:

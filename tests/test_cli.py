@@ -299,6 +299,20 @@ def test_export_writes_a_model_that_answers(home: Path, run: Run) -> None:
     assert onnxruntime.InferenceSession("m.onnx").get_outputs()
 
 
+def test_an_export_without_out_never_lies_in_a_checkpoint(home: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(home / "run", tmp_path / "r")
+    step = next((tmp_path / "r" / "checkpoints").glob("step_*"))
+    shutil.copytree(step, tmp_path / "alone")
+    before = sorted(step.iterdir())
+    for given, out in (("r", "r/model.onnx"), (f"{step}/", f"r/{step.name}.onnx"), ("alone", "alone.onnx")):
+        code, said, err = run("export", given)
+        assert (code, err) == (0, "")
+        assert f"{out}: largest difference" in said
+        assert Path(out).is_file()
+    assert sorted(step.iterdir()) == before
+    assert sorted(path.name for path in Path("alone").iterdir()) == [path.name for path in before]
+
+
 def test_list_names_every_component(run: Run) -> None:
     code, out, _ = run("list")
     assert code == 0

@@ -22,10 +22,29 @@ from rechub_ray.errors import DataError
         ("data", "s3://b/train", "s3://b/train"),
         ("", "train", "train"),
         ("/", "train", "/train"),
+        ("s3://b/data?scheme=http&region=eu", "train", "s3://b/data/train?scheme=http&region=eu"),
+        ("s3://b?scheme=http", "train", "s3://b/train?scheme=http"),
+        ("odd?folder", "train", "odd?folder/train"),
     ],
 )
 def test_join(root: str, path: str, joined: str) -> None:
     assert files.join(root, path) == joined
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "name"),
+    [
+        ("/data/train/", "/data", "train"),
+        ("/data", "/", "data"),
+        ("data", "", "data"),
+        ("s3://b/data/train", "s3://b/data", "train"),
+        ("s3://b/data/train?scheme=http", "s3://b/data?scheme=http", "train"),
+        ("/odd?folder/a?b", "/odd?folder", "a?b"),
+    ],
+)
+def test_split_is_the_inverse_of_join(path: str, folder: str, name: str) -> None:
+    assert files.split(path) == (folder, name)
+    assert files.join(folder, name) == path.rstrip("/")
 
 
 def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

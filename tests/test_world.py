@@ -20,6 +20,7 @@ def test_alone_every_collective_gives_back_what_it_got() -> None:
     tensor = torch.tensor([1.0, 2.0])
     assert world.sum_(tensor) is tensor
     assert world.gather(tensor) == [tensor]
+    assert world.gather_to_main(tensor) == [tensor]
     value = object()
     assert world.broadcast(value) is value
     world.barrier()
@@ -39,6 +40,8 @@ def _share(rank: int, size: int, folder: str, shares_memory: bool) -> None:
     parts = world.gather(torch.full((rank, 2), rank, dtype=torch.int64))
     assert [part.tolist() for part in parts] == [[], [[1, 1]], [[2, 2], [2, 2]]]
     assert world.gather(torch.zeros(0, 3))[2].shape == (0, 3)
+    gathered = world.gather_to_main(torch.full((rank,), rank, dtype=torch.int8))
+    assert gathered is None if rank else [part.tolist() for part in gathered or []] == [[], [1], [2, 2]]
     # pieces of several types, whose bytes do not lie at multiples of their sizes
     pieces = [torch.full((rank + 1,), 7, dtype=torch.uint8), torch.arange(rank), torch.full((2,), rank / 2)]
     for other, part in enumerate(world.gather_all(pieces)):

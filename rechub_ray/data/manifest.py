@@ -8,18 +8,17 @@ import difflib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import fsspec
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from rechub_ray.errors import DataError, nearest
+from rechub_ray.files import absolute, join, open_filesystem
 from rechub_ray.schema import DenseFeature, Schema, SparseFeature
 
 Location: TypeAlias = str | Path | Sequence[str | Path]
@@ -81,7 +80,7 @@ class Manifest:
             DataError: nothing there, an unreadable file, a missing or ill-typed column; names the file.
         """
         places = [location] if isinstance(location, str | Path) else list(location)
-        paths = [path for place in places for path in _list_files(_absolute(place), key)]
+        paths = [path for place in places for path in _list_files(absolute(str(place)), key)]
         if not paths:
             raise DataError(f"'{key}' names no files", expected="a folder of parquet files, or a list of them")
         read = functools.partial(_read_footer, schema=schema, targets=targets)
@@ -125,55 +124,8 @@ class Manifest:
         return cls(tuple(DataFile(file["path"], tuple(file["row_groups"])) for file in data["files"]))
 
 
-def open_path(path: str) -> tuple[pa.fs.FileSystem, str]:
-    """The filesystem of a local path or URI, and the path inside it.
-
-    Raises:
-        DataError: for a URI of an unknown kind, or one whose driver is not installed.
-    """
-    if "://" not in path:
-        return _LOCAL, path
-    address, question, query = path.partition("?")
-    folder, _, name = address.rstrip("/").rpartition("/")
-    if folder.endswith(":/") or not folder:  # scheme://bucket: there is no folder above it
-        return _open_folder(path)
-    filesystem, inside = _open_folder(folder + question + query)
-    return filesystem, f"{inside.rstrip('/')}/{name}" if inside else name
-
-
-_LOCAL = pa.fs.LocalFileSystem()
-
-
-# by folder, because opening one object store may take several requests (its region, credentials)
-@functools.lru_cache(maxsize=256)
-def _open_folder(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    try:
-        filesystem, path = pa.fs.FileSystem.from_uri(uri)
-        return filesystem, path
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # not a scheme of pyarrow's own
-    except OSError as error:
-        raise DataError(f"cannot open {uri}", got=str(error)) from None
-    try:
-        opened, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise DataError(
-            f"cannot open {uri}",
-            expected="a path or URI that pyarrow or fsspec knows",
-            got=str(error),
-            hint="Object stores may need a driver: pip install s3fs, gcsfs or adlfs.",
-        ) from None
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), str(path)
-
-
-def _absolute(place: str | Path) -> str:
-    """Workers run in another folder than the driver, so local paths leave it absolute."""
-    text = str(place)
-    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
-
-
 def _list_files(place: str, key: str) -> Iterator[str]:
-    filesystem, path = open_path(place)
+    filesystem, path = open_filesystem(place)
     try:
         info = filesystem.get_file_info(path)
         if info.type == pa.fs.FileType.File:
@@ -198,9 +150,8 @@ def _list_files(place: str, key: str) -> Iterator[str]:
             got=f"{len(entries)} other entries" if entries else "an empty folder",
             hint=f"It has the folders {', '.join(folders[:8])}; name one of them." if folders else None,
         )
-    address, question, query = place.partition("?")
     for name in names:
-        yield f"{address.rstrip('/')}/{name}{question}{query}"
+        yield join(place, name)
 
 
 def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:
@@ -218,7 +169,7 @@ def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:
 
 
 def _read_footer(path: str, *, schema: Schema, targets: bool) -> DataFile:
-    filesystem, inside = open_path(path)
+    filesystem, inside = open_filesystem(path)
     try:
         with filesystem.open_input_file(inside) as stream, pq.ParquetFile(stream) as file:
             metadata, columns = file.metadata, file.schema_arrow

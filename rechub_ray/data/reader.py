@@ -12,9 +12,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from rechub_ray.data.block import Array, Block, Ragged, id_type
-from rechub_ray.data.manifest import check_columns, needed_columns, open_path
+from rechub_ray.data.manifest import check_columns, needed_columns
 from rechub_ray.data.plan import Piece, permutation
 from rechub_ray.errors import DataError
+from rechub_ray.files import open_filesystem
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
 
@@ -45,7 +46,7 @@ def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
 
 
 def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
-    filesystem, path = open_path(piece.file)
+    filesystem, path = open_filesystem(piece.file)
     try:
         info = filesystem.get_file_info(path)
         if info.type == pa.fs.FileType.NotFound:
@@ -68,7 +69,7 @@ def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
 # size and time are in the key because the same path may be written anew within one process
 @functools.lru_cache(maxsize=16)
 def _footer(path: str, size: int, mtime_ns: int) -> pq.FileMetaData:
-    filesystem, inside = open_path(path)
+    filesystem, inside = open_filesystem(path)
     with filesystem.open_input_file(inside) as stream:
         return pq.read_metadata(stream)
 

@@ -28,7 +28,7 @@ from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.errors import ExportError
 from rechub_ray.export.parity import Check, compare
 from rechub_ray.export.serving import Port, ServingModel
-from rechub_ray.files import open_filesystem
+from rechub_ray.files import absolute, exists, join, open_filesystem, split
 from rechub_ray.models.base import Model
 from rechub_ray.schema import Schema
 
@@ -91,6 +91,19 @@ def export_onnx(
         batch_sizes=batch_sizes,
         source=f"{saved.path} (step {saved.state.get('step', 'unknown')})",
     )
+
+
+def default_path(checkpoint: str) -> str:
+    """Where an export goes unless told otherwise: `model.onnx` in a run's folder.
+
+    That of a single checkpoint goes beside it, under its name, and out of `checkpoints/`, where old ones are deleted.
+    """
+    filesystem, root = open_filesystem(checkpoint)
+    if not exists(filesystem, f"{root}/manifest.json"):
+        return join(checkpoint, "model.onnx")
+    folder, name = split(absolute(checkpoint))
+    above, last = split(folder)
+    return join(above if last == "checkpoints" else folder, f"{name}.onnx")
 
 
 def export_model(

@@ -13,8 +13,8 @@ class AUC(Metric):
 
     AUC = sum_ij w_i w_j [y_i = 1, y_j = 0] ([s_i > s_j] + [s_i = s_j] / 2) / (sum_i w_i y_i * sum_j w_j (1 - y_j))
 
-    Keeps every row (5 bytes each, 9 with weights) on the device until `compute`, then holds all workers' rows on each
-    worker and sorts them. `auc_histogram` needs the same memory for any number of rows.
+    Keeps every row (5 bytes each, 9 with weights) on its worker's device until `compute`; then rank 0 alone gets all
+    rows and sorts them, at a peak of about 80 bytes a row. `auc_histogram` needs the same memory for any number.
 
     Reference: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143 (1982).
     """

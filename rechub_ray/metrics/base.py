@@ -119,16 +119,21 @@ class Accumulator:
             else:
                 self._parts[name] = [self._parts[name][0] + state[name]]
 
-    def merged(self, world: World, *, device: torch.device) -> State:
-        """The state over all batches and ranks; a rank that saw no rows takes part with tensors on `device`."""
+    def merged(self, world: World, *, device: torch.device) -> State | None:
+        """The state over all batches and ranks on rank 0, None elsewhere: all rows lie on one rank only.
+
+        A rank that saw no rows takes part with tensors on `device`.
+        """
         mine = self._parts or {name: [tensor] for name, tensor in self.metric.empty(device).items()}
         result: State = {}
         for name, how in self.metric.merging.items():
             if how == "sum":
                 result[name] = world.sum_(mine[name][0].clone())  # a second call must not count the ranks twice
             else:
-                result[name] = torch.cat(world.gather(torch.cat(mine[name])))
-        return result
+                parts = world.gather_to_main(torch.cat(mine[name]))
+                if parts is not None:
+                    result[name] = torch.cat(parts)
+        return result if world.is_main else None
 
 
 METRICS: Registry[Metric] = Registry("metric")

@@ -16,7 +16,8 @@ class GAUC(Metric):
     """Mean of each group's exact AUC, weighted by its impressions or clicks; groups of one class are skipped.
 
     GAUC = sum_g n_g AUC_g / sum_g n_g over the groups with both classes. With sample weights, AUC_g is the weighted
-    AUC and n_g the sum of the weights. Keeps 13 bytes a row (17 with weights) until `compute`; see `auc`.
+    AUC and n_g the sum of the weights. Keeps 13 bytes a row (17 with weights) until `compute`, and then needs about 100
+    a row on rank 0; see `auc`.
 
     Args:
         weighting: `impressions` (n_g is the number of rows) or `clicks` (the number of rows with label 1).

@@ -110,10 +110,13 @@ class MetricSet:
             device: where a rank that saw no batch takes part in the collectives; None is the CPU.
         """
         device = device or torch.device("cpu")
-        return {
-            key: metric.compute(self._accumulators[key].merged(world, device=device))
-            for key, metric in self._metrics.items()
-        }
+        values = {}
+        for key, metric in self._metrics.items():
+            state = self._accumulators[key].merged(world, device=device)
+            if state is not None:
+                values[key] = metric.compute(state)
+        result: dict[str, float] = world.broadcast(values)
+        return result
 
 
 def _build(node: Any, schema: Schema, place: str) -> Metric:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.errors import RechubError, ResourceError, TrainingError
-from rechub_ray.files import absolute, open_filesystem
+from rechub_ray.files import absolute, open_filesystem, split
 from rechub_ray.runtime.preflight import Node, check_resources, cpus_per_worker, local_cpus
 from rechub_ray.runtime.worker import train_loop_per_worker
 
@@ -173,7 +173,7 @@ def run_on_workers(
         from ray.train.torch import TorchTrainer
 
         from rechub_ray.runtime.callbacks import EndOnUserError
-        from rechub_ray.runtime.process_group import ProcessGroup
+        from rechub_ray.runtime.process_group import ProcessGroup, backend
 
         board = make_board(ray)
         storage, name = _storage(config.directory())
@@ -183,7 +183,9 @@ def run_on_workers(
         trainer = TorchTrainer(
             train_loop_per_worker,
             train_loop_config={"share": share, "job": job, "config": config, "board": board, "read_cpus": read_cpus},
-            torch_config=ProcessGroup(timeout_s=int(scaling.collective_timeout_seconds)),
+            torch_config=ProcessGroup(
+                backend=backend(use_gpu=scaling.use_gpu), timeout_s=int(scaling.collective_timeout_seconds)
+            ),
             scaling_config=ScalingConfig(
                 num_workers=scaling.num_workers,
                 use_gpu=scaling.use_gpu,
@@ -211,8 +213,7 @@ def run_on_workers(
 
 def _storage(directory: str) -> tuple[str, str]:
     """Ray's storage path and run name, so that the run's folder is Ray's experiment folder too."""
-    storage, _, name = absolute(directory).rstrip("/").rpartition("/")
-    return storage, name
+    return split(absolute(directory))
 
 
 def _forget_ray_snapshot(directory: str) -> None:

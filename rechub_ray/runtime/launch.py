@@ -20,7 +20,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.files import is_uri, join, write_text
-from rechub_ray.loop import pick_device
+from rechub_ray.loop import Hooks, pick_device
 from rechub_ray.models.base import Model
 from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
 from rechub_ray.runtime.worker import execute
@@ -62,6 +62,7 @@ def train(
     resume: Resume = "auto",
     callback_fn: Callable[[int, float], None] | None = None,
     trackers: list[Any] | None = None,
+    how: Callable[[Job, Hooks], dict[str, Any]] | None = None,
 ) -> RunResult:
     """Trains, evaluates and exports one run.
 
@@ -71,6 +72,7 @@ def train(
             earlier checkpoints aside).
         callback_fn: called on the driver with (epoch, score) after each evaluation; epoch -1 is before training.
         trackers: tracker objects beside the configured ones.
+        how: does what `execute` does, with workers of its own; null takes those of `config.scaling`.
 
     Raises:
         RechubError: anything a user can mend.
@@ -80,13 +82,15 @@ def train(
     config = job.config
     step = _check_resume(config, resume)
     directory = config.directory()
-    with _workplace(config):  # also checks the resources: nothing in model_dir changes before
+    with (
+        _workplace(config) if how is None else contextlib.nullcontext()
+    ):  # also checks the resources: nothing in model_dir changes before
         if resume == "never":
             Store(directory).set_aside()
-        write_text(f"{directory}/config.yaml", config_module.dump(config))
+        write_text(join(directory, "config.yaml"), config_module.dump(config))
         listener = _Listener(job, trackers or [], callback_fn, step)
         try:
-            report = _in_process(job, listener) if config.scaling.num_workers == 0 else _on_ray(job, listener)
+            report = (how or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
             best = report["best_metrics"] or report["metrics"]
             scores = {f"val/{k}": v for k, v in best.items()}
             scores |= {f"test/{k}": v for k, v in report["test_metrics"].items()}
@@ -98,7 +102,7 @@ def train(
         from rechub_ray.export.onnx import export_onnx
 
         onnx = export_onnx(
-            report["best_checkpoint"], f"{directory}/model.onnx", probabilities=config.export.probabilities
+            report["best_checkpoint"], join(directory, "model.onnx"), probabilities=config.export.probabilities
         ).path
     report["seconds"]["run"] = time.perf_counter() - started
     result = RunResult(
@@ -111,7 +115,7 @@ def train(
             k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
         },
     )
-    write_text(f"{directory}/result.json", json.dumps(dataclasses.asdict(result), indent=1))
+    write_text(join(directory, "result.json"), json.dumps(dataclasses.asdict(result), indent=1))
     return result
 
 
@@ -228,7 +232,7 @@ class _Listener:
         """Nobody else to tell."""
 
 
-def _in_process(job: Job, listener: _Listener) -> dict[str, Any]:
+def _in_process(job: Job, listener: Hooks) -> dict[str, Any]:
     threads = torch.get_num_threads()
     if job.config.train.threads is not None:
         torch.set_num_threads(job.config.train.threads)
@@ -244,7 +248,7 @@ def _in_process(job: Job, listener: _Listener) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-def _on_ray(job: Job, listener: _Listener) -> dict[str, Any]:
+def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
     from rechub_ray.runtime.cluster import run_on_workers
 
     def hear(event: tuple[Any, ...]) -> None:

@@ -9,14 +9,13 @@ import os
 import sys
 from collections.abc import Iterator
 
-import pyarrow.fs as pafs
 import torch
 
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
-from rechub_ray.files import absolute, exists, join, join_all, open_filesystem, reason
+from rechub_ray.files import absolute, check_writable, exists, join, join_all, open_filesystem
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -71,7 +70,7 @@ def check(config: RunConfig) -> Job:
             expected=f"at most the {job.train.rows} rows of the training split",
         )
     _check_start(config)
-    check_writable(config.directory())
+    check_writable(config.directory(), what="'model_dir'")
     return job
 
 
@@ -223,27 +222,6 @@ def _check_start(config: RunConfig) -> None:
         filesystem, root = open_filesystem(config.init_from)
         if not exists(filesystem, f"{root}/manifest.json"):
             raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
-
-
-def check_writable(directory: str, *, what: str = "'model_dir'") -> None:
-    """Whether `directory` takes files; a local one that is not there yet is not made, its parent is asked.
-
-    Raises:
-        ConfigError: it does not; begins with `what`.
-    """
-    filesystem, place = open_filesystem(directory)
-    try:
-        if isinstance(filesystem, pafs.LocalFileSystem):
-            while not os.path.lexists(place):
-                place = os.path.dirname(place)
-        else:
-            filesystem.create_dir(place, recursive=True)
-        marker = f"{place}/.writable-{os.getpid()}"
-        with filesystem.open_output_stream(marker) as stream:
-            stream.write(b"")
-        filesystem.delete_file(marker)
-    except OSError as error:
-        raise ConfigError(f"{what}: cannot write into '{directory}'", got=reason(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

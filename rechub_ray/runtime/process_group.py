@@ -25,6 +25,11 @@ def use_ray_interface() -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
+def backend(*, use_gpu: bool) -> str:
+    """torch's name for what carries tensors between the workers: counts and names stay on the host, also with GPUs."""
+    return "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+
+
 class _Backend(_TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(use_ray_interface)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from rechub_ray.checkpoint import Store, initialise_from, read
 from rechub_ray.data.source import EvalSource, Reader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
-from rechub_ray.files import exists, open_filesystem
+from rechub_ray.files import exists, join, open_filesystem
 from rechub_ray.loop import Fit, Hooks, Learner, Progress, schedule_steps_of
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.world import World
@@ -46,14 +46,14 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     test_metrics: dict[str, float] = {}
     test = _eval_source(job, "test", world, reader)
     if test is not None:
-        learner.model.load_state_dict(read(f"{store.location}/{best}").model)
+        learner.model.load_state_dict(read(join(store.location, best)).model)
         test_metrics = learner.evaluate(test)
         if world.is_main:
             hooks.log({f"test/{key}": value for key, value in test_metrics.items()}, step=result.steps)
     return {
         **dataclasses.asdict(result),
         "test_metrics": test_metrics,
-        "best_checkpoint": f"{store.location}/{best}",
+        "best_checkpoint": join(store.location, best),
         "workers": world.size,
     }
 
@@ -152,7 +152,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         )
         return result
     except Exception as error:
-        if not _is_passing(error):
+        if not is_passing(error):
             # told before it is raised: what Ray makes of the exception loses its type
             if not isinstance(error, RechubError):
                 trace = "".join(traceback.format_exception(error))
@@ -161,7 +161,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether the same run may get past this when started again: a lost peer, host, or connection."""
     import ray
 

@@ -83,7 +83,7 @@ class ConsoleTracker(Tracker):
         first_step, first_time = self._first
         if self.run.total_steps and step > first_step:
             left = (self.run.total_steps - step) * (now - first_time) / (step - first_step)
-            parts.append(f"ETA {_clock(left)}")
+            parts.append(f"ETA {clock(left)}")
         return parts
 
     def _write(self, line: str) -> None:
@@ -119,7 +119,7 @@ def _bar(line: str, step: int, total: int | None) -> RenderableType:
     return row
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

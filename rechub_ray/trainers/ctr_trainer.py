@@ -25,7 +25,7 @@ from rechub_ray.data.convert import write_rows
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import OPSET, ExportReport, export_model
-from rechub_ray.files import exists, is_uri, open_filesystem, write_text
+from rechub_ray.files import exists, is_uri, join, open_filesystem, write_text
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import inference, launch
 from rechub_ray.runtime.launch import Resume, RunResult
@@ -159,12 +159,12 @@ class CTRTrainer:
             (best AUC, all metrics of that evaluation), or (-1, None) without validation data.
         """
         train, valid = _splits(train_dataloader, val_dataloader)
-        schema, root = self.model.schema, f"{self.model_path}/data"
-        write_text(f"{root}/schema.json", json.dumps(schema.to_dict(), indent=2))
-        train_path = self._stored(train, f"{root}/train", self.model, what="the training data")
+        schema, root = self.model.schema, join(self.model_path, "data")
+        write_text(join(root, "schema.json"), json.dumps(schema.to_dict(), indent=2))
+        train_path = self._stored(train, join(root, "train"), self.model, what="the training data")
         valid_path = None
         if valid is not None:
-            valid_path = self._stored(valid, f"{root}/valid", self.model, what="the validation data")
+            valid_path = self._stored(valid, join(root, "valid"), self.model, what="the validation data")
         rows = Manifest.scan(train_path, schema, key="train_dataloader").rows
         batch_size = self._rows_per_worker(train_dataloader, rows)
         config = self._changed(
@@ -173,7 +173,7 @@ class CTRTrainer:
         )
         if valid is None:
             config = config.model_copy(update={"train": _without_early_stopping(config.train)})
-        start = self._save(self.model, config, f"{self.model_path}/initial")
+        start = self._save(self.model, config, join(self.model_path, "initial"))
         self.result = launch.train(
             config.model_copy(update={"init_from": start}),
             resume=resume,
@@ -189,14 +189,14 @@ class CTRTrainer:
     def evaluate(self, model: Model, data_loader: Any) -> float:
         """The AUC of a model, over every row once; NaN where the data has one class only."""
         with self._checkpoint_of(model) as (checkpoint, folder):
-            data = self._stored(data_loader, f"{folder}/data", model, what="the evaluation data")
+            data = self._stored(data_loader, join(folder, "data"), model, what="the evaluation data")
             return inference.evaluate(checkpoint, split=data)["auc"]
 
     def predict(self, model: Model, data_loader: Any) -> npt.NDArray[np.float32]:
         """The probability of each row, (rows,), in the data's order; labels are not needed."""
         with self._checkpoint_of(model) as (checkpoint, folder):
-            data = self._stored(data_loader, f"{folder}/data", model, what="the data", targets=False)
-            out = f"{folder}/predictions"
+            data = self._stored(data_loader, join(folder, "data"), model, what="the data", targets=False)
+            out = join(folder, "predictions")
             inference.predict(checkpoint, out, split=data)
             filesystem, root = open_filesystem(out)
             files = sorted(info.path for info in filesystem.get_file_info(pafs.FileSelector(root)))
@@ -323,7 +323,7 @@ class CTRTrainer:
     @contextlib.contextmanager
     def _checkpoint_of(self, model: Model) -> Iterator[tuple[str, str]]:
         """A temporary checkpoint of a model, and the temporary folder that it lies in (every worker can read it)."""
-        folder = f"{self.model_path}/temporary-{uuid.uuid4().hex[:8]}"
+        folder = join(self.model_path, f"temporary-{uuid.uuid4().hex[:8]}")
         config = self._changed(model=model_node(model))
         filesystem, root = open_filesystem(folder)
         try:
@@ -372,10 +372,10 @@ def _splits(train: Any, valid: Any) -> tuple[Any, Any]:
     filesystem, root = open_filesystem(os.fspath(train))
     if not exists(filesystem, f"{root}/schema.json"):
         return train, valid
-    place = os.fspath(train).rstrip("/")
+    place = os.fspath(train)
     if valid is None and exists(filesystem, f"{root}/valid", kind=pafs.FileType.Directory):
-        valid = f"{place}/valid"
-    return f"{place}/train", valid
+        valid = join(place, "valid")
+    return join(place, "train"), valid
 
 
 def _after_epochs(callback_fn: Callable[[int, float], None] | None) -> Callable[[int, float], None] | None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,13 @@ class ThreadWorld(World):
         self.wait(20)
         return parts
 
+    def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:
+        parts = self.gather(tensor)
+        return parts if self.is_main else None
+
+    def broadcast(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
     def sum_(self, tensor: Tensor) -> Tensor:
         total = torch.stack(self.gather(tensor.clone())).sum(0)
         return tensor.copy_(total)
@@ -85,7 +93,10 @@ def over_ranks(metric: Metric, parts: list[list[tuple[Outputs, Batch]]]) -> list
         accumulator = Accumulator(metric)
         for rows in parts[rank]:
             accumulator.add(metric.update(*rows))
-        results[rank] = metric.compute(accumulator.merged(ThreadWorld(rank, size, board, barrier), device=CPU))
+        world = ThreadWorld(rank, size, board, barrier)
+        state = accumulator.merged(world, device=CPU)
+        assert (state is None) == (rank > 0)
+        results[rank] = world.broadcast(metric.compute(state) if state is not None else None)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -134,7 +145,7 @@ def test_merging_leaves_the_rank_s_own_state(name):
         def sum_(self, tensor: Tensor) -> Tensor:
             return tensor.mul_(2)
 
-        def gather(self, tensor: Tensor) -> list[Tensor]:
+        def gather_to_main(self, tensor: Tensor) -> list[Tensor]:
             return [tensor, tensor]
 
     metric = build(name, weighted=True)
@@ -142,6 +153,8 @@ def test_merging_leaves_the_rank_s_own_state(name):
     accumulator.add(metric.update(*make_rows(50, weighted=True)))
     first = copy.deepcopy(accumulator.merged(Twins(0, 2), device=CPU))
     again = accumulator.merged(Twins(0, 2), device=CPU)
+    assert first is not None
+    assert again is not None
     assert all(torch.equal(first[state], again[state]) for state in metric.merging)
 
 

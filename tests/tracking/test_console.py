@@ -92,4 +92,4 @@ def test_many_log_points_do_not_flood_a_terminal(run, clock, monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
 def test_clock(seconds, text):
-    assert module._clock(seconds) == text
+    assert module.clock(seconds) == text

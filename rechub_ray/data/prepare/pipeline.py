@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rechub_ray.data.prepare import histories
@@ -27,15 +30,15 @@ from rechub_ray.data.prepare.splits import fitted_starts, given_starts
 from rechub_ray.data.prepare.statistics import SplitStatistics
 from rechub_ray.data.prepare.writer import Quarantine, ShardWriter, number_shards
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import absolute
+from rechub_ray.files import absolute, check_writable, exists, is_uri, join, open_filesystem, reason, write_text
 from rechub_ray.schema import Label, Schema
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` made: the folder, its schema, the statistics as in stats.json, and how long it took."""
+    """What `prepare` made: the folder or URI, its schema, the statistics as in stats.json, and how long it took."""
 
-    out: Path
+    out: str
     schema: Schema
     stats: dict[str, Any]
     seconds: float
@@ -64,44 +67,70 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
         recipe = Recipe.load(recipe)
     elif not isinstance(recipe, Recipe):
         recipe = Recipe.from_dict(recipe)
-    # reading tasks may run in other processes, which do not share this one's working folder
-    recipe = recipe.model_copy(update={"source": absolute(recipe.source)})
-    out = _free_folder(recipe).absolute()
-    staging = out.parent / f".{out.name}.preparing-{os.getpid()}"
-    staging.mkdir(parents=True)
-    try:
-        schema, stats = _prepare(recipe, staging, use_ray)
-        shutil.rmtree(staging / "work", ignore_errors=True)
-        _put_in_place(staging, out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return PrepareResult(out, schema, stats, time.monotonic() - started)
-
-
-def _free_folder(recipe: Recipe) -> Path:
     if not recipe.out:
         raise ConfigError("'out' is missing", expected="the folder to write", hint="Give out=DIR.")
-    out = Path(recipe.out).absolute()
-    if not out.exists():
-        return out
-    if not out.is_dir():
-        raise ConfigError(f"'out': {out} is a file", expected="a folder that does not exist yet")
-    if any(out.iterdir()):
+    # reading tasks may run in other processes, which do not share this one's working folder
+    recipe = recipe.model_copy(update={"source": absolute(recipe.source), "out": absolute(recipe.out)})
+    _check_free(recipe)
+    with _staging(recipe.out) as staging:
+        schema, stats = _prepare(recipe, staging, use_ray)
+        shutil.rmtree(staging / "work", ignore_errors=True)
+        _put_in_place(staging, recipe.out)
+    return PrepareResult(recipe.out, schema, stats, time.monotonic() - started)
+
+
+def _check_free(recipe: Recipe) -> None:
+    filesystem, root = open_filesystem(recipe.out)
+    if exists(filesystem, root):
+        raise ConfigError(f"'out': {recipe.out} is a file", expected="a folder that does not exist yet")
+    if filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True)):
         if not recipe.overwrite:
-            raise ConfigError(f"'out': {out} exists already", hint="Choose another folder, or set overwrite=true.")
-        if not (out / "schema.json").is_file():
             raise ConfigError(
-                f"'out': {out} is not a prepared data set, so it is not overwritten", hint="Remove it yourself first."
+                f"'out': {recipe.out} exists already", hint="Choose another folder, or set overwrite=true."
             )
-    return out
+        if not exists(filesystem, f"{root}/schema.json"):
+            raise ConfigError(
+                f"'out': {recipe.out} is not a prepared data set, so it is not overwritten",
+                hint="Remove it yourself first.",
+            )
+    check_writable(recipe.out, what="'out'")
 
 
-def _put_in_place(staging: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
-    if out.exists():
-        out.rename(old)
-    staging.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+@contextlib.contextmanager
+def _staging(out: str) -> Iterator[Path]:
+    """Where everything is made first: beside `out`, or in a temporary folder where that is remote."""
+    if is_uri(out):
+        with tempfile.TemporaryDirectory(prefix="preparing-") as folder:
+            yield Path(folder)
+        return
+    staging = Path(out).with_name(f".{Path(out).name}.preparing-{os.getpid()}")
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, out: str) -> None:
+    if not is_uri(out):
+        old = Path(out).with_name(f".{Path(out).name}.old-{os.getpid()}")
+        if os.path.exists(out):
+            os.rename(out, old)
+        staging.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    filesystem, root = open_filesystem(out)
+    schema = staging / "schema.json"
+    text = schema.read_text(encoding="utf-8")
+    schema.unlink()
+    try:
+        if exists(filesystem, f"{root}/schema.json"):
+            filesystem.delete_file(f"{root}/schema.json")
+            filesystem.delete_dir_contents(root)
+        pafs.copy_files(str(staging), root, destination_filesystem=filesystem)
+        write_text(join(out, "schema.json"), text)  # the last one: without it there is no data set
+    except OSError as error:
+        raise DataError(f"cannot write into '{out}'", got=reason(error)) from None
 
 
 def _prepare(recipe: Recipe, staging: Path, use_ray: bool | None) -> tuple[Schema, dict[str, Any]]:
@@ -246,6 +275,13 @@ def _encode(
         bad += wrong
         for name, part in statistics.items():
             totals[name].merge(part)
-    for name in totals:
-        number_shards(staging / name)
+    for name, total in totals.items():
+        rows = number_shards(staging / name)
+        if rows != total.rows:  # other hosts wrote into folders of their own
+            raise DataError(
+                f"the shards of split '{name}' are not all in {staging}",
+                expected=f"{total.rows} rows",
+                got=rows,
+                hint="On several hosts 'out' must be a folder that all of them share.",
+            )
     return totals, bad

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from rechub_ray.data.prepare import text
 from rechub_ray.data.prepare.forms import Format
 from rechub_ray.errors import DataError, nearest
+from rechub_ray.files import open_filesystem
 
 TASK_BYTES = 64 << 20
 PARQUET_TASK_ROWS = 1_000_000
@@ -51,13 +52,7 @@ class Source:
     @classmethod
     def open(cls, uri: str) -> Source:
         """A local path, or a URI of pyarrow (`s3://`, `gs://`, `hdfs://`) or else of fsspec."""
-        if "://" not in uri:
-            return cls(pyarrow.fs.LocalFileSystem(), uri)
-        try:
-            filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
-            filesystem, root = _fsspec(uri)
-        return cls(filesystem, root)
+        return cls(*open_filesystem(uri))
 
     def path(self, name: str) -> str:
         return name if name.startswith("/") else posixpath.join(self.root, name)
@@ -110,16 +105,6 @@ class Source:
                     got=digest.hexdigest(),
                     hint=f"Get it {f'from {url} ' if url else ''}again; if you mean this one, give checksums={{}}.",
                 )
-
-
-def _fsspec(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    import fsspec
-
-    try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"cannot open '{uri}'", got=error) from None
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), root
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,14 @@ class ShardWriter:
             self._file = None
 
 
-def number_shards(folder: Path) -> None:
-    """Renames the shards of all tasks to part-00000.parquet, part-00001.parquet, ... in the order of the tasks."""
+def number_shards(folder: Path) -> int:
+    """Renames the shards of all tasks to part-00000.parquet, part-00001.parquet, ... in the order of the tasks.
+
+    Returns:
+        Rows in all of them.
+    """
+    rows = 0
     for number, path in enumerate(sorted(folder.glob("part-*-*.parquet"))):
+        rows += pq.read_metadata(path).num_rows
         path.rename(folder / f"part-{number:05d}.parquet")
+    return rows

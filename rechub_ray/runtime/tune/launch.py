@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rechub_ray.config import ScalingSection
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
+from rechub_ray.runtime.tune.console import SweepConsole
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
 from rechub_ray.runtime.tune.objectives import values_of
+from rechub_ray.runtime.tune.population import Exploit
+from rechub_ray.runtime.tune.refit import Refit, refit
 from rechub_ray.runtime.tune.report import write_report
-from rechub_ray.runtime.tune.results import SweepResult, export_stopped, make_best, prune
+from rechub_ray.runtime.tune.results import Best, SweepResult, export_stopped, make_best, prune
 from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
-from rechub_ray.runtime.tune.sweep import CheckedSweep, Resources, Sweep, check_sweep
+from rechub_ray.runtime.tune.sweep import CheckedSweep, Sweep, check_sweep
 from rechub_ray.runtime.tune.trial import TrialJob, trainable
 from rechub_ray.runtime.tune.watch import Watch, callback, stopper
 
@@ -49,7 +55,7 @@ def tune(
         overrides: `path=value` strings or a mapping; `base.<path>` reaches into the base configuration.
         resume: folder of an interrupted or finished sweep: its finished trials are kept, unfinished ones go on from
             their last checkpoint, and overrides may add trials or lengthen the stop criteria.
-        verbose: a line on stderr for each event.
+        verbose: what happens, on stderr: a live table on a terminal, elsewhere a line for each event.
 
     Raises:
         RechubError: anything a user can mend.
@@ -75,7 +81,10 @@ def tune(
             hint=f"Go on with --resume {directory}, or name another sweep_dir.",
         )
     write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
-    return _run(checked, ledger, verbose)
+    # one Ray for the trials and for what comes after them; it starts after the console, which shields it from SIGHUP
+    cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
+    with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
+        return _run(checked, ledger, console)
 
 
 def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
@@ -83,17 +92,17 @@ def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> S
         raise CheckpointError(f"no sweep to resume in '{directory}'", expected="a folder with sweep.yaml")
     old = sweep_module.load(directory / "sweep.yaml")
     new = sweep_module.load(directory / "sweep.yaml", overrides).model_copy(update={"sweep_dir": str(directory)})
-    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "retries", "sweep_dir"}
+    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "refit", "retries", "sweep_dir"}
     for key in Sweep.model_fields:
         if key not in changeable and getattr(old, key) != getattr(new, key):
             raise ConfigError(f"'{key}' cannot change when a sweep is resumed", expected=", ".join(sorted(changeable)))
     return new
 
 
-def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
+def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) -> SweepResult:
     sweep, directory, began = checked.sweep, checked.sweep.directory(), time.time()
     waiting, total = _queue(checked, ledger)
-    watch = Watch(checked, ledger, total=total, verbose=verbose)
+    watch = Watch(checked, ledger, total=total, console=console)
     earlier = _earlier_seconds(directory)
     facts: dict[str, Any] = {
         "name": sweep.name,
@@ -107,22 +116,24 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         "trials": total,
         "epochs": checked.epochs,
         "concurrency": 0,
-        "resources": sweep.resources.model_dump(),
+        "resources": {**sweep.resources.model_dump(), "workers": checked.workers},
         "finished": False,
         "ended_because": None,
+        "refit": None,
         "wall_seconds": earlier,
     }
     grid = None
     watch.check_budget()
     if waiting and not watch.is_over():
-        with connected(checked.job.config.scaling) as ray, _environment(len(waiting)):
+        with connected(_alone(checked)) as ray, _environment(len(waiting)):
             nodes = [
                 Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
             ]
-            facts["concurrency"], share, arithmetic = concurrency(sweep, nodes, len(waiting))
-            watch.say(arithmetic)
+            places = concurrency(sweep, nodes, len(waiting), checked.workers)
+            facts["concurrency"] = places.limit
+            watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-            grid = _fit(checked, ledger, watch, waiting, share)
+            grid = _fit(checked, ledger, watch, waiting, places)
     if watch.ending is not None:
         ledger.end_all(watch.ending)
     done = len(ledger.records) >= total and all(record["status"] in FINAL for record in ledger)
@@ -140,6 +151,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
     if facts["finished"]:
         export_stopped(checked, ledger, watch.say)
         prune(checked, ledger)
+    again = _refit(sweep, best, watch) if facts["finished"] and sweep.refit else None
+    facts["refit"] = dataclasses.asdict(again) if again is not None else None
     facts["best_trial"] = best.record["trial_id"]
     facts["front"] = [record["trial_id"] for record in ledger.front()]
     facts["wall_seconds"] = earlier + time.time() - began
@@ -158,8 +171,21 @@ def _run(checked: CheckedSweep, ledger: Ledger, verbose: bool) -> SweepResult:
         trials=list(ledger),
         best_checkpoint=best.checkpoint,
         onnx=best.onnx,
+        refit=again,
         grid=grid,
     )
+
+
+def _alone(checked: CheckedSweep) -> ScalingSection:
+    """How to join Ray; what a trial takes of it is `concurrency`'s matter."""
+    return checked.job.config.scaling.model_copy(update={"num_workers": 0})
+
+
+def _refit(sweep: Sweep, best: Best, watch: Watch) -> Refit:
+    wanted = sweep.resources
+    bundle = {"CPU": wanted.cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {})
+    trial = best.record["trial_id"]
+    return refit(sweep.directory(), trial, bundle=bundle, retries=sweep.retries, say=watch.say)
 
 
 def _earlier_seconds(directory: str) -> float:
@@ -187,44 +213,84 @@ def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[str | None], int
     return [*queue, *[None] * (total - len(ledger.records))], total
 
 
-def concurrency(sweep: Sweep, nodes: list[Node], trials: int) -> tuple[int, Resources, str]:
-    """How many trials run at the same time, what each reserves, and the arithmetic in words.
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """How many trials run at the same time, and what each of them reserves.
 
-    The limit is set by what a trial reserves, so that a trial that waits for others (HyperBand) holds no place.
+    Args:
+        limit: trials at the same time.
+        bundles: what a trial reserves, all of it or nothing: one a worker, and more where `max_concurrent` says so.
+        arithmetic: how they follow from the cluster, in words.
+    """
+
+    limit: int
+    bundles: list[dict[str, float]]
+    arithmetic: str
+
+
+def concurrency(sweep: Sweep, nodes: list[Node], trials: int, workers: int) -> Places:
+    """How many trials run at the same time.
+
+    Nothing can wait for itself: a trial gets the places of all its workers at once or none, all places are of one
+    size, and the limit is set by what trials reserve, so that one that waits for others (HyperBand) holds no place.
+
+    Args:
+        nodes: the hosts. trials: to be run. workers: processes of a trial.
 
     Raises:
         ResourceError: not even one fits.
     """
     wanted = sweep.resources
-    places = []
-    for node in nodes:
-        by_cpu = math.floor(node.cpus / wanted.cpus + 1e-9)
-        by_gpu = math.floor(node.gpus / wanted.gpus + 1e-9) if wanted.gpus else by_cpu
-        places.append(min(by_cpu, by_gpu))
-    fit = sum(places)
+
+    def places(cpus: float) -> int:
+        return sum(_fitting(node, cpus, wanted.gpus) for node in nodes)
+
+    fit = places(wanted.cpus) // workers
     if fit < 1:
+        by = f"{workers} workers of {wanted.cpus:g} CPU and {wanted.gpus:g} GPU, each on one host"
         raise ResourceError(
-            "not even one trial fits a host of the cluster",
-            expected=f"{wanted.cpus:g} CPU and {wanted.gpus:g} GPU on one host",
+            "not even one trial fits the cluster",
+            expected=by if workers > 1 else f"{wanted.cpus:g} CPU and {wanted.gpus:g} GPU on one host",
             got="; ".join(f"{n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
-            hint="Use a smaller resources.cpus or resources.gpus.",
+            hint="Use a smaller resources.cpus or resources.gpus"
+            + (", or base.scaling.num_workers." if workers > 1 else "."),
         )
-    limit = min(fit, sweep.max_concurrent or fit, trials)
-    share = wanted
-    if limit < fit:  # each trial reserves more, so that no more than `limit` find room on any one or all hosts
-        total, largest = sum(n.cpus for n in nodes), max(n.cpus for n in nodes)
-        share = Resources(cpus=min(max(math.floor(total / limit * 1e4) / 1e4, wanted.cpus), largest), gpus=wanted.gpus)
-        fit = sum(math.floor(n.cpus / share.cpus + 1e-9) for n in nodes)
-        limit = min(limit, fit)
+    limit, cpus, count = fit, wanted.cpus, workers
+    if sweep.max_concurrent is not None and sweep.max_concurrent < fit:
+        limit, cpus, count = _reserved(sweep, nodes, places, workers)
     hosts = " + ".join(f"{n.cpus:g}" for n in nodes)
     text = (
-        f"{limit} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU each "
-        f"= {sum(places)} places"
-        + (f", {wanted.gpus:g} GPU a trial" if wanted.gpus else "")
+        f"{min(limit, trials)} trials at a time: {hosts} CPU on {len(nodes)} host(s) / {wanted.cpus:g} CPU"
+        + (f" and {wanted.gpus:g} GPU" if wanted.gpus else "")
+        + f" each = {places(wanted.cpus)} places"
+        + (f" / {workers} workers a trial = {fit} trials" if workers > 1 else "")
         + (f", max_concurrent {sweep.max_concurrent}" if sweep.max_concurrent else "")
         + f", {trials} trials to run"
     )
-    return limit, share, text
+    bundle = {"CPU": cpus} | ({"GPU": wanted.gpus} if wanted.gpus else {})
+    return Places(min(limit, trials), [bundle] * count, text)
+
+
+def _fitting(node: Node, cpus: float, gpus: float) -> int:
+    by_cpu = math.floor(node.cpus / cpus + 1e-9)
+    return min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+
+
+def _reserved(sweep: Sweep, nodes: list[Node], places: Callable[[float], int], workers: int) -> tuple[int, float, int]:
+    """Trials at a time, CPU of a place and places of a trial, so that at most `max_concurrent` trials find room.
+
+    Larger places where that does it, else more of them than there are workers.
+    """
+    wanted, most = sweep.resources.cpus, sweep.max_concurrent or 1
+    sizes = {wanted} | {
+        math.floor(n.cpus / k * 1e4) / 1e4 for n in nodes for k in range(1, math.floor(n.cpus / wanted + 1e-9) + 1)
+    }
+    found = []
+    for size in sizes:
+        count = max(workers, places(size) // (most + 1) + 1)
+        found.append((places(size) // count, -count, -size))
+    limit, count, size = max(found)
+    return limit, -size, -count
 
 
 @contextlib.contextmanager
@@ -235,14 +301,16 @@ def _environment(trials: int) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)  # Watch says what happens, in one line each
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="sklearn.gaussian_process")  # of each fit of pb2's model
+            yield
     finally:
         logger.setLevel(level)
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], share: Resources) -> Any:
+def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], places: Places) -> Any:
     import ray.tune
     from ray.tune.logger import JsonLoggerCallback
 
@@ -255,6 +323,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         metric=checked.metric,
         mode=checked.mode,
         objectives=checked.objectives,
+        bundle=places.bundles[0],
     )
 
     def given(record: Record) -> dict[str, Any]:
@@ -265,10 +334,9 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         ledger.write()
         return given(record)
 
-    def exploited(trial: dict[str, Any], donor: dict[str, Any], step: int) -> None:
-        point = {key: value for key, value in trial.items() if not key.startswith("_")}
-        ledger.exploit(trial["_trial"], donor["_trial"], point, step)
-        watch.say(f"{trial['_trial']}: goes on from a copy of {donor['_trial']}")
+    def exploited(exploit: Exploit) -> None:
+        ledger.exploit(exploit)
+        watch.say(f"{exploit.trial['_trial']}: goes on from a copy of {exploit.donor['_trial']}")
 
     # another seed at each start: a model that begins anew must not repeat its first points
     inner = model_based(sweep.search, checked.space, checked.objectives, seed=sweep.seed + len(ledger.records))
@@ -283,7 +351,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
     else:
         algorithm, param_space = numbered(known, inner, len(waiting), opened, objectives=checked.objectives), {}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable(shared), {"cpu": share.cpus, "gpu": share.gpus}),
+        ray.tune.with_resources(trainable(shared), ray.tune.PlacementGroupFactory(places.bundles)),
         param_space=param_space,
         tune_config=ray.tune.TuneConfig(
             metric=SCORE,
@@ -302,4 +370,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
             verbose=0,
         ),
     )
-    return tuner.fit()
+    try:
+        return tuner.fit()
+    finally:
+        watch.leave()

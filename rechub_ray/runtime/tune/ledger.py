@@ -12,6 +12,7 @@ from typing import Any
 from rechub_ray.errors import CheckpointError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.tune.objectives import SIZES, Objective, front, values_of
+from rechub_ray.runtime.tune.population import Exploit
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.space import Point, Space
 from rechub_ray.runtime.tune.trial import FAILURE, RESULT
@@ -113,16 +114,21 @@ class Ledger:
         self.write()
         return before is None or self.sign * score > self.sign * before
 
-    def exploit(self, trial_id: str, donor: str, point: Point, step: int) -> None:
+    def exploit(self, exploit: Exploit) -> None:
         """The trial goes on from a copy of the donor, at another point."""
-        record = self.records[trial_id]
-        old, new = record["params"], self.space.params(point)
+        record = self.records[exploit.trial["_trial"]]
+        point, donor = ({k: v for k, v in x.items() if not k.startswith("_")} for x in (exploit.trial, exploit.donor))
+        old, new, donors = record["params"], self.space.params(point), self.space.params(donor)
+        changed = [path for path in new if not old.get(path) == new[path] == donors.get(path)]
         record["exploits"].append(
             {
-                "from_trial": donor,
-                "at_step": step,
-                "old": {k: v for k, v in old.items() if new.get(k) != v},
-                "new": {k: v for k, v in new.items() if old.get(k) != v},
+                "from_trial": exploit.donor["_trial"],
+                "at_step": exploit.step,
+                "score": exploit.score,
+                "donor_score": exploit.donor_score,
+                "old": {path: old.get(path) for path in changed},
+                "donor": {path: donors.get(path) for path in changed},
+                "new": {path: new[path] for path in changed},
             }
         )
         record["params"], record["point"] = new, point

@@ -22,6 +22,7 @@ from rechub_ray.runtime.tune.exports import NAME as ONNX
 from rechub_ray.runtime.tune.exports import export_trial
 from rechub_ray.runtime.tune.ledger import Ledger, Record
 from rechub_ray.runtime.tune.objectives import SIZES, Objective, values_of
+from rechub_ray.runtime.tune.refit import Refit
 from rechub_ray.runtime.tune.report.read import label
 from rechub_ray.runtime.tune.sweep import CheckedSweep
 from rechub_ray.runtime.tune.trial import EARLIER_BEST, best_of
@@ -45,6 +46,7 @@ class SweepResult:
         best: the best trial's record; with several objectives by the first one. trials: all records.
         objectives: what was compared. front: records of the trials that no other one beats; empty with one objective.
         best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
+        refit: the winner trained again on train + validation, where the sweep asks for it.
         grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
     """
 
@@ -57,6 +59,7 @@ class SweepResult:
     trials: list[Record]
     best_checkpoint: str
     onnx: str | None
+    refit: Refit | None
     grid: Any
 
     @property
@@ -180,7 +183,30 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
     for r in exported:
         if "error" in r["onnx"]:
             console.print(f"{r['trial_id']} has no ONNX: {r['onnx']['error']}")
+    _print_test(result, console)
     by = f", the best by {result.metric}, the first objective" if result.front else ""
     console.print(f"best model  {Path(result.best_checkpoint).parent}{by}")
+    if result.refit is not None and result.refit.checkpoint is not None:
+        console.print(f"refit       {Path(result.refit.checkpoint).parent}")
     if not result.is_finished:
         console.print(f"interrupted: rechub-ray tune --resume {result.directory}")
+
+
+def _print_test(result: SweepResult, console: Console) -> None:
+    """The test split's metrics of the best trial, and of the same configuration trained again."""
+    refit, own = result.refit, result.best["test_metrics"]
+    if refit is not None and refit.error is not None:
+        console.print(f"refit: {refit.error}")
+    if not own:
+        return
+    table = Table(box=None, pad_edge=False)
+    columns = {result.best["trial_id"]: own}
+    if refit is not None and refit.test_metrics:
+        columns["refit"] = refit.test_metrics
+    for name in ("test split", *columns):
+        table.add_column(name, justify="left" if name == "test split" else "right")
+    for key in own:
+        table.add_row(key, *(f"{c[key]:,}" if isinstance(c[key], int) else f"{c[key]:.6f}" for c in columns.values()))
+    console.print()
+    console.print(table)
+    console.print()

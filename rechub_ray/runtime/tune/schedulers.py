@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from rechub_ray.config import Section
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.runtime.tune.population import Exploit, population
 from rechub_ray.runtime.tune.space import Space
 
 TIME, SCORE = "epochs", "score"  # names in a trial's reports
@@ -173,14 +173,12 @@ def build(
     space: Space,
     *,
     epochs: float,
-    exploited: Callable[[dict[str, Any], dict[str, Any], int], None],
+    exploited: Callable[[Exploit], None],
 ) -> Any:
     """Ray Tune's scheduler.
 
     Args:
-        epochs: of a whole run.
-        exploited: told of each exploit: what the trial is given now, what its donor has,
-            and the step that the trial had reached.
+        epochs: of a whole run. exploited: told of each exploit.
     """
     from ray.tune import schedulers as ray_schedulers
 
@@ -210,46 +208,14 @@ def build(
             min_time_slice=float("inf"),
         )
     if isinstance(settings, (Pbt, Pb2)):
-        return _population(settings, space, common, exploited)
-    return ray_schedulers.FIFOScheduler()
-
-
-def _population(
-    settings: Pbt | Pb2,
-    space: Space,
-    common: dict[str, Any],
-    exploited: Callable[[dict[str, Any], dict[str, Any], int], None],
-) -> Any:
-    names = varying(settings, space)
-    variables = {v.name: v for v in space.variables}
-    given: dict[str, Any] = {**common, "perturbation_interval": settings.interval_epochs, "log_config": False}
-    given["quantile_fraction"] = settings.quantile
-    if isinstance(settings, Pb2):
-        module, name = "ray.tune.schedulers.pb2", "PB2"
-        given["hyperparam_bounds"] = {n: [variables[n].low, variables[n].high] for n in names}
-    else:
-        module, name = "ray.tune.schedulers.pbt", "PopulationBasedTraining"
-        domains = space.domains()
-        given["hyperparam_mutations"] = {
-            n: domains[n] if variables[n].is_range else list(variables[n].options) for n in names
+        given: dict[str, Any] = {
+            "perturbation_interval": settings.interval_epochs,
+            "quantile_fraction": settings.quantile,
         }
-        given["burn_in_period"] = settings.burn_in_epochs
-        given["resample_probability"] = settings.resample_probability
-        given["perturbation_factors"] = tuple(settings.factors)
-    base: Any = getattr(importlib.import_module(module), name)
-
-    class Population(base):  # type: ignore[misc]
-        """Tells of exploits, keeps changed values in their ranges, and each trial its own identity."""
-
-        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            new, operations = super()._get_new_config(trial, donor)
-            new = {key: variables[key].clip(value) if key in names else value for key, value in new.items()}
-            new.update({key: value for key, value in trial.config.items() if key.startswith("_")})
-            return new, operations
-
-        def _exploit(self, controller: Any, trial: Any, donor: Any) -> None:
-            result = self._trial_state[trial].last_result
-            super()._exploit(controller, trial, donor)
-            exploited(trial.config, donor.config, int(result["step"]))
-
-    return Population(**given)
+        if isinstance(settings, Pbt):
+            given["burn_in_period"] = settings.burn_in_epochs
+            given["resample_probability"] = settings.resample_probability
+            given["perturbation_factors"] = tuple(settings.factors)
+        given |= {**common, "log_config": False}
+        return population(settings.name, space, varying(settings, space), given, exploited)
+    return ray_schedulers.FIFOScheduler()

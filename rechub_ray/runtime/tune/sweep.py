@@ -22,6 +22,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.objectives import SIZES, Objective
+from rechub_ray.runtime.tune.refit import check_refit
 from rechub_ray.runtime.tune.schedulers import (
     SCHEDULERS,
     Asha,
@@ -56,10 +57,10 @@ class Stop(Section):
 
 
 class Resources(Section):
-    """What one trial reserves of the cluster.
+    """What each process of a trial reserves of the cluster; a trial has one, or base.scaling.num_workers of them.
 
     Args:
-        cpus: logical CPUs. gpus: GPUs, or a share of one.
+        cpus: logical CPUs. gpus: GPUs, or a share of one; 0 takes 1 where base.scaling.use_gpu says so.
     """
 
     cpus: Annotated[float, Gt(0)] = 1.0
@@ -78,9 +79,10 @@ class Sweep(Section):
         trials: points to try; null takes 10, or with search: grid every combination.
         seeds: runs of each point, with the seeds base.seed, base.seed + 1, ...; points are ranked by their mean.
         max_concurrent: trials at the same time; null takes as many as fit.
-        resources: of one trial.
+        resources: of each process of a trial.
         points_to_evaluate: points to try first, path -> value.
         keep: points whose checkpoints stay, the best ones first; null keeps all.
+        refit: train the winner once more, on train + validation, for as many epochs as it took to its best score.
         metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
         objectives: several metrics instead, each a name or `{metric: ..., mode: ...}`; `num_parameters` and
             `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
@@ -102,6 +104,7 @@ class Sweep(Section):
     resources: Resources = Resources()
     points_to_evaluate: list[dict[str, Any]] = []
     keep: Count | None = 3
+    refit: bool = False
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
     objectives: list[Objective] = []
@@ -137,6 +140,11 @@ class CheckedSweep:
     def mode(self) -> str:
         """Of the score."""
         return str(self.objectives[0].mode)
+
+    @property
+    def workers(self) -> int:
+        """Processes of a trial."""
+        return max(self.job.config.scaling.num_workers, 1)
 
     def planned(self) -> list[Point]:
         """The points that are known beforehand: those to evaluate first, then all of a random or grid search."""
@@ -268,22 +276,19 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     if is_uri(directory):
         raise ConfigError("'sweep_dir' is not a folder", expected="a local or shared disk", got=sweep.sweep_dir)
     job = check(config_module.validate({**sweep.base, "model_dir": directory}))
-    if job.config.scaling.num_workers > 0:
-        raise ConfigError(
-            "'base.scaling.num_workers': a trial runs in one process",
-            expected="0",
-            got=job.config.scaling.num_workers,
-            hint="Add base.scaling.num_workers=0; trials run side by side instead.",
-        )
     places = {"data.root": job.config.data.root, "init_from": job.config.init_from, "init_map": job.config.init_map}
     base = config_module.merge(sweep.base, {path: place for path, place in places.items() if place is not None})
-    sweep = sweep.model_copy(update={"base": base})  # trials run in folders of their own
+    resources = _resources(sweep, job)
+    sweep = sweep.model_copy(update={"base": base, "resources": resources})  # trials run in folders of their own
     space = Space.parse(sweep.space)
     objectives = _objectives(sweep, job)
     _check_fit(sweep, space)
+    if sweep.refit:
+        check_refit(job)
     for what, overrides in space.probes():
         _probe(sweep, what, overrides, directory)
-    per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps)
+    workers = max(job.config.scaling.num_workers, 1)
+    per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps * workers)
     epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / per_epoch)
     checked = CheckedSweep(sweep=sweep, job=job, space=space, objectives=objectives, epochs=epochs)
     for name in (sweep.search.name, sweep.scheduler.name):
@@ -292,6 +297,20 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     if isinstance(sweep.scheduler, (Pbt, Pb2)):
         _check_exchange(checked)
     return checked
+
+
+def _resources(sweep: Sweep, job: Job) -> Resources:
+    """What a process of a trial reserves."""
+    scaling, wanted = job.config.scaling, sweep.resources
+    if wanted.gpus and scaling.num_workers > 0 and not scaling.use_gpu:
+        raise ConfigError(
+            "'resources.gpus': the workers would reserve GPUs and train without them",
+            got=f"{wanted.gpus:g}, and base.scaling.use_gpu is false",
+            hint="Add base.scaling.use_gpu=true.",
+        )
+    if 0 < wanted.gpus < 1 and scaling.num_workers > 1:
+        raise ConfigError("'resources.gpus': the workers of a trial cannot share a GPU", expected="1", got=wanted.gpus)
+    return wanted.model_copy(update={"gpus": 1.0}) if scaling.use_gpu and not wanted.gpus else wanted
 
 
 def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
@@ -364,6 +383,11 @@ def _check_fit(sweep: Sweep, space: Space) -> None:
         _check_several(sweep)
     if isinstance(scheduler, (Pbt, Pb2)):
         varying(scheduler, space)
+        if sweep.refit:
+            raise ConfigError(
+                f"'refit' trains one configuration again, and with {scheduler.name} the winner changed its own",
+                hint="Add refit=false.",
+            )
         if (sweep.trials or DEFAULT_TRIALS) < 2:
             raise ConfigError("'trials': a population has at least 2", got=sweep.trials)
     limits = {
@@ -395,7 +419,9 @@ def _check_several(sweep: Sweep) -> None:
 def _probe(sweep: Sweep, what: str, overrides: dict[str, Any], directory: str) -> None:
     try:
         run = trial_config(sweep.base, overrides, directory=directory, name=sweep.name, seed=0)
-        check(run)
+        job = check(run)
+        if sweep.refit:
+            check_refit(job)
     except RechubError as error:
         raise ConfigError(f"{what} does not fit the base: {error.message}", expected=error.expected, got=error.got,
                           hint=error.hint) from None  # fmt: skip

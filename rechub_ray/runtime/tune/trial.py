@@ -1,4 +1,4 @@
-"""One trial: a run of the base with overrides, in the process that Ray Tune gave it."""
+"""One trial: a run of the base with overrides, in the process that Ray Tune gave it, or in a group of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
-from rechub_ray.loop import Learner, Progress, pick_device, schedule_steps_of
+from rechub_ray.loop import Learner, Progress, schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.tune.exports import export_trial
+from rechub_ray.runtime.tune.group import train_trial
 from rechub_ray.runtime.tune.objectives import Objective, model_size
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.space import Space
 from rechub_ray.runtime.tune.sweep import trial_config
-from rechub_ray.runtime.worker import execute
+from rechub_ray.runtime.worker import is_passing
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
 
@@ -46,6 +47,7 @@ class TrialJob:
     Args:
         base: the base configuration. space: what varies. directory: the folder of all trials. group: the sweep's name.
         metric, mode: of the score. objectives: all that is compared.
+        bundle: what each process of a trial reserves.
     """
 
     base: Mapping[str, Any]
@@ -55,6 +57,7 @@ class TrialJob:
     metric: str
     mode: str
     objectives: tuple[Objective, ...]
+    bundle: Mapping[str, float]
 
 
 def trainable(shared: TrialJob) -> Any:
@@ -116,20 +119,12 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
             seed=config["_seed"],
         )
         job = check(run)
-        if run.train.threads is not None:
-            torch.set_num_threads(run.train.threads)
         if given is not None:
             _continue(job, _donor(given), shared)
         write_text(f"{directory}/config.yaml", config_module.dump(job.config))
         hooks = TrialHooks(job, shared, point, is_new_to_tune=given is None)
         try:
-            result = execute(
-                job,
-                world=World(),
-                device=pick_device(run.train.device),
-                reader=ThreadReader(threads=run.data.read_threads),
-                hooks=hooks,
-            )
+            result = train_trial(job, hooks, bundle=shared.bundle)
             hooks.finished(result)
         finally:
             hooks.close()
@@ -138,16 +133,18 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
             result["onnx"] = export_trial(best[0], directory, probabilities=run.export.probabilities)
         write_text(f"{directory}/{RESULT}", json.dumps(result, indent=1))
     except Exception as error:
-        if not _may_pass(error):
+        if not may_pass(error):
             text = str(error) if isinstance(error, RechubError) else f"{type(error).__name__}: {error}"
             trace = "".join(traceback.format_exception(error))
             write_text(f"{directory}/{FAILURE}", json.dumps({"reason": text, "traceback": trace}, indent=1))
         raise
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another start may get past this: memory that others took, a lost disk or connection."""
-    return isinstance(error, (MemoryError, ConnectionError, TimeoutError, OSError, torch.OutOfMemoryError))
+def may_pass(error: Exception) -> bool:
+    """Whether another start may get past this: memory that others took, a lost worker, disk or connection."""
+    if isinstance(error, (MemoryError, OSError, torch.OutOfMemoryError)) or is_passing(error):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _donor(given: Any) -> str:
@@ -201,7 +198,7 @@ def fork(job: Job, path: str, store: Store) -> None:
     """
     checkpoint = read(path, optimizers=True)
     config = job.config
-    world = World()
+    world = World(0, max(config.scaling.num_workers, 1))
     source = TrainSource(
         job.train,
         job.schema,
@@ -250,7 +247,8 @@ class TrialHooks:
 
     def started(self, step: int) -> None:
         config = self._job.config
-        self._rows = float(step * config.data.batch_size * config.train.accumulate_steps)
+        workers = max(config.scaling.num_workers, 1)
+        self._rows = float(step * config.data.batch_size * config.train.accumulate_steps * workers)
         nodes = [node for node in config.trackers if node["name"] not in ("console", "jsonl")]
         info = RunInfo(
             name=config.name,

@@ -47,9 +47,9 @@ class Lab:
     def prepare(self, **changes: Any) -> PrepareResult:
         return prepare(self.recipe(**changes))
 
-    def split(self, out: Path | None = None, name: str = "train") -> dict[str, list[Any]]:
+    def split(self, out: str | Path | None = None, name: str = "train") -> dict[str, list[Any]]:
         """A split's columns."""
-        columns: dict[str, list[Any]] = pq.read_table((out or self.out) / name).to_pydict()
+        columns: dict[str, list[Any]] = pq.read_table(Path(out or self.out) / name).to_pydict()
         return columns
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_every_encoding_by_hand(lab: Any) -> None:
     assert test["tags"] == [[0, 1], [2]]
     assert train["liked"] == [1, 0, 1, 0]
     assert test["liked"] == [1, 0]
-    assert result.schema == Schema.load(result.out / "schema.json")
+    assert result.schema == Schema.load(Path(result.out) / "schema.json")
     assert [getattr(f, "vocab_size", None) for f in result.schema.features] == [4, 4, None, 3]
 
 
@@ -54,7 +55,7 @@ def test_shard_types_are_those_of_the_schema(lab: Any) -> None:
     lab.write(train__csv=TRAIN, test__csv=TEST)
     changes = {"group": "user", "weight": "rating", "row_id": "item", "on_bad_rows": "quarantine"}
     out = prepare(lab.recipe(**changes)).out
-    found = pq.read_schema(out / "train" / "part-00000.parquet")
+    found = pq.read_schema(Path(out) / "train" / "part-00000.parquet")
     assert {f.name: str(f.type) for f in found} == {
         "user": "int32",
         "item": "int32",
@@ -81,7 +82,7 @@ def test_statistics_by_hand(lab: Any) -> None:
     assert test["features"]["user"]["unseen"] == 1
     tags = train["features"]["tags"]
     assert (tags["values"], tags["nulls"], tags["distinct"]) == (5, 1, 2)
-    assert json.loads((result.out / "stats.json").read_text()) == result.stats
+    assert json.loads((Path(result.out) / "stats.json").read_text()) == result.stats
 
 
 def test_min_frequency_and_max_values(lab: Any) -> None:
@@ -94,7 +95,7 @@ def test_min_frequency_and_max_values(lab: Any) -> None:
     out = prepare(lab.single(features=features, labels=labels)).out
     assert lab.split(out)["v"] == [0, 3, 3, 2, 2, 2, 1, 1, 1, 1]
     assert lab.split(out)["w"] == [0] * 6 + [1] * 4
-    vocabulary = pq.read_table(out / "vocab" / "v.parquet").to_pydict()
+    vocabulary = pq.read_table(Path(out) / "vocab" / "v.parquet").to_pydict()
     assert vocabulary == {"value": ["d", "c", "b"], "count": [4, 3, 2], "id": [1, 2, 3]}
 
 
@@ -167,7 +168,7 @@ def test_encoder_repeats_the_encoding(lab: Any) -> None:
     lab.write(train__csv=TRAIN, test__csv=TEST)
     out = prepare(lab.recipe()).out
     raw = pa.table({"user": [9007199254740993, 7], "item": ["c", None], "price": [9, -3], "tags": ["w|y", "x"]})
-    expected = pq.read_table(out / "test").drop_columns(["liked"])
+    expected = pq.read_table(Path(out) / "test").drop_columns(["liked"])
     assert Encoder.load(out).encode(raw).to_pydict() == expected.to_pydict()
     with pytest.raises(DataError, match="no column 'price'"):
         Encoder.load(out).encode(raw.drop_columns(["price"]))

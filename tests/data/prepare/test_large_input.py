@@ -66,8 +66,8 @@ def test_many_tasks_blocks_and_buckets_change_nothing(lab: Any, monkeypatch: pyt
     monkeypatch.setattr(text, "BLOCK_BYTES", 1500)
     monkeypatch.setattr(histories, "BUCKET_BYTES", 9000)
     cut = prepare(node(lab, "cut"))
-    assert len(list((cut.out / "train").iterdir())) > 3
-    expected, found = rows(whole.out), rows(cut.out)
+    assert len(list((Path(cut.out) / "train").iterdir())) > 3
+    expected, found = rows(Path(whole.out)), rows(Path(cut.out))
     for name in expected:
         assert len(expected[name]) == len(found[name])
         for one, other in zip(expected[name], found[name], strict=True):
@@ -124,7 +124,7 @@ def test_ray_gives_the_same_bytes(lab: Any, monkeypatch: pytest.MonkeyPatch, ray
         lab.write(**{f"day_{day}__csv": "\n".join([lines[0], *lines[1 + start : 1001 + start]])})
     here = prepare(node(lab, "here", files="day_*.csv"), use_ray=False)
     there = prepare(node(lab, "there", files="day_*.csv"), use_ray=True)
-    assert digest(here.out) == digest(there.out)
+    assert digest(Path(here.out)) == digest(Path(there.out))
     lab.write(day_b__csv="u,i,x,t\n1,2,many,3\n")
     with pytest.raises(DataError, match=r"day_b\.csv, row 2: column 'x'"):
         prepare(node(lab, "wrong", files="day_*.csv"), use_ray=True)

@@ -37,7 +37,7 @@ def test_every_recipe_is_listed_and_valid() -> None:
 def test_frappe(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     result = run("frappe", data_dir("frappe"), tmp_path / "out")
     assert rows(result) == {"train": 202_027, "valid": 57_722, "test": 28_860}
-    positives = {name: pc.sum(pq.read_table(result.out / name)["label"]).as_py() for name in rows(result)}
+    positives = {name: pc.sum(pq.read_table(Path(result.out) / name)["label"]).as_py() for name in rows(result)}
     assert positives == {"train": 67_604, "valid": 19_063, "test": 9_536}
     # the published LR has 5,390 parameters: one an id, and the bias
     assert sum(feature.vocab_size for feature in result.schema.sparse) == 5_389
@@ -50,7 +50,7 @@ def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     assert (counts["train"], counts["valid"] + counts["test"]) == (199_523, 99_762)
     assert abs(counts["valid"] - counts["test"]) < 2_000
     # 12,382 of the training rows earn more than 50,000 (the data set's own description says 6.2%)
-    label = pq.read_table(result.out / "train", columns=["income_over_50k", "never_married"])
+    label = pq.read_table(Path(result.out) / "train", columns=["income_over_50k", "never_married"])
     assert pc.sum(label["income_over_50k"]).as_py() == 12_382
     assert result.schema.weight == "instance_weight"
 
@@ -59,7 +59,7 @@ def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
 def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     result = run("ml_100k", data_dir("ml-100k"), tmp_path / "out")
     assert sum(rows(result).values()) == 100_000
-    likes = sum(pc.sum(pq.read_table(result.out / name)["liked"]).as_py() for name in rows(result))
+    likes = sum(pc.sum(pq.read_table(Path(result.out) / name)["liked"]).as_py() for name in rows(result))
     assert likes == 34_174 + 21_201  # ratings of 4 and of 5
     assert result.schema.feature("gender").vocab_size == 3  # type: ignore[union-attr]
 
@@ -89,4 +89,4 @@ def test_criteo_by_vocabulary_and_by_hashing(data_dir: Callable[[str], Path], tm
     features[1] = {"kind": "categorical", "columns": features[1]["columns"], "hash_buckets": 1000}
     hashed = run("criteo", source, tmp_path / "hashed", features=features)
     assert {feature.vocab_size for feature in hashed.schema.sparse} == {1000}
-    assert not (hashed.out / "vocab").exists()
+    assert not (Path(hashed.out) / "vocab").exists()

@@ -307,28 +307,24 @@ def test_exploits(tmp_path):
     trials = make_trials(4)
     trials[1]["params"]["optimizers.0.lr"] = 0.015
     trials[1]["steps"] = 900
+    lr, smoothing = "optimizers.0.lr", "losses.0.smoothing"
+    scores = {"score": 0.7, "donor_score": 0.8125}
     trials[1]["exploits"] = [
-        {
-            "from_trial": "trial_00002",
-            "at_step": 300,
-            "old": {"optimizers.0.lr": 0.01},
-            "new": {"optimizers.0.lr": 0.012},
-        },
-        {"from_trial": "trial_00000", "at_step": 400, "old": {"losses.0.smoothing": 0.1}, "new": {}},
-        {
-            "from_trial": "trial_00003",
-            "at_step": 600,
-            "old": {"optimizers.0.lr": 0.012},
-            "new": {"optimizers.0.lr": 0.015},
-        },
-    ]
+        {"from_trial": "trial_00002", "at_step": 300, **scores, "old": {lr: 0.01}, "donor": {lr: 0.02},
+         "new": {lr: 0.012}},
+        {"from_trial": "trial_00000", "at_step": 400, **scores, "old": {smoothing: 0.1}, "donor": {smoothing: 0.1},
+         "new": {smoothing: 0.2}},
+        {"from_trial": "trial_00003", "at_step": 600, **scores, "old": {lr: 0.012}, "donor": {lr: 0.012},
+         "new": {lr: 0.015}},
+    ]  # fmt: skip
     folder = write_sweep(tmp_path / "sweep", trials)
     steps, values = course(read(folder).trials[1], "optimizers.0.lr")
     assert steps == [0, 300, 400, 600, 900]
     assert values == [0.01, 0.012, 0.012, 0.015, 0.015]
     page = Page(write_report(folder))
     assert "exploits" in page.figures()
-    assert "optimizers.0.lr: 0.01 → 0.012" in page.text["table"]
+    assert "0.01 → 0.012 (copied one 0.02)" in page.text["table"]
+    assert "0.8125" in page.text["table"]
     assert "3 times a trial went on from a copy" in page.text["caption"]
 
 

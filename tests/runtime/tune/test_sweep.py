@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
@@ -48,13 +50,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def checked(data: Path, folder: Path, **given: Any) -> CheckedSweep:
-    settings = {"base": BASE, "overrides": {"data.root": str(data)}, "space": LR, "sweep_dir": str(folder), **given}
+def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
+    settings = {"base": BASE, "overrides": {"data.root": str(data)}, "space": LR, "sweep_dir": str(folder), **more}
     return check_sweep(load(settings))
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("wrong", "message"),
     [
         ({"trails": 3}, "Did you mean 'trials'"),
         ({"scheduler": "ash"}, "Did you mean 'asha'"),
@@ -89,15 +91,20 @@ def checked(data: Path, folder: Path, **given: Any) -> CheckedSweep:
         ({"scheduler": "pbt", "space": {"model.hidden_units": {"choice": [[8], [16]]}}}, "what a checkpoint holds"),
         ({"scheduler": "pb2", "space": {"model.dropout": {"choice": [0.1, 0.2]}}}, "pb2 changes ranges only"),
         ({"scheduler": "asha", "space": {"train.epochs": {"choice": [1, 2]}}}, "trials of one length"),
-        ({"overrides": {"data.root": "DATA", "scaling.num_workers": 2}}, "runs in one process"),
+        ({"overrides": {"data.root": "DATA", "scaling.num_workers": 99}}, "workers 99"),
         ({"points_to_evaluate": [{"optimizers.1.lr": 5.0}]}, "not in its range"),
+        ({"refit": True, "scheduler": "pbt"}, "'refit' trains one configuration again"),
+        (
+            {"refit": True, "space": {"optimizers.1.schedule": {"choice": ["constant", "reduce_on_plateau"]}}},
+            r"optimizers\.1\.schedule = 'reduce_on_plateau' does not fit the base: 'refit' trains without",
+        ),
     ],
 )
-def test_mistakes_are_found_before_ray_starts(data: Path, tmp_path: Path, given: dict[str, Any], message: str) -> None:
-    if "overrides" in given:
-        given = {**given, "overrides": {**given["overrides"], "data.root": str(data)}}
+def test_mistakes_are_found_before_ray_starts(data: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    if "overrides" in wrong:
+        wrong = {**wrong, "overrides": {**wrong["overrides"], "data.root": str(data)}}
     with pytest.raises(ConfigError, match=message):
-        checked(data, tmp_path, **given)
+        checked(data, tmp_path, **wrong)
 
 
 def test_more_trials_begin_with_the_same_points(data: Path, tmp_path: Path) -> None:
@@ -150,31 +157,82 @@ def test_rungs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hosts", "cpus", "wanted", "trials", "expected"),
+    ("hosts", "cpus", "workers", "wanted", "trials", "expected", "bundles"),
     [
-        ([4.0], 1.0, None, 30, 4),
-        ([4.0], 1.5, None, 30, 2),
-        ([4.0], 1.0, 3, 30, 3),
-        ([4.0], 1.0, None, 2, 2),
-        ([4.0, 2.0], 3.0, None, 9, 1),
-        ([2.0, 2.0], 1.0, 3, 9, 2),  # a share of 4/3 CPU leaves one place a host
+        ([4.0], 1.0, 1, None, 30, 4, [1.0]),
+        ([4.0], 1.5, 1, None, 30, 2, [1.5]),
+        ([4.0], 1.0, 1, 3, 30, 3, [1.3333]),
+        ([4.0], 1.0, 1, None, 2, 2, [1.0]),
+        ([4.0, 2.0], 3.0, 1, None, 9, 1, [3.0]),
+        ([2.0, 2.0], 1.0, 1, 3, 9, 2, [2.0]),  # a third place is on one host or on the other
+        ([4.0, 4.0], 1.0, 1, None, 5, 5, [1.0]),
+        ([1.0, 1.0, 1.0], 1.0, 1, 2, 9, 1, [1.0, 1.0]),  # larger places find no host, so a trial takes two
+        ([4.0], 1.0, 2, None, 9, 2, [1.0] * 2),
+        ([3.0, 2.0], 1.0, 2, None, 9, 2, [1.0] * 2),  # one trial's workers are on both hosts
+        ([8.0], 1.0, 2, 1, 9, 1, [2.6666] * 2),
     ],
 )
 def test_concurrency_never_promises_more_than_fits(
-    data: Path, hosts: list[float], cpus: float, wanted: int | None, trials: int, expected: int
+    hosts: list[float],
+    cpus: float,
+    workers: int,
+    wanted: int | None,
+    trials: int,
+    expected: int,
+    bundles: list[float],
 ) -> None:
     sweep = load({"base": BASE, "space": LR, "resources": {"cpus": cpus}, "max_concurrent": wanted})
-    limit, share, text = concurrency(sweep, [Node(c, 0.0) for c in hosts], trials)
-    assert limit == expected
-    assert sum(int(c / share.cpus + 1e-9) for c in hosts) >= 1
-    assert sum(int(c / share.cpus + 1e-9) for c in hosts) <= max(expected, 1) or wanted is None
-    assert text.startswith(f"{expected} trials at a time")
+    places = concurrency(sweep, [Node(c, 0.0) for c in hosts], trials, workers)
+    assert places.limit == expected
+    assert [bundle["CPU"] for bundle in places.bundles] == pytest.approx(bundles)
+    assert places.arithmetic.startswith(f"{expected} trials at a time")
 
 
-def test_a_trial_larger_than_every_host_is_refused() -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 16), st.integers(0, 4)), min_size=1, max_size=5),
+    st.sampled_from([0.5, 1.0, 1.5, 3.0]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.integers(1, 4),
+    st.integers(1, 9) | st.none(),
+)
+def test_exactly_as_many_trials_find_room_as_are_promised(
+    hosts: list[tuple[int, int]], cpus: float, gpus: float, workers: int, wanted: int | None
+) -> None:
+    settings = {"resources": {"cpus": cpus, "gpus": gpus}, "max_concurrent": wanted}
+    nodes = [Node(float(c), float(g)) for c, g in hosts]
+    try:
+        places = concurrency(load({"base": BASE, "space": LR, **settings}), nodes, 99, workers)
+    except ResourceError:
+        return
+    assert len(places.bundles) >= workers
+    assert places.bundles[0]["CPU"] >= cpus
+    assert places.limit <= (wanted or 99)
+    room = 0  # as Ray would place them, one bundle after the other
+    for node in nodes:
+        free_cpus, free_gpus = round(node.cpus * 10_000), round(node.gpus * 10_000)
+        bundle = [round(places.bundles[0].get(key, 0) * 10_000) for key in ("CPU", "GPU")]
+        while free_cpus >= bundle[0] and free_gpus >= bundle[1]:
+            free_cpus, free_gpus, room = free_cpus - bundle[0], free_gpus - bundle[1], room + 1
+    assert room // len(places.bundles) == places.limit
+
+
+@pytest.mark.parametrize(("workers", "message"), [(1, "3 CPU and 0 GPU on one host"), (2, "2 workers of 3 CPU")])
+def test_a_trial_larger_than_the_cluster_is_refused(workers: int, message: str) -> None:
     sweep = load({"base": BASE, "space": LR, "resources": {"cpus": 3}})
-    with pytest.raises(ResourceError, match="not even one trial"):
-        concurrency(sweep, [Node(2.0, 0.0), Node(2.0, 0.0)], 4)
+    with pytest.raises(ResourceError, match="not even one trial") as caught:
+        concurrency(sweep, [Node(2.0, 0.0), Node(2.0 * workers, 0.0)], 4, workers)
+    assert message in str(caught.value)
+
+
+def test_what_a_worker_reserves_follows_the_base(data: Path, tmp_path: Path) -> None:
+    two = {"data.root": str(data), "scaling.num_workers": 2}
+    assert checked(data, tmp_path, overrides=two).workers == 2
+    with_gpus = {**two, "scaling.use_gpu": True}
+    assert checked(data, tmp_path, overrides=with_gpus).sweep.resources.gpus == 1
+    with pytest.raises(ConfigError, match=r"base\.scaling\.use_gpu=true"):
+        checked(data, tmp_path, overrides=two, resources={"gpus": 1})
+    with pytest.raises(ConfigError, match="cannot share a GPU"):
+        checked(data, tmp_path, overrides=with_gpus, resources={"gpus": 0.5})
 
 
 def test_a_point_ranks_by_the_mean_of_its_seeds(tmp_path: Path) -> None:

@@ -227,20 +227,26 @@ def _stops(data: SweepData) -> str:
 
 
 def _exploits(data: SweepData) -> str:
-    rows = []
-    for trial in data.trials:
-        for exploit in trial.record.get("exploits") or []:
-            old, new = exploit.get("old") or {}, exploit.get("new") or {}
-            changes = "; ".join(
-                f"{path}: {label(old.get(path))} → {label(value)}"
-                for path, value in new.items()
-                if old.get(path) != value
-            )
-            rows.append([trial.name, str(exploit.get("from_trial")), str(exploit.get("at_step")), changes or "none"])
-    if not rows:
+    found = [(t, e) for t in data.trials for e in t.record.get("exploits") or []]
+    if not found:
         return ""
-    caption = f"{len(rows)} times a trial went on from a copy of another one's weights"
-    return _table(caption, ["trial", "copied from", "at step", "changed hyperparameters"], rows)
+    found.sort(key=lambda item: item[1]["at_step"])
+    paths = list(dict.fromkeys(path for _, e in found for path in e["new"]))
+    rows = [
+        [str(e["at_step"]), t.name, _number(e["score"]), e["from_trial"], _number(e["donor_score"])]
+        + [_change(e, path) for path in paths]
+        for t, e in found
+    ]
+    metric = data.metrics[0]
+    caption = f"{len(rows)} times a trial went on from a copy of another one's weights; values are before → after"
+    return _table(caption, ["at step", "trial", f"its {metric}", "copied from", f"its {metric}", *paths], rows)
+
+
+def _change(exploit: dict[str, Any], path: str) -> str:
+    if path not in exploit["new"]:
+        return "unchanged"
+    old, donor, new = (label(exploit[which].get(path)) for which in ("old", "donor", "new"))
+    return f"{old} → {new} (copied one {donor})"
 
 
 def _failures(data: SweepData) -> str:

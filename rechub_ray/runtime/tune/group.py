@@ -1,0 +1,242 @@
+"""A trial of several workers: the trial's own process is rank 0, its peers are actors in its placement group."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
+
+from rechub_ray.data.source import ThreadReader
+from rechub_ray.loop import Hooks, pick_device
+from rechub_ray.runtime.preflight import Job
+from rechub_ray.runtime.worker import execute, is_passing
+from rechub_ray.world import World
+
+_GRACE_SECONDS = 2.0  # for the other peers' errors to come in: the first one heard of is not always the cause
+_END_SECONDS = 60.0
+
+
+def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[str, Any]:
+    """Trains `job` in this process, and with `scaling.num_workers` - 1 others beside it where that is more than one.
+
+    However this ends, also by the SystemExit with which Ray Tune stops a trial, the other processes end with it.
+
+    Args:
+        job: the trial's run. hooks: of rank 0.
+        bundle: what a process reserves in the trial's placement group; bundle k is rank k's.
+
+    Returns:
+        What `execute` returns.
+
+    Raises:
+        ConnectionError, TimeoutError: a worker was lost, or did not start in time; the trial may be started again.
+        RechubError: as a worker raised it.
+    """
+    size = job.config.scaling.num_workers
+    if size <= 1:
+        return _share(job, World(), hooks)
+    import ray
+
+    with _peers(job, bundle) as (peers, store, address):
+        refs = [peer.train.remote(job, rank, *address) for rank, peer in enumerate(peers, start=1)]
+        with _Watch(peers, refs) as watch:
+            try:
+                with _process_group(job, store, World(0, size)):
+                    result = _share(job, World.current(), hooks)
+                    ray.get(refs, timeout=_END_SECONDS)
+                    return result
+            except Exception as error:
+                raise watch.cause(error) from error
+
+
+def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:
+    """One process's part of a trial."""
+    config = job.config
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    if config.scaling.num_workers == 0:
+        device = pick_device(config.train.device)
+    else:
+        device = torch.device("cuda", 0) if config.scaling.use_gpu else torch.device("cpu")
+    # each process reads for itself: a trial needs nothing that it has not reserved
+    reader = ThreadReader(threads=config.data.read_threads)
+    return execute(job, world=world, device=device, reader=reader, hooks=hooks)
+
+
+class _Silent:
+    """Hooks of all ranks but the first."""
+
+    def started(self, step: int) -> None:
+        """Rank 0 says it."""
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        """Rank 0 says it."""
+
+    def evaluated(self, epoch: int, score: float) -> None:
+        """Rank 0 says it."""
+
+    def saved(self, path: str, metrics: dict[str, float]) -> None:
+        """Rank 0 says it; the next collective waits for it, and with it for Ray Tune's verdict."""
+
+
+class _Peer:
+    """One of the other processes."""
+
+    def ready(self) -> None:
+        """Answers once the process is up."""
+
+    def train(self, job: Job, rank: int, host: str, port: int) -> None:
+        """Its part of the trial."""
+        for module in job.config.imports:
+            importlib.import_module(module)
+        world = World(rank, job.config.scaling.num_workers)
+        with _process_group(job, TCPStore(host, port, world.size, False), world):
+            _share(job, World.current(), _Silent())
+
+
+@contextlib.contextmanager
+def _peers(job: Job, bundle: Mapping[str, float]) -> Iterator[tuple[list[Any], Store, tuple[str, int]]]:
+    """Processes for all ranks but the first, the store at which all ranks meet, and its address."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    scaling = job.config.scaling
+    cls: Any = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0)(_Peer)
+    group = ray.util.get_current_placement_group()
+    peers: list[Any] = []
+    try:
+        for rank in range(1, scaling.num_workers):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+            peers.append(cls.options(scheduling_strategy=place).remote())
+        host = ray.util.get_node_ip_address()
+        store = TCPStore(host, 0, scaling.num_workers, True, wait_for_workers=False)
+        try:
+            ray.get([peer.ready.remote() for peer in peers], timeout=scaling.start_timeout_seconds)
+        except ray.exceptions.GetTimeoutError:
+            raise TimeoutError(f"the trial's workers did not start in {scaling.start_timeout_seconds:g} s") from None
+        yield peers, store, (host, store.port)
+    finally:
+        _kill(peers)
+
+
+def _kill(peers: list[Any]) -> None:
+    import ray
+
+    for peer in peers:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(peer)
+
+
+@contextlib.contextmanager
+def _process_group(job: Job, store: Store, world: World) -> Iterator[None]:
+    """torch's default process group while a trial trains; the process may serve another trial after it."""
+    from rechub_ray.runtime.process_group import backend, use_ray_interface
+
+    scaling = job.config.scaling
+    use_ray_interface()
+    dist.init_process_group(
+        backend(use_gpu=scaling.use_gpu),
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=datetime.timedelta(seconds=scaling.collective_timeout_seconds),
+    )
+    try:
+        yield
+    except BaseException:
+        _abort()
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class _Watch:
+    """Looks after the peers, in a thread: where one fails, all end, so that rank 0 does not wait for it.
+
+    Args:
+        peers: the actors. refs: their parts of the trial.
+    """
+
+    def __init__(self, peers: list[Any], refs: list[Any]) -> None:
+        self._peers, self._refs = peers, refs
+        self._errors: list[tuple[int, Exception]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rechub-peers", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        import ray
+
+        waiting = list(self._refs)
+        while waiting and not self._over.is_set():
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=0.5)
+            if any(_error(ref) is not None for ref in done):
+                ended, _ = ray.wait(self._refs, num_returns=len(self._refs), timeout=_GRACE_SECONDS)
+                found = [(rank, _error(ref)) for rank, ref in enumerate(self._refs, start=1) if ref in ended]
+                self._errors = [(rank, error) for rank, error in found if error is not None]
+                _kill(self._peers)
+                _abort()
+                return
+
+    def cause(self, error: Exception) -> Exception:
+        """What an error that rank 0 met comes from: itself, or a peer's end."""
+        if _is_echo(error):
+            self._thread.join(timeout=2 * _GRACE_SECONDS)
+        return first_cause(error, self._errors, len(self._refs) + 1)
+
+
+def first_cause(error: Exception, others: Sequence[tuple[int, Exception]], size: int) -> Exception:
+    """The error that began it all.
+
+    Args:
+        error: rank 0's. others: (rank, error) of peers that have ended. size: workers of the trial.
+    """
+    import ray
+
+    if not _is_echo(error):
+        return error
+    lost = None
+    for rank, found in others:
+        if isinstance(found, ray.exceptions.RayError):
+            how = "out of memory" if isinstance(found, ray.exceptions.OutOfMemoryError) else "its process died"
+            lost = lost or ConnectionError(f"worker {rank} of {size} was lost: {how}")
+        elif not _is_echo(found):
+            return found
+    return lost or error
+
+
+def _error(ref: Any) -> Exception | None:
+    """How a peer's part ended."""
+    import ray
+
+    try:
+        ray.get(ref, timeout=_END_SECONDS)
+    except ray.exceptions.RayError as error:
+        cause: object = getattr(error, "cause", error)
+        return cause if isinstance(cause, Exception) else RuntimeError(str(error))
+    return None
+
+
+def _is_echo(error: Exception) -> bool:
+    """Whether this only says that another rank has gone."""
+    return isinstance(error, RuntimeError) and is_passing(error)
+
+
+def _abort() -> None:
+    """Ends collectives that wait for ranks which are gone; gloo notices by itself, NCCL has to be told."""
+    if dist.is_initialized() and "nccl" in dist.get_backend_config():
+        dist.distributed_c10d._abort_process_group()
