@@ -184,7 +184,10 @@ def _tune(options: argparse.Namespace) -> None:
     if options.sweep_dir is not None:
         overrides.append(f"sweep_dir={options.sweep_dir}")
     source = options.sweep if options.resume is None else None
-    print_sweep(tune(source, overrides, resume=options.resume, verbose=True))
+    result = tune(source, overrides, resume=options.resume, verbose=True)
+    print_sweep(result)
+    if not result.is_finished:
+        raise KeyboardInterrupt
 
 
 def _validate(options: argparse.Namespace) -> None:

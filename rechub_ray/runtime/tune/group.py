@@ -53,7 +53,10 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
                     ray.get(refs, timeout=_END_SECONDS)
                     return result
             except Exception as error:
-                raise watch.cause(error) from error
+                cause = watch.cause(error)
+                if cause is error:
+                    raise
+                raise cause from error
 
 
 def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:

@@ -145,8 +145,11 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     )
     if not any(record["score"] is not None for record in ledger):
         write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
+        if not facts["finished"]:  # Ray Tune takes the first Ctrl-C for a wish to end well
+            raise KeyboardInterrupt
         reasons = sorted({str(record["reason"]) for record in ledger if record["reason"]})
-        raise TrainingError("no trial of the sweep came to an evaluation", got="; ".join(reasons[:3]) or None)
+        got = "; ".join(reasons[:3]) or facts["ended_because"]
+        raise TrainingError("no trial of the sweep came to an evaluation", got=got)
     best = make_best(checked, ledger)
     if facts["finished"]:
         export_stopped(checked, ledger, watch.say)

@@ -83,6 +83,7 @@ class Ledger:
             "rung": None,
             "point": point,
             "starts": 0,
+            "lost": [],
             "goes_on": False,
             "group": group,
         }
@@ -91,9 +92,20 @@ class Ledger:
 
     def start(self, trial_id: str) -> None:
         record = self.records[trial_id]
+        if self.has_failed(trial_id):  # Ray Tune tries again what will not be run
+            return
         record["status"], record["started"] = "running", record["started"] or _now()
         record["starts"] += 1
         record["onnx"] = None  # what is there is of an earlier end
+        self.write()
+
+    def has_failed(self, trial_id: str) -> bool:
+        """Whether the trial met an error that another start cannot get past."""
+        return (self.trials / trial_id / FAILURE).is_file()
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """The trial lost a process, or the like, and is started again."""
+        self.records[trial_id].setdefault("lost", []).append(reason)
         self.write()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -141,7 +153,7 @@ class Ledger:
             return
         directory = self.trials / trial_id
         record["ended"] = _now()
-        if (directory / FAILURE).is_file():
+        if self.has_failed(trial_id):
             record["status"], record["reason"] = "failed", _json(directory / FAILURE)["reason"]
         elif (directory / RESULT).is_file():
             result = _json(directory / RESULT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rechub_ray.runtime.tune.console import Row, SweepConsole, View
@@ -56,6 +57,14 @@ class Watch:
     def started(self, name: str) -> None:
         self._started = self._started or time.monotonic()
         self.ledger.start(name)
+
+    def recovered(self, name: str, error: str) -> None:
+        """Ray Tune will start a trial again; one that cannot get past its error is over all the same."""
+        if self.ledger.has_failed(name):
+            self.ended(name, error)
+        else:
+            self.ledger.lost(name, error)
+            self.say(f"{name} goes on from its last checkpoint: {error}")
 
     def ended(self, name: str, error: str | None) -> None:
         record = self.ledger.records[name]
@@ -176,6 +185,23 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _written(trial: Any) -> str:
+    """Ray Tune's file of a trial's errors; the trial itself reads a copy, which is made later."""
+    path = Path(trial.error_file or "")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def reason(text: str) -> str:
+    """The last of the errors that Ray Tune wrote down for a trial, in a line."""
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
+    if "running low on memory" in last:
+        return "its process was killed: its host ran out of memory"
+    if not lines or "worker process has died" in last or "actor died" in last:
+        return "its process was lost: killed, out of memory, or with its host"
+    return lines[-1]
+
+
 def callback(watch: Watch) -> Any:
     """`watch` as Ray Tune's callback."""
     from ray.tune import Callback
@@ -195,10 +221,11 @@ def callback(watch: Watch) -> Any:
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             watch.ended(trial.config["_trial"], None)
 
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            watch.recovered(trial.config["_trial"], reason(_written(trial)))
+
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            error = trial.get_error()
-            lines = [line for line in str(error).strip().splitlines() if line.strip()] if error else []
-            watch.ended(trial.config["_trial"], lines[-1].strip() if lines else "its process was lost")
+            watch.ended(trial.config["_trial"], reason(_written(trial)))
 
     return Relay()
 

@@ -23,7 +23,7 @@ from rechub_ray.runtime.tune.console import Row, SweepConsole, View, table
 from rechub_ray.runtime.tune.ledger import Ledger
 from rechub_ray.runtime.tune.objectives import SIZES, Objective
 from rechub_ray.runtime.tune.space import Space
-from rechub_ray.runtime.tune.watch import Watch
+from rechub_ray.runtime.tune.watch import Watch, reason
 
 RATE = "optimizers.0.lr"
 
@@ -221,3 +221,68 @@ def test_stop_criteria_bound_the_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_console_stays_here_when_tune_writes_its_callbacks_to_disk() -> None:
     assert pickle.loads(pickle.dumps([SweepConsole()])) == [None]
+
+
+def test_a_lost_trial_goes_on_and_a_failed_one_is_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweeping(tmp_path, monkeypatch)
+    for name in ("trial_00000", "trial_00001"):
+        sweep.watch.started(name)
+    sweep.watch.recovered("trial_00000", "its process was lost")
+    sweep.watch.started("trial_00000")
+    (tmp_path / "trials" / "trial_00001").mkdir(parents=True)
+    (tmp_path / "trials" / "trial_00001" / "failure.json").write_text('{"reason": "NaN"}')
+    sweep.watch.recovered("trial_00001", "TrainingError")
+    sweep.watch.started("trial_00001")  # Ray Tune starts it again all the same
+    sweep.watch.ended("trial_00001", "TrainingError")
+    lost, failed, _ = sweep.ledger
+    assert (lost["status"], lost["starts"], lost["lost"]) == ("running", 2, ["its process was lost"])
+    assert (failed["status"], failed["starts"], failed["reason"]) == ("failed", 1, "NaN")
+    assert len(sweep.console.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "ended"),
+    [
+        ({"plateau_trials": 2}, "2 trials in a row ended without a better score"),
+        ({"plateau_trials": 3, "min_delta": 0.5}, None),
+        ({"plateau_trials": 3}, None),
+        ({"seconds": 60.0}, "the sweep's time of 60 s is over"),
+        ({"seconds": 61.0}, None),
+        ({"budget_epochs": 9}, "the sweep's budget of 9 epochs is used up"),
+        ({"budget_epochs": 9.5}, None),
+    ],
+)
+def test_what_ends_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: dict[str, Any], ended: str | None
+) -> None:
+    sweep = Sweeping(tmp_path, monkeypatch, **stop)
+    began = sweep.now
+    for number, score in enumerate((0.6, 0.6, 0.5)):
+        assert not sweep.watch.is_over()
+        sweep.watch.started(f"trial_{number:05d}")
+        sweep.report(number, score, 3.0)
+        sweep.watch.ended(f"trial_{number:05d}", None)
+    sweep.now = began + 60.0
+    assert sweep.watch.is_over() is (ended is not None)
+    assert sweep.watch.ending == ended
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "its process was lost: killed, out of memory, or with its host"),
+        (
+            "Failure # 1 (occurred at 1)\nConnectionError: a\nFailure # 2 (occurred at 2)\n"
+            "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead because its worker "
+            "process has died. Worker exit type: SYSTEM_ERROR",
+            "its process was lost: killed, out of memory, or with its host",
+        ),
+        (
+            "Failure # 1 (occurred at 1)\nTask was killed due to the node running low on memory.\nMemory on the node",
+            "its process was killed: its host ran out of memory",
+        ),
+        ("Failure # 1 (occurred at 1)\nTraceback\n  File x\nMemoryError: nothing left\n", "MemoryError: nothing left"),
+    ],
+)
+def test_the_reason_of_a_trial_is_the_last_thing_that_went_wrong(text: str, expected: str) -> None:
+    assert reason(text) == expected
