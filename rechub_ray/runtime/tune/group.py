@@ -235,8 +235,8 @@ def _error(ref: Any) -> Exception | None:
 
 
 def _is_echo(error: Exception) -> bool:
-    """Whether this only says that another rank has gone."""
-    return isinstance(error, RuntimeError) and is_passing(error)
+    """Whether this may only say that another rank has gone."""
+    return isinstance(error, (RuntimeError, ConnectionError, TimeoutError)) and is_passing(error)
 
 
 def _abort() -> None:
