@@ -23,8 +23,11 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_LOCAL_SETTINGS = {  # only useful where hosts come and go
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+_LOCAL_SETTINGS = {  # of a Ray that is started here
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # only useful where hosts come and go
+    # a process that reads is idle between two segments; by default it ends after a second, and starting the next
+    # one costs the training workers a second or two of their cores
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 
 
