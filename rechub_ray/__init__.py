@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rechub_ray.models import MODELS, Model
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
-    from rechub_ray.runtime.tune import SweepResult, tune
+    from rechub_ray.runtime.tune import SweepResult, Tuner, tune
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.trainers import CTRTrainer
 
@@ -42,6 +42,7 @@ __all__ = [
     "SequenceFeature",
     "SparseFeature",
     "SweepResult",
+    "Tuner",
     "__version__",
     "evaluate",
     "export_model",
@@ -61,7 +62,7 @@ _MODULES = {
     "models": ("MODELS", "Model"),
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
-    "runtime.tune": ("SweepResult", "tune"),
+    "runtime.tune": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "trainers": ("CTRTrainer",),
 }

@@ -122,7 +122,6 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         "refit": None,
         "wall_seconds": earlier,
     }
-    grid = None
     watch.check_budget()
     if waiting and not watch.is_over():
         with connected(_alone(checked)) as ray, _environment(len(waiting)):
@@ -133,7 +132,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
             facts["concurrency"] = places.limit
             watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-            grid = _fit(checked, ledger, watch, waiting, places)
+            _fit(checked, ledger, watch, waiting, places)
     if watch.ending is not None:
         ledger.end_all(watch.ending)
     done = len(ledger.records) >= total and all(record["status"] in FINAL for record in ledger)
@@ -175,7 +174,6 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         best_checkpoint=best.checkpoint,
         onnx=best.onnx,
         refit=again,
-        grid=grid,
     )
 
 
@@ -313,9 +311,8 @@ def _environment(trials: int) -> Iterator[None]:
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], places: Places) -> Any:
+def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], places: Places) -> None:
     import ray.tune
-    from ray.tune.logger import JsonLoggerCallback
 
     sweep, directory = checked.sweep, checked.sweep.directory()
     shared = TrialJob(
@@ -368,12 +365,12 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
             name=f"start-{int(time.time() * 1000)}",
             storage_path=f"{directory}/ray",
             stop=stopper(watch),
-            callbacks=[callback(watch), JsonLoggerCallback()],  # its files feed the ResultGrid
+            callbacks=[callback(watch)],
             failure_config=ray.tune.FailureConfig(max_failures=sweep.retries),
             verbose=0,
         ),
     )
     try:
-        return tuner.fit()
+        tuner.fit()
     finally:
         watch.leave()

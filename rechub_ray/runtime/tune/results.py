@@ -47,7 +47,6 @@ class SweepResult:
         objectives: what was compared. front: records of the trials that no other one beats; empty with one objective.
         best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
         refit: the winner trained again on train + validation, where the sweep asks for it.
-        grid: Ray Tune's ResultGrid of this start of the sweep; None where no trial was left to run.
     """
 
     directory: str
@@ -60,7 +59,13 @@ class SweepResult:
     best_checkpoint: str
     onnx: str | None
     refit: Refit | None
-    grid: Any
+
+    @property
+    def grid(self) -> Any:
+        """All trials as Ray Tune's ResultGrid."""
+        from rechub_ray.runtime.tune.result_grid import SweepGrid
+
+        return SweepGrid(self.directory)
 
     @property
     def model(self) -> Model:

@@ -133,7 +133,7 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
         assert r["onnx"]["max_abs_difference"] < 1e-5
     kept = [r["trial_id"] for r in result.trials if Store(f"{result.directory}/trials/{r['trial_id']}").names()]
     assert kept == [result.best["trial_id"]]
-    assert result.grid.get_best_result().metrics["score"] == pytest.approx(told["score"], abs=1e-3)
+    assert result.grid.get_best_result().metrics["score"] == told["score"]
     summary = json.loads(Path(result.directory, "sweep.json").read_text())
     assert summary["finished"]
     assert summary["rungs"] == rungs(Asha(reduction_factor=2), 4)
@@ -306,7 +306,7 @@ def test_a_budget_ends_the_sweep_and_a_larger_one_continues_it(data: Path, tmp_p
     assert sum(r["epochs"] for r in records(first)) == 5
     assert [r["status"] for r in first.trials] == ["finished", "stopped_early", "pending"]
     again = tune(resume=tmp_path / "s")
-    assert again.grid is None
+    assert len(again.grid) == 3
     assert sum(r["epochs"] for r in again.trials) == 5
     last = tune(resume=tmp_path / "s", overrides={"stop.budget_epochs": 100})
     assert [(r["status"], r["epochs"], r["starts"]) for r in records(last)] == [
