@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 
@@ -15,6 +15,9 @@ from rechub_ray.data.manifest import check_columns
 from rechub_ray.data.reader import stack
 from rechub_ray.errors import DataError
 from rechub_ray.schema import Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def collate(blocks: Sequence[Block]) -> Batch:
@@ -74,10 +77,10 @@ def block_from_table(
     Raises:
         DataError: a column is missing or ill-typed, or holds a value that the schema forbids.
     """
-    if isinstance(data, pd.DataFrame):
+    if not isinstance(data, pa.Table):
         try:
             data = pa.Table.from_pandas(data, preserve_index=False)
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, AttributeError, TypeError) as error:
             raise DataError(f"{where} is no table", got=str(error).split("\n")[0]) from None
     check_columns(data.schema, schema, targets=targets, where=where)
     return stack(data, schema, targets=targets, where=where)
