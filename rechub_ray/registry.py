@@ -143,7 +143,7 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
         path = f"{where}.{path}" if where and path else where or path
         value = repr(item.get("input"))
         value = value if len(value) <= 120 else value[:117] + "..."
-        message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+        message = f"{item['msg'][0].lower()}{item['msg'][1:]}".replace("a valid tuple", "a list")
         if not isinstance(item.get("input"), Mapping) or item["msg"].startswith("Input"):
             message += f", got {value}"  # where a whole section is at fault, the message says what in it
         if item["type"] == "missing":

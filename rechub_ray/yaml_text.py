@@ -63,7 +63,9 @@ def parse(text: str, what: str) -> Any:
     try:
         return plain(yaml.load(text, _Yaml))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
-        raise ConfigError(f"{what} is not YAML", got=" ".join(str(error).split())[:300]) from None
+        raise ConfigError(
+            f"{what} is not YAML", got=" ".join(str(error).replace('"<unicode string>", ', "").split())[:300]
+        ) from None
 
 
 def plain(value: Any, where: str = "") -> Any:

@@ -86,7 +86,7 @@ class MetricSet:
             if metric.mode is not None:
                 return key
         raise ConfigError(
-            "no metric says which model is the best",
+            "'metrics': no metric says which model is the best",
             expected="at least one metric with a direction, such as auc or log_loss",
             got=", ".join(self.keys) or "no metrics",
         )

@@ -96,6 +96,8 @@ def _selected(schema: Schema, names: list[str]) -> Schema:
             raise ConfigError(
                 f"'data.features.{i}': the schema has no feature '{name}'", hint=nearest(name, schema.feature_names)
             )
+        if name in names[:i]:
+            raise ConfigError(f"'data.features.{i}': '{name}' is there already")
     return schema.select(names)
 
 

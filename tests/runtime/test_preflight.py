@@ -76,6 +76,7 @@ def test_the_random_numbers_of_the_process_are_left_alone(load: Load) -> None:
         ({"data__root": "/no/such"}, SchemaError, "/no/such/schema.json"),
         ({"data__train": "nope"}, DataError, "'data.train'"),
         ({"data__features": ["usr"]}, ConfigError, r"'data.features.0'.*Did you mean 'user'"),
+        ({"data__features": ["user", "user"]}, ConfigError, "'data.features.1': 'user' is there already"),
         ({"data__batch_size": 1201}, ConfigError, r"1201 rows \(batch_size 1201 x accumulate_steps 1 x workers 1"),
         ({"data__batch_size": 301, "train__accumulate_steps": 4}, ConfigError, "1204 rows"),
         ({"data__batch_size": 301, "scaling__num_workers": 4}, ConfigError, "1204 rows.*workers 4"),

@@ -197,8 +197,12 @@ def _checked(form: type[AnyForm], data: Mapping[Any, Any], where: str = "") -> A
 
 
 def _check_names(recipe: Recipe) -> None:
-    if not recipe.labels:
-        raise ConfigError("'labels' is empty", expected="at least one label")
+    for key in ("files", "features", "labels"):
+        if not getattr(recipe, key):
+            raise ConfigError(f"'{key}' is empty", expected=f"at least one {key.removesuffix('s')}")
+    for key, patterns in recipe.files.items():
+        if not patterns:
+            raise ConfigError(f"'files{key and '.'}{key}' is empty", expected="at least one file")
     roles = [spec.name for spec in recipe.features] + [label.name for label in recipe.labels]
     roles += [name for name in (recipe.weight,) if name is not None]
     for name in roles:

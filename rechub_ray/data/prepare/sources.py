@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from rechub_ray.data.prepare import text
 from rechub_ray.data.prepare.forms import Format
 from rechub_ray.errors import DataError, nearest
-from rechub_ray.files import open_filesystem
+from rechub_ray.files import open_filesystem, reason
 
 TASK_BYTES = 64 << 20
 PARQUET_TASK_ROWS = 1_000_000
@@ -83,7 +83,10 @@ class Source:
 
     def _files(self, folder: str) -> list[str]:
         selector = pyarrow.fs.FileSelector(folder or ".", allow_not_found=True)
-        return [info.path for info in self.filesystem.get_file_info(selector) if info.is_file]
+        try:
+            return [info.path for info in self.filesystem.get_file_info(selector) if info.is_file]
+        except OSError as error:
+            raise DataError(f"cannot list the folder {folder}", got=reason(error), hint="Check 'source'.") from None
 
     def size(self, path: str) -> int:
         return int(self.filesystem.get_file_info(path).size)

@@ -42,6 +42,11 @@ def test_missing_folder(lab: Any) -> None:
     says(failure(lab, lab.recipe(source=str(lab.folder / "nowhere"))), "nowhere/train.csv", "check 'source'")
 
 
+def test_a_file_in_place_of_the_folder(lab: Any) -> None:
+    lab.write(train__csv=GOOD)
+    says(failure(lab, lab.recipe(source=str(lab.raw / "train.csv"))), "cannot list", "Not a directory", "'source'")
+
+
 def test_wrong_delimiter(lab: Any) -> None:
     lab.write(train__csv=GOOD)
     says(failure(lab, lab.single(format={"type": "tsv"})), "train.csv", "'format.delimiter'")
@@ -181,6 +186,10 @@ def test_value_of_no_split(lab: Any) -> None:
         ({"features": [{"kind": "numeric", "name": "a", "transforms": ["min_max", "log1p"]}]}, ["comes last"]),
         ({"features": "user"}, ["features"]),
         ({"labels": []}, ["'labels' is empty"]),
+        ({"features": []}, ["'features' is empty"]),
+        ({"files": {}}, ["'files' is empty"]),
+        ({"files": []}, ["'files' is empty"]),
+        ({"files": {"train": "a.csv", "test": []}}, ["'files.test' is empty"]),
         ({"labels": [{"nam": "y"}]}, ["'labels.0': unknown key 'nam'. Did you mean 'name'?"]),
         ({"labels": [{"name": "y", "expression": "__import__('os')"}]}, ["may not hold"]),
         ({"split": {"by": "flie"}}, ["'split.by': there is no 'flie'. Did you mean 'file'?"]),
