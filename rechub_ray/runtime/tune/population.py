@@ -30,19 +30,66 @@ class Exploit(NamedTuple):
 
 
 def population(
-    base: str, space: Space, names: Sequence[str], given: Mapping[str, Any], exploited: Callable[[Exploit], None]
+    base: str,
+    space: Space,
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    *,
+    epochs: float,
+    exploited: Callable[[Exploit], None],
 ) -> Any:
     """Ray Tune's scheduler.
 
     Args:
         base: `pbt` or `pb2`. names: variables that change. given: more arguments of Ray's class.
-        exploited: told of each exploit.
+        epochs: of a whole run. exploited: told of each exploit.
     """
     variables = {v.name: v for v in space.variables if v.name in names}
     cls = {"pbt": _pbt, "pb2": _pb2}[base](variables)
 
     class Population(cls):  # type: ignore[misc, valid-type]
-        """Tells of exploits, and leaves each trial its own identity."""
+        """Tells of exploits, leaves each trial its own identity, and lets nobody wait for a trial that is gone."""
+
+        _next_perturbation_sync: float
+
+        def __init__(self) -> None:
+            super().__init__(**ranges(base, space, names), **given)
+            self._gone: set[Any] = set()  # Ray counts a trial that failed among the living, and would wait for it
+
+        def on_trial_add(self, controller: Any, trial: Any) -> None:
+            self._gone.discard(trial)  # started again after a failure
+            super().on_trial_add(controller, trial)
+
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if result[self._time_attr] >= epochs:  # nothing is left to train, from its weights or from others'
+                self._trial_state[trial].last_score = None
+                return str(self.CONTINUE)
+            for other in self._gone:
+                self._trial_state[other].last_train_time = self._next_perturbation_sync
+            return str(super().on_trial_result(controller, trial, result))
+
+        def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            super().on_trial_complete(controller, trial, result)
+            self._without(controller, trial)
+
+        def on_trial_error(self, controller: Any, trial: Any) -> None:
+            super().on_trial_error(controller, trial)
+            self._without(controller, trial)
+
+        def _without(self, controller: Any, trial: Any) -> None:
+            """Compares those who wait, if the trial that has gone was the last one that they waited for."""
+            self._gone.add(trial)
+            self._trial_state[trial].last_score = None
+            states = [self._trial_state[t] for t in controller.get_live_trials() if t not in self._gone]
+            if not self._synch or not states or any(s.last_train_time < self._next_perturbation_sync for s in states):
+                return
+            worst, best = self._quantiles()
+            for one in [*best, *worst]:
+                self._checkpoint_or_exploit(one, controller, best, worst)
+            for state in states:
+                state.last_perturbation_time = self._next_perturbation_sync
+            last = max(state.last_train_time for state in states)
+            self._next_perturbation_sync = max(self._next_perturbation_sync + self._perturbation_interval, last)
 
         def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             new, operations = super()._get_new_config(trial, donor)
@@ -54,7 +101,7 @@ def population(
             scores = float(mine[self._metric]), float(other[self._metric])
             exploited(Exploit(trial.config, donor.config, int(mine["step"]), *scores))
 
-    return Population(**ranges(base, space, names), **given)
+    return Population()
 
 
 def ranges(base: str, space: Space, names: Sequence[str]) -> dict[str, Any]:

@@ -84,6 +84,9 @@ class Pbt(Section):
         interval_epochs: between comparisons. burn_in_epochs: before the first. quantile: share that is replaced.
         resample_probability: draw a new value instead of changing the donor's. factors: what a number is multiplied by.
         paths: what may change during training; null takes the whole space.
+        synchronous: trials wait for each other and are compared after equally many epochs; otherwise each is compared
+            with where the others stand. null waits where not all trials run at the same time: those whose turn comes
+            late in a round would be compared with scores from the round before.
 
     Reference:
         Jaderberg et al., Population Based Training of Neural Networks, arXiv:1711.09846.
@@ -96,6 +99,7 @@ class Pbt(Section):
     resample_probability: Fraction = 0.25
     factors: Annotated[list[Annotated[float, Gt(0)]], MinLen(2)] = [0.8, 1.2]
     paths: Annotated[list[str], MinLen(1)] | None = None
+    synchronous: bool | None = None
 
 
 class Pb2(Section):
@@ -103,6 +107,7 @@ class Pb2(Section):
 
     Args:
         interval_epochs: between comparisons. quantile: share that is replaced. paths: what may change (ranges only).
+        synchronous: as of pbt.
 
     Reference:
         Parker-Holder et al., Provably Efficient Online Hyperparameter Optimization, arXiv:2002.02518.
@@ -112,6 +117,7 @@ class Pb2(Section):
     interval_epochs: Epochs = 1.0
     quantile: Annotated[float, Gt(0), Lt(0.5)] = 0.25
     paths: Annotated[list[str], MinLen(1)] | None = None
+    synchronous: bool | None = None
 
 
 Scheduler = Fifo | Asha | HyperBand | Bohb | Median | Pbt | Pb2
@@ -173,12 +179,13 @@ def build(
     space: Space,
     *,
     epochs: float,
+    takes_turns: bool,
     exploited: Callable[[Exploit], None],
 ) -> Any:
     """Ray Tune's scheduler.
 
     Args:
-        epochs: of a whole run. exploited: told of each exploit.
+        epochs: of a whole run. takes_turns: not all trials run at the same time. exploited: told of each exploit.
     """
     from ray.tune import schedulers as ray_schedulers
 
@@ -216,6 +223,8 @@ def build(
             given["burn_in_period"] = settings.burn_in_epochs
             given["resample_probability"] = settings.resample_probability
             given["perturbation_factors"] = tuple(settings.factors)
-        given |= {**common, "log_config": False}
-        return population(settings.name, space, varying(settings, space), given, exploited)
+        synch = takes_turns if settings.synchronous is None else settings.synchronous
+        given |= {**common, "synch": synch, "log_config": False}
+        names = varying(settings, space)
+        return population(settings.name, space, names, given, epochs=epochs, exploited=exploited)
     return ray_schedulers.FIFOScheduler()

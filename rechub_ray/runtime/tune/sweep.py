@@ -431,6 +431,13 @@ def _check_exchange(checked: CheckedSweep) -> None:
     """A value that changes the model's weights, or the rows of a step, cannot change during training."""
     sweep, scheduler = checked.sweep, checked.sweep.scheduler
     assert isinstance(scheduler, (Pbt, Pb2))
+    every = checked.job.config.train.evaluate_every_epochs
+    if scheduler.interval_epochs < every:
+        raise ConfigError(
+            f"'scheduler.interval_epochs': trials are evaluated every {every} epochs only",
+            expected=f"at least {every}",
+            got=f"{scheduler.interval_epochs:g}",
+        )
     names = set(varying(scheduler, checked.space))
     for v in checked.space.variables:
         if v.name not in names:
