@@ -323,7 +323,7 @@ def test_exploits(tmp_path):
     assert values == [0.01, 0.012, 0.012, 0.015, 0.015]
     page = Page(write_report(folder))
     assert "exploits" in page.figures()
-    assert "0.01 → 0.012 (copied one 0.02)" in page.text["table"]
+    assert "0.01 → 0.012 (donor 0.02)" in page.text["table"]
     assert "0.8125" in page.text["table"]
     assert "3 times a trial went on from a copy" in page.text["caption"]
 

@@ -55,7 +55,7 @@ def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
         (bool(ranked), "history", "Score by trial", f"Best {metric} of each trial in the order of their numbers, with "
          f"the best so far as a line ({goal}).", lambda: _history(data)),
         (has_front, "pareto", "Pareto front", f"{' against '.join(data.metrics[:2])}; trials on the front, which no "
-         "other trial beats in all metrics, are ringed.", lambda: _pareto(data)),
+         "other trial beats in all metrics, are ringed, with their numbers.", lambda: _pareto(data)),
         (params, "parallel", "Parallel coordinates", "One line a trial; the better its rank, the stronger its colour. "
          "Drag along an axis to see only the trials that pass there; a double click takes it back. The lowest tick, "
          "'not set', is for trials without that hyperparameter.", lambda: _parallel(data)),
@@ -64,8 +64,9 @@ def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
         (params, "slices", "Slices", f"Best {metric} of each trial against each hyperparameter ({goal})."
          + (f" The first {MOST_SLICES} of {len(data.parameters)}." if len(data.parameters) > MOST_SLICES else ""),
          lambda: _slices(data)),
-        (bool(changed_paths(data)), "exploits", "Exploits", "The hyperparameters of each trial over its training; a "
-         "dot is where it went on from a copy of another trial.", lambda: draw_exploits(data)),
+        (bool(changed_paths(data)), "exploits", "Exploits", "The hyperparameters of each trial over its training. A "
+         "dot is where it went on from a copy of another trial, a ring the value of the copied one.",
+         lambda: draw_exploits(data)),
         (has_times, "time", "Time", "When each trial ran, pauses included, packed into as few rows as they overlap.",
          lambda: _time(data)),
     ]  # fmt: skip
@@ -141,9 +142,18 @@ def _pareto(data: SweepData) -> Drawn:
     trials = [trial for trial in data.trials if None not in trial.values]
     best = front(data)
     orders = _scatter(ax, "pareto", trials, [t.values[1] for t in trials], [t.values[0] for t in trials], best[0])
-    line = sorted((t.values[1], t.values[0]) for t in best)
-    ax.plot(*zip(*line, strict=True), color=COLOURS["best"], linewidth=1.4 if len(data.metrics) == 2 else 0, marker="o",
-            markersize=7, markerfacecolor="none", zorder=4)  # fmt: skip
+    points = sorted((t.values[1], t.values[0], t.number) for t in best)
+    if len(data.metrics) == 2:  # what is reached between two trials is what the more modest one reaches
+        xs, ys, _ = zip(*points, strict=True)
+        ax.step(xs, ys, where="post" if data.modes[1] == "min" else "pre", color=COLOURS["best"], linewidth=1.4)
+    for x, y, number in points:
+        ax.plot(x, y, color=COLOURS["best"], marker="o", markersize=7, markerfacecolor="none", zorder=4)
+        if len(points) <= _MOST_NAMED_LABELS:
+            ax.annotate(f"{number}", (x, y), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
+    _limit(ax, [t.values[0] for t in trials], data.modes[0])
+    ax.margins(y=0.12)
+    if max(t.values[1] or 0 for t in trials) >= 1e4:
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     ax.set_xlabel(f"{data.metrics[1]} ({_goal(data.modes[1])})")
     ax.set_ylabel(f"{data.metrics[0]} ({_goal(data.modes[0])})")
     return Drawn(figure, orders)
@@ -159,7 +169,7 @@ class Axis:
 
 
 def parallel_axes(data: SweepData) -> list[Axis]:
-    """An axis for each hyperparameter, then one for the score; trials without a score have no line."""
+    """An axis for each hyperparameter, then for each objective, the score last; trials without a score have no line."""
     ranked = data.ranked()
     axes = []
     for p in data.parameters:
@@ -170,11 +180,14 @@ def parallel_axes(data: SweepData) -> list[Axis]:
         places = {n: -0.1 if x is None else (x - low) / span for n, x in found.items()}
         ticks = [((x - low) / span, name) for x, name in _ticks(p, low, high)]
         axes.append(Axis(p.path, places, ticks + ([(-0.1, "not set")] if None in found.values() else [])))
-    scores = {trial.number: trial.score or 0.0 for trial in ranked}
-    low, high = _bounds(list(scores.values()), data.modes[0])
-    span = high - low or 1.0
-    places = {n: min(max((x - low) / span, 0.0), 1.0) for n, x in scores.items()}
-    axes.append(Axis(data.metrics[0], places, [(i / 4, f"{low + span * i / 4:.4g}") for i in range(5)]))
+    for k in reversed(range(len(data.metrics))):  # the score is the last one
+        values = {trial.number: trial.values[k] or 0.0 for trial in ranked}
+        low, high = _bounds(list(values.values()), data.modes[k])
+        span = high - low or 1.0
+        places = {n: min(max((x - low) / span, 0.0), 1.0) for n, x in values.items()}
+        marks = [low + span * i / 4 for i in range(5)]
+        ticks = [((x - low) / span, f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.4g}") for x in marks]
+        axes.append(Axis(data.metrics[k], places, ticks))
     return axes
 
 

@@ -140,7 +140,10 @@ def _winner(data: SweepData) -> str:
     ]
     by = f" by {data.metrics[0]}, the first objective" if len(data.metrics) > 1 else ""
     title = html.escape(f"Best trial{by}: {ranked[0].name}")
-    return f"<h2>{title}</h2><pre><code>{html.escape(chr(10).join(pairs))}</code></pre>"
+    note = ""
+    if ranked[0].record.get("exploits"):
+        note = "<p>The values at its best score; they changed during training, see Exploits.</p>"
+    return f"<h2>{title}</h2><pre><code>{html.escape(chr(10).join(pairs))}</code></pre>{note}"
 
 
 def _trials(data: SweepData) -> str:
@@ -201,7 +204,7 @@ def _limits(data: SweepData, shares: Importance | None) -> str:
     elif shares.r2 < LEAST_R2:
         notes.append("Take it as a hint only: the forest explains little.")
     if any(trial.record.get("exploits") for trial in data.trials):
-        notes.append("Hyperparameters that changed during training count with their last values.")
+        notes.append("Hyperparameters that changed during training count with the values they had at the best score.")
     return f'<p class="note">{" ".join(notes)}</p>'
 
 
@@ -238,15 +241,16 @@ def _exploits(data: SweepData) -> str:
         for t, e in found
     ]
     metric = data.metrics[0]
-    caption = f"{len(rows)} times a trial went on from a copy of another one's weights; values are before → after"
+    caption = f"{len(rows)} times a trial went on from a copy of another one, its donor; values are before → after"
     return _table(caption, ["at step", "trial", f"its {metric}", "copied from", f"its {metric}", *paths], rows)
 
 
 def _change(exploit: dict[str, Any], path: str) -> str:
     if path not in exploit["new"]:
         return "unchanged"
-    old, donor, new = (label(exploit[which].get(path)) for which in ("old", "donor", "new"))
-    return f"{old} → {new} (copied one {donor})"
+    values = (exploit[which].get(path) for which in ("old", "new", "donor"))
+    old, new, donor = (f"{v:.3g}" if isinstance(v, float) else label(v) for v in values)
+    return f"{old} → {new} (donor {donor})"
 
 
 def _failures(data: SweepData) -> str:

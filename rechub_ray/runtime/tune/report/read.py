@@ -40,7 +40,10 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One line of trials.jsonl, with the trial's learning curve as (epoch or step, value of the first metric)."""
+    """One line of trials.jsonl, with the trial's learning curve as (epoch or step, value of the first metric).
+
+    `params` are those of its best score; what it ended with is in its record.
+    """
 
     number: int
     name: str
@@ -91,7 +94,7 @@ def read(directory: Path) -> SweepData:
     records = _records(directory / "trials.jsonl")
     histories = [_history(directory / "trials" / record["trial_id"] / "metrics.jsonl") for record in records]
     key = f"val/{metrics[0]}"
-    evaluations = [[line for line in history if key in line] for history in histories]
+    evaluations = [_trained([line for line in history if key in line]) for history in histories]
     epochs = [[line.get("epoch") for line in lines] for lines in evaluations]
     # with several evaluations in an epoch, only the step tells them apart
     unit = "step" if any(None in e or len({*e}) < len(e) for e in epochs) else "epochs"
@@ -101,7 +104,7 @@ def read(directory: Path) -> SweepData:
             name=record["trial_id"],
             status=record["status"],
             reason=record.get("reason"),
-            params=record.get("params") or {},
+            params=record.get("best_params") or record.get("params") or {},
             score=_finite(record.get("score")),
             values=tuple(_finite(_value(record, name, i)) for i, name in enumerate(metrics)),
             record=record,
@@ -125,6 +128,11 @@ def read(directory: Path) -> SweepData:
         constants=constants,
         unit=unit,
     )
+
+
+def _trained(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Without the evaluation before training, unless it is the only one: it says little, and takes all the room."""
+    return [line for line in lines if line["step"] > 0] or lines
 
 
 def label(value: Any) -> str:
