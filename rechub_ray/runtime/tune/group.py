@@ -26,7 +26,8 @@ _END_SECONDS = 60.0
 def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[str, Any]:
     """Trains `job` in this process, and with `scaling.num_workers` - 1 others beside it where that is more than one.
 
-    However this ends, also by the SystemExit with which Ray Tune stops a trial, the other processes end with it.
+    The other processes end with it, or wait for the next trial of this process where it ended well: by itself, or by
+    the SystemExit with which Ray Tune stops a trial.
 
     Args:
         job: the trial's run. hooks: of rank 0.
@@ -44,19 +45,40 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
         return _share(job, World(), hooks)
     import ray
 
-    with _peers(job, bundle) as (peers, store, address):
-        refs = [peer.train.remote(job, rank, *address) for rank, peer in enumerate(peers, start=1)]
+    peers = _peers(job, bundle)
+    refs: list[Any] = []
+    is_well = False
+    try:
+        host = ray.util.get_node_ip_address()
+        store = TCPStore(host, 0, size, True, wait_for_workers=False)
+        refs = [peer.train.remote(job, rank, host, store.port) for rank, peer in enumerate(peers, start=1)]
         with _Watch(peers, refs) as watch:
-            try:
-                with _process_group(job, store, World(0, size)):
-                    result = _share(job, World.current(), hooks)
-                    ray.get(refs, timeout=_END_SECONDS)
-                    return result
-            except Exception as error:
-                cause = watch.cause(error)
-                if cause is error:
-                    raise
-                raise cause from error
+            result = _lead(job, store, hooks, watch)
+            ray.get(refs, timeout=_END_SECONDS)
+        is_well = True
+        return result
+    except SystemExit:  # the peers have been told
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=_GRACE_SECONDS)
+        is_well = len(done) == len(refs) and all(_error(ref) is None for ref in done)
+        raise
+    finally:
+        if is_well:  # a process takes seconds to start: these serve the next trial of this one
+            _kept.extend(peers)
+        else:
+            _kill(peers)
+
+
+def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch) -> dict[str, Any]:
+    """Rank 0's part."""
+    world = World(0, job.config.scaling.num_workers)
+    try:
+        with _process_group(job, store, world):
+            return _share(job, world, _Leading(hooks, world))
+    except Exception as error:
+        cause = watch.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
 
 
 def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:
@@ -73,20 +95,41 @@ def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:
     return execute(job, world=world, device=device, reader=reader, hooks=hooks)
 
 
-class _Silent:
-    """Hooks of all ranks but the first."""
+class _Stopped(Exception):
+    """Ray Tune has stopped the trial."""
 
-    def started(self, step: int) -> None:
-        """Rank 0 says it."""
 
-    def log(self, metrics: dict[str, float], *, step: int) -> None:
-        """Rank 0 says it."""
+class _Leading:
+    """Rank 0's hooks: after each report the peers hear whether the trial goes on."""
 
-    def evaluated(self, epoch: int, score: float) -> None:
-        """Rank 0 says it."""
+    def __init__(self, hooks: Hooks, world: World) -> None:
+        self._hooks, self._world = hooks, world
+        self.started, self.log, self.evaluated = hooks.started, hooks.log, hooks.evaluated
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
-        """Rank 0 says it; the next collective waits for it, and with it for Ray Tune's verdict."""
+        try:
+            self._hooks.saved(path, metrics)
+        except BaseException:
+            self._world.broadcast(False)
+            raise
+        self._world.broadcast(True)
+
+
+class _Following:
+    """The other ranks' hooks: rank 0 says everything."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def started(self, step: int) -> None: ...
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
+
+    def evaluated(self, epoch: int, score: float) -> None: ...
+
+    def saved(self, path: str, metrics: dict[str, float]) -> None:
+        if not self._world.broadcast(None):
+            raise _Stopped
 
 
 class _Peer:
@@ -100,33 +143,38 @@ class _Peer:
         for module in job.config.imports:
             importlib.import_module(module)
         world = World(rank, job.config.scaling.num_workers)
-        with _process_group(job, TCPStore(host, port, world.size, False), world):
-            _share(job, World.current(), _Silent())
+        store = TCPStore(host, port, world.size, False)
+        with contextlib.suppress(_Stopped), _process_group(job, store, world):
+            _share(job, world, _Following(world))
 
 
-@contextlib.contextmanager
-def _peers(job: Job, bundle: Mapping[str, float]) -> Iterator[tuple[list[Any], Store, tuple[str, int]]]:
-    """Processes for all ranks but the first, the store at which all ranks meet, and its address."""
+_kept: list[Any] = []  # the peers of this process's last trial
+
+
+def _peers(job: Job, bundle: Mapping[str, float]) -> list[Any]:
+    """Processes for all ranks but the first, all of them ready."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     scaling = job.config.scaling
+    peers = [_kept.pop(0) for _ in range(len(_kept))]
+    with contextlib.suppress(ray.exceptions.RayError):
+        if peers:
+            ray.get([peer.ready.remote() for peer in peers], timeout=_GRACE_SECONDS)
+            return peers
+    _kill(peers)
     cls: Any = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0)(_Peer)
     group = ray.util.get_current_placement_group()
-    peers: list[Any] = []
+    places = [PlacementGroupSchedulingStrategy(group, rank) for rank in range(1, scaling.num_workers)]
+    peers = [cls.options(scheduling_strategy=place).remote() for place in places]
     try:
-        for rank in range(1, scaling.num_workers):
-            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
-            peers.append(cls.options(scheduling_strategy=place).remote())
-        host = ray.util.get_node_ip_address()
-        store = TCPStore(host, 0, scaling.num_workers, True, wait_for_workers=False)
-        try:
-            ray.get([peer.ready.remote() for peer in peers], timeout=scaling.start_timeout_seconds)
-        except ray.exceptions.GetTimeoutError:
-            raise TimeoutError(f"the trial's workers did not start in {scaling.start_timeout_seconds:g} s") from None
-        yield peers, store, (host, store.port)
-    finally:
+        ray.get([peer.ready.remote() for peer in peers], timeout=scaling.start_timeout_seconds)
+    except ray.exceptions.RayError as error:
         _kill(peers)
+        if not isinstance(error, ray.exceptions.GetTimeoutError):
+            raise
+        raise TimeoutError(f"the trial's workers did not start in {scaling.start_timeout_seconds:g} s") from None
+    return peers
 
 
 def _kill(peers: list[Any]) -> None:
