@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -301,12 +303,16 @@ def _environment(trials: int) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # Watch says what happens, in one line each
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="sklearn.gaussian_process")  # of each fit of pb2's model
             yield
     finally:
         logger.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Tune leaves its own behind, which swallows the next Ctrl-C
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 

@@ -56,7 +56,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def everything_is_free_again(ray_cluster: None) -> Iterator[None]:
     import ray
 
+    handler = signal.getsignal(signal.SIGINT)
     yield
+    assert signal.getsignal(signal.SIGINT) is handler, "Ctrl-C would be Ray Tune's"
     for _ in range(100):
         if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
             return
