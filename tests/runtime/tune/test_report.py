@@ -168,6 +168,15 @@ def test_one_file_that_fetches_nothing(asha):
     assert len(page.source) < 500_000
 
 
+def test_a_refit_is_among_the_facts(tmp_path):
+    folder = write_sweep(tmp_path / "s", make_trials(2))
+    info = json.loads((folder / "sweep.json").read_text())
+    refit = {"trial_id": "trial_00001", "test_metrics": {"auc": 0.8765}}
+    (folder / "sweep.json").write_text(json.dumps({**info, "refit": refit}))
+    facts = Page(write_report(folder)).text["dl"]
+    assert "Test auc of the refit0.8765trial_00001" in facts
+
+
 def test_every_trial_has_a_row_and_the_best_one_comes_first(asha):
     _, page = asha
     trials = make_trials(30)

@@ -115,6 +115,10 @@ def _facts(data: SweepData) -> str:
     test = (ranked[0].record.get("test_metrics") or {}) if ranked else {}
     if data.metrics[0] in test:
         facts.append(("Its test " + data.metrics[0], _number(test[data.metrics[0]]), ""))
+    refit = data.info.get("refit") or {}
+    if data.metrics[0] in refit.get("test_metrics", {}):
+        value = _number(refit["test_metrics"][data.metrics[0]])
+        facts.append((f"Test {data.metrics[0]} of the refit", value, refit["trial_id"]))
     if len(data.metrics) > 1:
         facts.append(("On the front", f"{len(front(data))}", f"of {len(data.trials)} trials"))
     facts += [(_WORDS.get(s, s).capitalize(), f"{counts[s]}", f"of {len(data.trials)} trials") for s in counts]
