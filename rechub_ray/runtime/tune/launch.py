@@ -33,7 +33,7 @@ from rechub_ray.runtime.tune.schedulers import SCORE, build, rungs
 from rechub_ray.runtime.tune.search import OptunaModel, listed, model_based, numbered
 from rechub_ray.runtime.tune.space import Point
 from rechub_ray.runtime.tune.sweep import CheckedSweep, Sweep, check_sweep
-from rechub_ray.runtime.tune.trial import TrialJob, trainable
+from rechub_ray.runtime.tune.trial import TrialJob, set_aside, trainable
 from rechub_ray.runtime.tune.watch import Watch, callback, stopper
 
 _SETTINGS = {  # Ray Tune reads these when a sweep starts
@@ -341,6 +341,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         return given(record)
 
     def exploited(exploit: Exploit) -> None:
+        set_aside(exploit.checkpoint, f"{shared.directory}/{exploit.trial['_trial']}")
         ledger.exploit(exploit)
         watch.say(f"{exploit.trial['_trial']}: goes on from a copy of {exploit.donor['_trial']}")
 

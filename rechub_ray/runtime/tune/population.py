@@ -19,7 +19,7 @@ class Exploit(NamedTuple):
 
     Args:
         trial, donor: what they are given, the trial's with its new values. step: that the trial had reached.
-        score, donor_score: their last ones.
+        score, donor_score: their last ones. checkpoint: Ray's, of the donor.
     """
 
     trial: dict[str, Any]
@@ -27,6 +27,7 @@ class Exploit(NamedTuple):
     step: int
     score: float
     donor_score: float
+    checkpoint: Any
 
 
 def population(
@@ -99,7 +100,8 @@ def population(
             mine, other = self._trial_state[trial].last_result, self._trial_state[donor].last_result
             super()._exploit(controller, trial, donor)
             scores = float(mine[self._metric]), float(other[self._metric])
-            exploited(Exploit(trial.config, donor.config, int(mine["step"]), *scores))
+            checkpoint = self._trial_state[donor].last_checkpoint
+            exploited(Exploit(trial.config, donor.config, int(mine["step"]), *scores, checkpoint))
 
     return Population()
 

@@ -25,7 +25,7 @@ from rechub_ray.runtime.tune.objectives import SIZES, Objective, values_of
 from rechub_ray.runtime.tune.refit import Refit
 from rechub_ray.runtime.tune.report.read import label
 from rechub_ray.runtime.tune.sweep import CheckedSweep
-from rechub_ray.runtime.tune.trial import EARLIER_BEST, best_of
+from rechub_ray.runtime.tune.trial import DONOR, EARLIER_BEST, best_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +151,7 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
             directory = ledger.trials / record["trial_id"]
             shutil.rmtree(Store(str(directory)).location, ignore_errors=True)
             shutil.rmtree(directory / EARLIER_BEST, ignore_errors=True)
+            shutil.rmtree(directory / DONOR, ignore_errors=True)
 
 
 def print_sweep(result: SweepResult, *, rows: int = 8) -> None:

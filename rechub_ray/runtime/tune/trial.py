@@ -36,6 +36,7 @@ from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
 
 RESULT, FAILURE, EARLIER_BEST = "result.json", "failure.json", "best_before_exploit"
+DONOR = "donor"  # what an exploit copies, kept until it is copied
 _END_SECONDS = 20  # longest wait for a stopped trial; its trackers take 15 at most
 _running = threading.Lock()  # held while a trial runs in this process
 
@@ -120,7 +121,7 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
         )
         job = check(run)
         if given is not None:
-            _continue(job, _donor(given), shared)
+            continue_from(job, _donor(given), shared)
         write_text(f"{directory}/config.yaml", config_module.dump(job.config))
         hooks = TrialHooks(job, shared, point, is_new_to_tune=given is None)
         try:
@@ -152,20 +153,45 @@ def _donor(given: Any) -> str:
         return str(json.loads(Path(folder, "pointer.json").read_text())["path"])
 
 
-def _continue(job: Job, path: str, shared: TrialJob) -> None:
+def set_aside(given: Any, directory: str) -> None:
+    """Keeps what an exploit is to copy: the donor may train on, and drop it, before the trial's turn comes.
+
+    Args:
+        given: Ray's checkpoint of the donor. directory: of the trial that goes on from it.
+    """
+    path = _donor(given)
+    place = Path(directory, DONOR)
+    shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # gone already: the donor's newest one then
+        shutil.copytree(path, place / os.path.basename(path), copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without links
+        shutil.copy2(source, target)
+
+
+def continue_from(job: Job, path: str, shared: TrialJob) -> None:
     """Prepares the trial's folder to go on from `path`: its own checkpoint, or a copy of another trial's.
 
     The newest own checkpoint is at or behind the reported one; it is the one to go on from.
     """
-    store = Store(job.config.directory(), keep=job.config.checkpoint.keep)
+    directory = job.config.directory()
+    store = Store(directory, keep=job.config.checkpoint.keep)
     if os.path.dirname(path) == store.location:
+        shutil.rmtree(Path(directory, DONOR), ignore_errors=True)
         return
-    if not Path(path, "manifest.json").is_file():  # the donor has gone on and dropped it: its newest one then
+    kept = Path(directory, DONOR, os.path.basename(path))
+    if (kept / "manifest.json").is_file():
+        path = str(kept)
+    elif not Path(path, "manifest.json").is_file():
         newest = Store(os.path.dirname(os.path.dirname(path))).newest()
         if newest is None:
             raise CheckpointError(f"the donor's checkpoint '{path}' is gone")
         path = f"{os.path.dirname(path)}/{newest}"
-    _keep_best(store, Path(job.config.directory(), EARLIER_BEST), shared)
+    _keep_best(store, Path(directory, EARLIER_BEST), shared)
     fork(job, path, store)
 
 

@@ -173,6 +173,7 @@ def test_nobody_waits_for_a_trial_that_is_gone(settings: Pbt | Pb2, how: str) ->
     assert (exploit.score, exploit.donor_score, exploit.step) == (0.5, 0.7, 10)
     assert members[0].run_metadata.checkpoint_manager._latest_checkpoint_result.checkpoint == "checkpoint of 2"
     assert exploit.trial == members[0].config
+    assert exploit.checkpoint == "checkpoint of 2"
     order = []
     while (member := scheduler.choose_trial_to_run(controller)) is not None:
         order.append(member)

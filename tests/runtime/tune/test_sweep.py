@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from rechub_ray.runtime.tune.objectives import Objective
 from rechub_ray.runtime.tune.schedulers import Asha, HyperBand, rungs
 from rechub_ray.runtime.tune.space import Space
 from rechub_ray.runtime.tune.sweep import CheckedSweep, check_sweep, dump, load
-from rechub_ray.runtime.tune.trial import fork
+from rechub_ray.runtime.tune.trial import TrialJob, continue_from, fork, set_aside
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -281,6 +284,39 @@ def test_a_fork_has_the_donors_weights_and_its_own_hyperparameters(data: Path, t
     assert all(torch.equal(moments[0][k], moments[1][k]) for k in moments[0])
     result = train(dataclasses.replace(check(own)).config)
     assert result.details["epochs"] == 3
+
+
+class Pointer:
+    """A checkpoint as Ray holds it: where ours lies."""
+
+    def __init__(self, folder: Path, path: str) -> None:
+        self.folder = folder
+        (folder / "pointer.json").write_text(json.dumps({"path": path}))
+
+    @contextlib.contextmanager
+    def as_directory(self) -> Iterator[str]:
+        yield str(self.folder)
+
+
+def test_a_copy_is_of_what_was_compared_though_the_donor_has_gone_on(data: Path, tmp_path: Path) -> None:
+    donor = config_module.load(BASE, {"data.root": str(data), "model_dir": str(tmp_path / "donor"), "train.epochs": 1})
+    train(donor)
+    first = Store(str(tmp_path / "donor")).newest()
+    pointer = Pointer(tmp_path, f"{tmp_path}/donor/checkpoints/{first}")
+    set_aside(pointer, str(tmp_path / "own"))
+    weights = read(tmp_path / "donor").model
+    train(config_module.load(BASE, {**donor.model_dump(), "train.epochs": 3}), resume="must")
+    assert first not in Store(str(tmp_path / "donor")).names(), "the donor keeps few checkpoints"
+    folder = {"data.root": str(data), "model_dir": str(tmp_path / "own"), "train.epochs": 3}
+    own, space = check(config_module.load(BASE, folder)), Space.parse(LR)
+    given: dict[str, Any] = {"group": "g", "metric": "auc", "mode": "max", "objectives": (), "bundle": {}}
+    shared = TrialJob(base=BASE, space=space, directory=str(tmp_path), **given)
+    continue_from(own, f"{tmp_path}/donor/checkpoints/{first}", shared)
+    copy = read(tmp_path / "own")
+    assert all(torch.equal(weights[name], copy.model[name]) for name in weights)
+    assert copy.state["position"]["epoch"] == 1
+    continue_from(own, f"{tmp_path}/own/checkpoints/{first}", shared)
+    assert not (tmp_path / "own" / "donor").exists()
 
 
 READY = sorted((Path(__file__).resolve().parents[3] / "tune_configs").glob("*.yaml"))
