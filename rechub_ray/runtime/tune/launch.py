@@ -24,6 +24,7 @@ from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.console import SweepConsole
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
+from rechub_ray.runtime.tune.lost import losses_cost_one_trial
 from rechub_ray.runtime.tune.objectives import values_of
 from rechub_ray.runtime.tune.population import Exploit
 from rechub_ray.runtime.tune.refit import Refit, refit
@@ -305,7 +306,7 @@ def _environment(trials: int) -> Iterator[None]:
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), losses_cost_one_trial():
             warnings.filterwarnings("ignore", module="sklearn.gaussian_process")  # of each fit of pb2's model
             yield
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rechub_ray.runtime.tune.console import Row, SweepConsole, View
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
+from rechub_ray.runtime.tune.lost import reason
 from rechub_ray.runtime.tune.schedulers import SCORE, TIME
 from rechub_ray.runtime.tune.sweep import CheckedSweep
 from rechub_ray.tracking.console import clock
@@ -189,17 +190,6 @@ def _written(trial: Any) -> str:
     """Ray Tune's file of a trial's errors; the trial itself reads a copy, which is made later."""
     path = Path(trial.error_file or "")
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def reason(text: str) -> str:
-    """The last of the errors that Ray Tune wrote down for a trial, in a line."""
-    last = text.rpartition("Failure # ")[2]
-    lines = [line.strip() for line in last.splitlines() if line.strip()]
-    if "running low on memory" in last:
-        return "its process was killed: its host ran out of memory"
-    if not lines or "worker process has died" in last or "actor died" in last:
-        return "its process was lost: killed, out of memory, or with its host"
-    return lines[-1]
 
 
 def callback(watch: Watch) -> Any:

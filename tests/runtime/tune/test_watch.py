@@ -23,7 +23,7 @@ from rechub_ray.runtime.tune.console import Row, SweepConsole, View, table
 from rechub_ray.runtime.tune.ledger import Ledger
 from rechub_ray.runtime.tune.objectives import SIZES, Objective
 from rechub_ray.runtime.tune.space import Space
-from rechub_ray.runtime.tune.watch import Watch, reason
+from rechub_ray.runtime.tune.watch import Watch
 
 RATE = "optimizers.0.lr"
 
@@ -265,24 +265,3 @@ def test_what_ends_a_sweep(
     sweep.now = began + 60.0
     assert sweep.watch.is_over() is (ended is not None)
     assert sweep.watch.ending == ended
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", "its process was lost: killed, out of memory, or with its host"),
-        (
-            "Failure # 1 (occurred at 1)\nConnectionError: a\nFailure # 2 (occurred at 2)\n"
-            "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead because its worker "
-            "process has died. Worker exit type: SYSTEM_ERROR",
-            "its process was lost: killed, out of memory, or with its host",
-        ),
-        (
-            "Failure # 1 (occurred at 1)\nTask was killed due to the node running low on memory.\nMemory on the node",
-            "its process was killed: its host ran out of memory",
-        ),
-        ("Failure # 1 (occurred at 1)\nTraceback\n  File x\nMemoryError: nothing left\n", "MemoryError: nothing left"),
-    ],
-)
-def test_the_reason_of_a_trial_is_the_last_thing_that_went_wrong(text: str, expected: str) -> None:
-    assert reason(text) == expected

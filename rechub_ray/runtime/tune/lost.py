@@ -1,0 +1,43 @@
+"""Trials that lose their process: Ray Tune starts them again, and a line says why."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def losses_cost_one_trial() -> Iterator[None]:
+    """While this holds, whatever Ray says of a trial's process that is gone is that trial's failure.
+
+    Ray Tune (2.60) knows only one such error: when the memory monitor kills a trial, Tune takes the `OutOfMemoryError`
+    for a mistake of its own and ends the whole run.
+    """
+    import ray
+    from ray.air.execution._internal.actor_manager import RayActorManager
+
+    known = (ray.exceptions.RayActorError, ray.exceptions.RayTaskError)
+    original = RayActorManager._actor_task_failed
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.RayError) and not isinstance(exception, known):
+            exception = ray.exceptions.RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        original(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = original
+
+
+def reason(text: str) -> str:
+    """The last of the errors that Ray Tune wrote down for a trial, in a line."""
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines() if line.strip()]
+    if "running low on memory" in last:
+        return "its process was killed: its host ran out of memory"
+    if not lines or "worker process has died" in last or "actor died" in last:
+        return "its process was lost: killed, out of memory, or with its host"
+    return lines[-1]
