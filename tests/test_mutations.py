@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.mutations import ROOT, SOURCES, Case, Mutation, Stage, all_mutations, without_gpu
+from benchmarks.mutations import SOURCES, Case, Mutation, all_mutations, build_stage, thought_of
 from rechub_ray import cli
 
 MUTATIONS = all_mutations()
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sound data and a finished run of each base: what is mutated below is right before."""
     folder = tmp_path_factory.mktemp("stages")
-    return {base: Stage.build(folder, base) for base in SOURCES}
+    return {base: build_stage(folder, base) for base in SOURCES}
 
 
 @pytest.fixture
 def check(
-    stages: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[Mutation], None]:
     def run(mutation: Mutation) -> None:
-        case = Case.set_up(mutation, stages[mutation.base], tmp_path)
+        case = Case(mutation, stages[mutation.base], tmp_path)
         monkeypatch.chdir(tmp_path)
         capsys.readouterr()
         code = cli.main(case.arguments)
@@ -49,7 +46,7 @@ def test_mutation(mutation: Mutation, check: Callable[[Mutation], None]) -> None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("mutation", list(without_gpu()), ids=lambda m: m.name)
+@pytest.mark.parametrize("mutation", list(thought_of("without_gpu")), ids=lambda m: m.name)
 def test_a_gpu_that_is_not_there(mutation: Mutation, check: Callable[[Mutation], None]) -> None:
     check(mutation)
 
@@ -60,15 +57,11 @@ def test_a_gpu_that_is_not_there(mutation: Mutation, check: Callable[[Mutation],
     [
         "model.dropout is text",
         "$ trian @CONFIG",
-        "an id beyond the vocabulary",
+        "last row: city = 21",
         "a file is cut off",
-        "1000 workers on this machine",
+        "scaling.num_workers = 1000, data.batch_size = 1",
     ],
 )
-def test_in_a_process_of_its_own(name: str, stages: dict[str, Stage], tmp_path: Path) -> None:
+def test_in_a_process_of_its_own(name: str, stages: dict[str, Path], tmp_path: Path) -> None:
     mutation = next(m for m in MUTATIONS if m.name == name)
-    case = Case.set_up(mutation, stages[mutation.base], tmp_path)
-    command = [sys.executable, "-m", "rechub_ray.cli", *case.arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert not case.complaints(done.returncode, done.stderr), done.stderr
+    assert not Case(mutation, stages[mutation.base], tmp_path).run_alone()
