@@ -25,7 +25,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.fs as pafs
 import torch
@@ -41,7 +41,6 @@ from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.schema import Schema
 
-T = TypeVar("T")
 FORMAT, VERSION = "rechub_ray.checkpoint", 1
 _FILES = ("config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json")
 _INDEX = "index.json"
@@ -402,16 +401,11 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     return data
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            yield block
-
-
 def _crc32(path: Path) -> int:
     value = 0
-    for block in _blocks(path):
-        value = zlib.crc32(block, value)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            value = zlib.crc32(block, value)
     return value
 
 

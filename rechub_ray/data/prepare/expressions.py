@@ -6,7 +6,6 @@ import ast
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -181,8 +180,3 @@ def _truth(value: Any) -> Any:
 
 def _numeric(value: Any) -> Any:
     return pc.cast(value, pa.int64()) if pa.types.is_boolean(value.type) else value
-
-
-def as_numpy(values: pa.Array, fill: float) -> npt.NDArray[np.float64]:
-    """The numbers, with `fill` for null."""
-    return np.asarray(pc.fill_null(values, fill).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -261,8 +261,3 @@ def _check_tables(recipe: Recipe) -> None:
             raise ConfigError(f"{where} itself shares the table of '{owner.shared_with}'")
         if (spec.min_frequency, spec.max_values, spec.hash_buckets) != (1, None, None):
             raise ConfigError(f"{where}: min_frequency, max_values and hash_buckets are the owner's to give")
-
-
-def feature_columns(recipe: Recipe) -> list[str]:
-    """The raw columns that features read."""
-    return list(dict.fromkeys(spec.source for spec in recipe.features))
