@@ -29,6 +29,11 @@ class Ragged:
     def slice(self, start: int, stop: int) -> Ragged:
         return Ragged(self.values, self.offsets[start : stop + 1])
 
+    def take(self, rows: Array) -> Ragged:
+        """The given rows, in that order."""
+        begins, ends = self.offsets[:-1][rows], self.offsets[1:][rows]
+        return gather(self.values, ends, ends - begins)
+
     def trimmed(self) -> Ragged:
         """The same with offsets from 0 and no values beside its own."""
         first, last = int(self.offsets[0]), int(self.offsets[-1])
@@ -44,6 +49,14 @@ class Ragged:
             np.concatenate([part.values for part in parts]),
             np.concatenate([np.zeros(1, np.int64), *offsets]),
         )
+
+
+def gather(values: Array, ends: Array, lengths: Array) -> Ragged:
+    """Rows of the `lengths` values before `ends`, put next to each other."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    source = np.repeat(ends - lengths - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Ragged(values[source], offsets)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +92,26 @@ class Block:
             None if self.group is None else self.group[start:stop],
             None if self.row_id is None else self.row_id.slice(start, stop - start),
         )
+
+    def take(self, rows: Array) -> Block:
+        """The given rows, in that order."""
+        return Block(
+            self.sparse.take(rows, axis=0),
+            self.dense.take(rows, axis=0),
+            tuple(sequence.take(rows) for sequence in self.sequences),
+            self.labels.take(rows, axis=0),
+            None if self.weight is None else self.weight[rows],
+            None if self.group is None else self.group[rows],
+            None if self.row_id is None else self.row_id.take(pa.array(rows)),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays, as far as they are its own."""
+        arrays = [self.sparse, self.dense, self.labels, self.weight, self.group]
+        arrays += [array for sequence in self.sequences for array in (sequence.values, sequence.offsets)]
+        ids = 0 if self.row_id is None else self.row_id.nbytes
+        return ids + sum(array.nbytes for array in arrays if array is not None)
 
     @staticmethod
     def concat(blocks: Sequence[Block]) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from rechub_ray.data.block import Array, Block, Ragged, id_type
+from rechub_ray.data.block import Array, Block, Ragged, gather, id_type
 from rechub_ray.data.manifest import check_columns, needed_columns
 from rechub_ray.data.plan import Piece, permutation
 from rechub_ray.errors import DataError
@@ -43,6 +44,23 @@ def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
     else:
         take = None
     return stack(table, schema, targets=targets, where=where, take=take)
+
+
+def read_whole(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
+    """The whole row group of a piece, as it stands in the file: what `pick` takes pieces from.
+
+    Raises:
+        DataError: as `read_piece`.
+    """
+    whole = dataclasses.replace(piece, lane=0, start=0, stop=piece.group_rows, key=None)
+    return read_piece(whole, schema, targets=targets)
+
+
+def pick(whole: Block, piece: Piece) -> Block:
+    """What `read_piece` gives, bit for bit, from what `read_whole` gave."""
+    if piece.key is None:
+        return whole.slice(piece.start, piece.stop)
+    return whole.take(permutation(piece.group_rows, *piece.key)[piece.start : piece.stop])
 
 
 def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
@@ -201,10 +219,7 @@ def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array |
     lengths = np.minimum(ends - begins, feature.max_length)
     if take is None and int(lengths.sum()) == len(values):
         return Ragged(values, offsets)
-    kept = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=kept[1:])
-    source = np.repeat(ends - lengths - kept[:-1], lengths) + np.arange(kept[-1])
-    return Ragged(values[source], kept)
+    return gather(values, ends, lengths)
 
 
 def _check_finite(values: Array, name: str, where: str, per_row: int = 1) -> None:

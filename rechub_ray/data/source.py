@@ -35,6 +35,12 @@ class Reader(Protocol):
     def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> Blocks: ...
 
 
+class ReadPiece(Protocol):
+    """Turns one piece into its block, as `read_piece` does; called in threads."""
+
+    def __call__(self, piece: Piece, schema: Schema, *, targets: bool = True) -> Block: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class ThreadReader:
     """Reads ahead in threads of this process.
@@ -43,10 +49,12 @@ class ThreadReader:
         prefetch: pieces in memory or being read at a time (>= 1). The lanes of a worker tend to need their next row
             groups at the same time, so less than a worker's lanes (8 with one worker) makes the loop wait.
         threads: pieces read at a time (>= 1).
+        read: reads one piece, from its file unless somebody keeps it decoded.
     """
 
     prefetch: Annotated[int, Ge(1)] = 8
     threads: Annotated[int, Ge(1)] = 1
+    read: ReadPiece = read_piece
 
     def __call__(
         self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True
@@ -58,7 +66,7 @@ class ThreadReader:
         def read_one_more() -> None:
             piece = next(upcoming, None)
             if piece is not None:
-                waiting.append(pool.submit(read_piece, piece, schema, targets=targets))
+                waiting.append(pool.submit(self.read, piece, schema, targets=targets))
 
         try:
             for _ in range(self.prefetch):

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rechub_ray.data.block import Block
 from rechub_ray.data.plan import Piece, permutation
-from rechub_ray.data.reader import read_piece
+from rechub_ray.data.reader import pick, read_piece, read_whole
 from rechub_ray.errors import DataError
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
@@ -49,6 +50,26 @@ def shard(tmp_path, schema, write_shards):
 
 def piece(path, *, index=0, rows=60, start=0, stop=None, key=None) -> Piece:
     return Piece(0, str(path), index, rows, start, rows if stop is None else stop, key)
+
+
+def test_pieces_of_a_whole_row_group_are_those_of_the_file(tmp_path, schema, write_shards):
+    def parts(block):
+        block = Block.concat([block, block.slice(0, 0)])  # a slice shares its sequences' values with the whole
+        arrays = [block.sparse, block.dense, block.labels, block.weight, block.group]
+        arrays += [array for s in block.sequences for array in (s.values, s.offsets)]
+        return [(a.dtype, a.shape, a.tobytes()) for a in arrays if a is not None] + [block.row_id]
+
+    table = write_shards(tmp_path, schema, rows=60, files=1, row_group_rows=60)
+    longer = pa.array([list(range(i % 9)) if i % 7 else None for i in range(60)], pa.list_(pa.int64()))
+    place = table.schema.get_field_index("history")  # some are longer than what is kept, some are null
+    pq.write_table(table.set_column(place, "history", longer), tmp_path / "part-00000.parquet")
+    for targets in (True, False):
+        for start, stop, key in ((0, 60, None), (7, 31, None), (0, 60, (1, 2)), (7, 31, (1, 2)), (5, 5, (1, 2))):
+            one = piece(tmp_path / "part-00000.parquet", start=start, stop=stop, key=key)
+            whole = read_whole(one, schema, targets=targets)
+            assert whole.rows == 60
+            assert parts(pick(whole, one)) == parts(read_piece(one, schema, targets=targets))
+    assert whole.num_bytes == sum(len(data) for _, _, data in parts(whole)[:-1]) + whole.row_id.nbytes
 
 
 def test_rows_as_they_stand(shard, schema):

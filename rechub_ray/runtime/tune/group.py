@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
-from rechub_ray.data.source import ThreadReader
+from rechub_ray.data.reader import read_piece
+from rechub_ray.data.source import ReadPiece, ThreadReader
 from rechub_ray.loop import Hooks, pick_device
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.runtime.worker import execute, is_passing
@@ -23,7 +24,7 @@ _GRACE_SECONDS = 2.0  # for the other peers' errors to come in: the first one he
 _END_SECONDS = 60.0
 
 
-def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[str, Any]:
+def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: ReadPiece = read_piece) -> dict[str, Any]:
     """Trains `job` in this process, and with `scaling.num_workers` - 1 others beside it where that is more than one.
 
     The other processes end with it, or wait for the next trial of this process where it ended well: by itself, or by
@@ -32,6 +33,7 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
     Args:
         job: the trial's run. hooks: of rank 0.
         bundle: what a process reserves in the trial's placement group; bundle k is rank k's.
+        read: reads a piece of the data, in each of the processes.
 
     Returns:
         What `execute` returns.
@@ -42,7 +44,7 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
     """
     size = job.config.scaling.num_workers
     if size <= 1:
-        return _share(job, World(), hooks)
+        return _share(job, World(), hooks, read)
     import ray
 
     peers = _peers(job, bundle)
@@ -51,9 +53,9 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
     try:
         host = ray.util.get_node_ip_address()
         store = TCPStore(host, 0, size, True, wait_for_workers=False)
-        refs = [peer.train.remote(job, rank, host, store.port) for rank, peer in enumerate(peers, start=1)]
+        refs = [peer.train.remote(job, rank, host, store.port, read) for rank, peer in enumerate(peers, start=1)]
         with _Watch(peers, refs) as watch:
-            result = _lead(job, store, hooks, watch)
+            result = _lead(job, store, hooks, watch, read)
             ray.get(refs, timeout=_END_SECONDS)
         is_well = True
         return result
@@ -68,12 +70,12 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float]) -> dict[
             _kill(peers)
 
 
-def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch) -> dict[str, Any]:
+def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch, read: ReadPiece) -> dict[str, Any]:
     """Rank 0's part."""
     world = World(0, job.config.scaling.num_workers)
     try:
         with _process_group(job, store, world):
-            return _share(job, world, _Leading(hooks, world))
+            return _share(job, world, _Leading(hooks, world), read)
     except Exception as error:
         cause = watch.cause(error)
         if cause is error:
@@ -81,7 +83,7 @@ def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch) -> dict[str, Any]
         raise cause from error
 
 
-def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:
+def _share(job: Job, world: World, hooks: Hooks, read: ReadPiece) -> dict[str, Any]:
     """One process's part of a trial."""
     config = job.config
     if config.train.threads is not None:
@@ -90,8 +92,8 @@ def _share(job: Job, world: World, hooks: Hooks) -> dict[str, Any]:
         device = pick_device(config.train.device)
     else:
         device = torch.device("cuda", 0) if config.scaling.use_gpu else torch.device("cpu")
-    # each process reads for itself: a trial needs nothing that it has not reserved
-    reader = ThreadReader(threads=config.data.read_threads)
+    # in threads: a trial needs nothing that it has not reserved
+    reader = ThreadReader(threads=config.data.read_threads, read=read)
     return execute(job, world=world, device=device, reader=reader, hooks=hooks)
 
 
@@ -138,14 +140,14 @@ class _Peer:
     def ready(self) -> None:
         """Answers once the process is up."""
 
-    def train(self, job: Job, rank: int, host: str, port: int) -> None:
+    def train(self, job: Job, rank: int, host: str, port: int, read: ReadPiece) -> None:
         """Its part of the trial."""
         for module in job.config.imports:
             importlib.import_module(module)
         world = World(rank, job.config.scaling.num_workers)
         store = TCPStore(host, port, world.size, False)
         with contextlib.suppress(_Stopped), _process_group(job, store, world):
-            _share(job, world, _Following(world))
+            _share(job, world, _Following(world), read)
 
 
 _kept: list[Any] = []  # the peers of this process's last trial

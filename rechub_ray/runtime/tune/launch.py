@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rechub_ray.config import ScalingSection
+from rechub_ray.data.reader import read_piece
+from rechub_ray.data.source import ReadPiece
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
+from rechub_ray.runtime.share import shared_blocks
 from rechub_ray.runtime.tune import sweep as sweep_module
 from rechub_ray.runtime.tune.console import SweepConsole
 from rechub_ray.runtime.tune.ledger import FINAL, Ledger, Record
@@ -95,7 +98,17 @@ def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> S
         raise CheckpointError(f"no sweep to resume in '{directory}'", expected="a folder with sweep.yaml")
     old = sweep_module.load(directory / "sweep.yaml")
     new = sweep_module.load(directory / "sweep.yaml", overrides).model_copy(update={"sweep_dir": str(directory)})
-    changeable = {"trials", "stop", "max_concurrent", "resources", "keep", "refit", "retries", "sweep_dir"}
+    changeable = {
+        "trials",
+        "stop",
+        "max_concurrent",
+        "resources",
+        "keep",
+        "refit",
+        "retries",
+        "share_data",
+        "sweep_dir",
+    }
     for key in Sweep.model_fields:
         if key not in changeable and getattr(old, key) != getattr(new, key):
             raise ConfigError(f"'{key}' cannot change when a sweep is resumed", expected=", ".join(sorted(changeable)))
@@ -135,7 +148,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
             facts["concurrency"] = places.limit
             watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-            _fit(checked, ledger, watch, waiting, places)
+            with shared_blocks(checked.job, say=watch.say) if sweep.share_data else contextlib.nullcontext() as read:
+                _fit(checked, ledger, watch, waiting, places, read or read_piece)
     if watch.ending is not None:
         ledger.end_all(watch.ending)
     done = len(ledger.records) >= total and all(record["status"] in FINAL for record in ledger)
@@ -318,12 +332,20 @@ def _environment(trials: int) -> Iterator[None]:
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
-def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str | None], places: Places) -> None:
+def _fit(
+    checked: CheckedSweep,
+    ledger: Ledger,
+    watch: Watch,
+    waiting: list[str | None],
+    places: Places,
+    read: ReadPiece,
+) -> None:
     import ray.tune
 
     sweep, directory = checked.sweep, checked.sweep.directory()
     shared = TrialJob(
         base={**sweep.base, "model_dir": None},
+        job=checked.job,
         space=checked.space,
         directory=f"{directory}/trials",
         group=sweep.name,
@@ -331,6 +353,7 @@ def _fit(checked: CheckedSweep, ledger: Ledger, watch: Watch, waiting: list[str 
         mode=checked.mode,
         objectives=checked.objectives,
         bundle=places.bundles[0],
+        read=read,
     )
 
     def given(record: Record) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Sweep(Section):
             `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
         seed: of the search.
         retries: starts of a trial after its process was lost.
+        share_data: read the data once for all trials, where it fits their hosts' shared memory.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$")] = "sweep"
@@ -110,6 +111,7 @@ class Sweep(Section):
     objectives: list[Objective] = []
     seed: Annotated[int, Ge(0)] = 2026
     retries: Annotated[int, Ge(0)] = 1
+    share_data: bool = True
 
     def directory(self) -> str:
         """The sweep's folder."""
@@ -286,7 +288,7 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
     if sweep.refit:
         check_refit(job)
     for what, overrides in space.probes():
-        _probe(sweep, what, overrides, directory)
+        _probe(sweep, job, what, overrides, directory)
     workers = max(job.config.scaling.num_workers, 1)
     per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps * workers)
     epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / per_epoch)
@@ -416,10 +418,10 @@ def _check_several(sweep: Sweep) -> None:
         raise ConfigError(f"'seeds' ranks points by the mean of one metric, {several}", hint="Use seeds: 1.")
 
 
-def _probe(sweep: Sweep, what: str, overrides: dict[str, Any], directory: str) -> None:
+def _probe(sweep: Sweep, base: Job, what: str, overrides: dict[str, Any], directory: str) -> None:
     try:
         run = trial_config(sweep.base, overrides, directory=directory, name=sweep.name, seed=0)
-        job = check(run)
+        job = check(run, like=base)
         if sweep.refit:
             check_refit(job)
     except RechubError as error:

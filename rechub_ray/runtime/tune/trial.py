@@ -20,7 +20,8 @@ import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
-from rechub_ray.data.source import ThreadReader, TrainSource
+from rechub_ray.data.reader import read_piece
+from rechub_ray.data.source import ReadPiece, ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.loop import Learner, Progress, schedule_steps_of
@@ -46,12 +47,14 @@ class TrialJob:
     """What every trial of a sweep shares.
 
     Args:
-        base: the base configuration. space: what varies. directory: the folder of all trials. group: the sweep's name.
+        base: the base configuration. job: the checked run of it. space: what varies.
+        directory: the folder of all trials. group: the sweep's name.
         metric, mode: of the score. objectives: all that is compared.
-        bundle: what each process of a trial reserves.
+        bundle: what each process of a trial reserves. read: reads a piece of the data.
     """
 
     base: Mapping[str, Any]
+    job: Job
     space: Space
     directory: str
     group: str
@@ -59,6 +62,7 @@ class TrialJob:
     mode: str
     objectives: tuple[Objective, ...]
     bundle: Mapping[str, float]
+    read: ReadPiece = read_piece
 
 
 def trainable(shared: TrialJob) -> Any:
@@ -119,13 +123,13 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
             name=config["_trial"],
             seed=config["_seed"],
         )
-        job = check(run)
+        job = check(run, like=shared.job)
         if given is not None:
             continue_from(job, _donor(given), shared)
         write_text(f"{directory}/config.yaml", config_module.dump(job.config))
         hooks = TrialHooks(job, shared, point, is_new_to_tune=given is None)
         try:
-            result = train_trial(job, hooks, bundle=shared.bundle)
+            result = train_trial(job, hooks, bundle=shared.bundle, read=shared.read)
             hooks.finished(result)
         finally:
             hooks.close()

@@ -310,7 +310,7 @@ def test_a_copy_is_of_what_was_compared_though_the_donor_has_gone_on(data: Path,
     folder = {"data.root": str(data), "model_dir": str(tmp_path / "own"), "train.epochs": 3}
     own, space = check(config_module.load(BASE, folder)), Space.parse(LR)
     given: dict[str, Any] = {"group": "g", "metric": "auc", "mode": "max", "objectives": (), "bundle": {}}
-    shared = TrialJob(base=BASE, space=space, directory=str(tmp_path), **given)
+    shared = TrialJob(base=BASE, job=own, space=space, directory=str(tmp_path), **given)
     continue_from(own, f"{tmp_path}/donor/checkpoints/{first}", shared)
     copy = read(tmp_path / "own")
     assert all(torch.equal(weights[name], copy.model[name]) for name in weights)

@@ -1,0 +1,120 @@
+"""Data that all trials train on: read and decoded once, and mapped from Ray's object store by every trial."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rechub_ray.data.block import Block
+from rechub_ray.data.plan import Piece
+from rechub_ray.data.reader import pick, read_piece, read_whole
+from rechub_ray.errors import RechubError
+from rechub_ray.schema import Schema
+
+if TYPE_CHECKING:  # the keeper's process needs no torch
+    from rechub_ray.runtime.preflight import Job
+
+SHARE = 0.5  # of the smallest host's object store: the rest is Ray's and the trials'
+_WAIT_SECONDS = 60.0
+
+Key = tuple[str, int, str, bool]
+
+
+class SharedBlocks:
+    """Reads pieces from row groups that one process keeps decoded; gives what `read_piece` gives, bit for bit.
+
+    The first trial that needs a row group has it decoded; then each host holds one copy, which its trials map without
+    copying it. Whatever goes wrong with that, the trial reads for itself from there on.
+
+    Args:
+        keeper: the actor that decodes.
+    """
+
+    def __init__(self, keeper: Any) -> None:
+        self._keeper = keeper
+        self._known: dict[Key, Any] = {}
+        self._is_lost = False
+
+    def __call__(self, piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
+        whole = None if self._is_lost else self._whole(piece, schema, targets)
+        return read_piece(piece, schema, targets=targets) if whole is None else pick(whole, piece)
+
+    def _whole(self, piece: Piece, schema: Schema, targets: bool) -> Block | None:
+        import ray
+
+        key = (piece.file, piece.row_group, schema.fingerprint(), targets)
+        try:
+            if key not in self._known:
+                (self._known[key],) = ray.get(
+                    self._keeper.whole.remote(key, piece, schema, targets), timeout=_WAIT_SECONDS
+                )
+            ref = self._known[key]
+            found: Block | None = None if ref is None else ray.get(ref, timeout=_WAIT_SECONDS)
+            return found
+        except ray.exceptions.RayError:
+            self._is_lost = True
+            return None
+
+
+class Keeper:
+    """The actor that decodes row groups and keeps them in the object store; they go when it goes.
+
+    Args:
+        limit_bytes: what it keeps at most.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._left = limit_bytes
+        self._refs: dict[Key, Any] = {}
+
+    def whole(self, key: Key, piece: Piece, schema: Schema, targets: bool) -> list[Any]:
+        """A reference to the row group, or None where the trial is to read it; in a list, so that nobody follows it."""
+        import ray
+
+        if key not in self._refs:
+            try:
+                block = read_whole(piece, schema, targets=targets)
+            except RechubError:  # the trial meets it too, and says it as its own
+                return [None]
+            self._left -= block.num_bytes
+            self._refs[key] = ray.put(block) if self._left >= 0 else None
+        return [self._refs[key]]
+
+
+@contextlib.contextmanager
+def shared_blocks(job: Job, *, say: Callable[[str], None]) -> Iterator[SharedBlocks | None]:
+    """Keeps the splits of `job` decoded while trials run, if they fit the object store of every host.
+
+    Args:
+        job: what the trials train on. say: told in one line what is done, and why.
+
+    Yields:
+        What a trial reads pieces with; None where each is to read for itself.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    needed = decoded_bytes(job)
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    room = min(stores, default=0.0)
+    size = f"the data takes {needed / 2**20:,.1f} MB decoded, {needed / max(room, 1):.1%} of a host's object store"
+    if needed > SHARE * room:
+        say(f"{size}: more than {SHARE:.0%}, so each trial reads for itself")
+        yield None
+        return
+    say(f"{size}: read once for all trials")
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    keeper = ray.remote(num_cpus=0, scheduling_strategy=here)(Keeper).remote(int(SHARE * room))
+    try:
+        yield SharedBlocks(keeper)
+    finally:
+        ray.kill(keeper)
+
+
+def decoded_bytes(job: Job) -> int:
+    """Memory of all splits, as blocks: the first row group's bytes a row, times all rows."""
+    first = job.train.row_groups[0]
+    piece = Piece(0, first.file, first.index, first.rows, 0, first.rows, None)
+    rows = sum(split.rows for split in (job.train, job.valid, job.test) if split is not None)
+    return int(read_whole(piece, job.schema).num_bytes / first.rows * rows)
