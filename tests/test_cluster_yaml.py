@@ -53,7 +53,8 @@ def test_hosts_user_and_key_are_what_there_is_to_edit(cluster: dict[str, Any]) -
 def test_what_it_ships_is_in_the_repository(cluster: dict[str, Any]) -> None:
     assert [source for source in cluster["file_mounts"].values() if not (ROOT / source).exists()] == []
     # beside ~/train.py, under the names they have here
-    assert {"~/rechub_ray": "rechub_ray", "~/configs": "configs"}.items() <= cluster["file_mounts"].items()
+    beside = {f"~/{name}": name for name in ("rechub_ray", "configs", "tune_configs")}
+    assert beside.items() <= cluster["file_mounts"].items()
 
 
 def test_ray_starts_with_a_token_and_the_autoscaler_that_starts_workers(cluster: dict[str, Any]) -> None:
