@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -205,13 +206,24 @@ def run_on_workers(
         )
         pump = _Pump(ray, board, hear)
         try:
-            with pump:
+            with pump, _interrupt_kept():
                 outcome = trainer.fit()
         except Exception as error:
             raise pump.error or _plain(error) from None
         if pump.error is not None:
             raise pump.error
         return dict(outcome.return_value)
+
+
+@contextlib.contextmanager
+def _interrupt_kept() -> Iterator[None]:
+    """Ray Train takes Ctrl-C over and leaves its own handler behind, which has nothing left to abort."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _storage(directory: str) -> tuple[str, str]:

@@ -41,17 +41,17 @@ def batch(label: list[float], weight: list[float] | None) -> Batch:
 )
 def test_it_equals_tensorflow(weight: list[float] | None, expected: float, gradient: list[float]) -> None:
     logit = torch.tensor(LOGIT, requires_grad=True)
-    term = BCE(SCHEMA, label="click")({"logit": logit}, batch(LABEL, weight))
-    loss = term.total / term.count
+    bce, rows = BCE(SCHEMA, label="click"), batch(LABEL, weight)
+    loss = bce({"logit": logit}, rows) / bce.count(rows)
     loss.backward()
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(np.array(logit.grad), gradient, atol=1e-7)
 
 
 def test_without_weights_the_count_needs_no_collective() -> None:
-    term = BCE(SCHEMA, label="click")({"logit": torch.tensor(LOGIT)}, batch(LABEL, None))
-    assert term.count == 8.0
-    assert isinstance(term.count, float)
+    count = BCE(SCHEMA, label="click").count(batch(LABEL, None))
+    assert count == 8.0
+    assert isinstance(count, float)
 
 
 def test_a_wrong_label_is_an_error_that_names_it() -> None:

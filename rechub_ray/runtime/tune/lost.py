@@ -38,6 +38,6 @@ def reason(text: str) -> str:
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "running low on memory" in last:
         return "its process was killed: its host ran out of memory"
-    if not lines or "worker process has died" in last or "actor died" in last:
+    if not lines or any(sign in last for sign in ("worker process has died", "actor died", "is unavailable: ")):
         return "its process was lost: killed, out of memory, or with its host"
     return lines[-1]

@@ -285,16 +285,16 @@ def _kill_a_peer(trials: Path) -> None:
 
 
 def test_a_trial_of_two_workers_has_the_numbers_of_a_run_and_outlives_a_worker(data: Path, tmp_path: Path) -> None:
-    overrides = {"scaling.num_workers": 2, "train.epochs": 15}
+    overrides = {"scaling.num_workers": 2, "train.epochs": 80}
     killer = threading.Thread(target=_kill_a_peer, args=(tmp_path / "s" / "trials.jsonl",))
     killer.start()
     result = tune(settings(data, tmp_path / "s", **points(1e-3), overrides=overrides))
     killer.join()
     (record,) = records(result)
-    assert (record["status"], record["starts"], record["epochs"]) == ("finished", 2, 15)
-    assert record["rows"] == 15 * 18 * 256
-    assert len(evaluations(result, record["trial_id"])) == 15, "an epoch was lost or repeated"
-    alone = {"data.root": str(data), "train.epochs": 15, "data.batch_size": 256, RATE: 1e-3}
+    assert (record["status"], record["starts"], record["epochs"]) == ("finished", 2, 80)
+    assert record["rows"] == 80 * 18 * 256
+    assert len(evaluations(result, record["trial_id"])) == 80, "an epoch was lost or repeated"
+    alone = {"data.root": str(data), "train.epochs": 80, "data.batch_size": 256, RATE: 1e-3}
     run = train(config_module.load(BASE, {**alone, "model_dir": str(tmp_path / "alone")}))
     assert record["test_metrics"]["rows_seen"] == run.test_metrics["rows_seen"] == 600
     assert record["test_metrics"]["auc"] == pytest.approx(run.test_metrics["auc"], abs=1e-4)
