@@ -138,7 +138,7 @@ def report(results: Path) -> str:
         kept = json.loads(file.read_text())
         facts = kept["machine"]
         versions = ", ".join(f"{key} {facts[key]}" for key in ("python", "torch", "ray", "pyarrow", "torch-rechub"))
-        repeats = f"{kept['repeats']} repeats, " if kept["repeats"] else ""
+        repeats = f"{kept['repeats']} repeat(s), " if kept["repeats"] else ""
         parts.append(f"## {title(name)}\n\n{shown(name, kept['result'])}")
         parts.append(
             f"`python -m benchmarks {name}`, {facts['date']}: {facts['cpu']}, {facts['cores']} cores, "
