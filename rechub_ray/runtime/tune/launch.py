@@ -119,7 +119,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     sweep, directory, began = checked.sweep, checked.sweep.directory(), time.time()
     waiting, total = _queue(checked, ledger)
     watch = Watch(checked, ledger, total=total, console=console)
-    earlier = _earlier_seconds(directory)
+    before = _earlier(directory)
+    earlier = float(before["wall_seconds"])
     facts: dict[str, Any] = {
         "name": sweep.name,
         "metric": checked.metric,
@@ -131,7 +132,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         "rungs": ledger.rungs,
         "trials": total,
         "epochs": checked.epochs,
-        "concurrency": 0,
+        "concurrency": before["concurrency"],
         "resources": {**sweep.resources.model_dump(), "workers": checked.workers},
         "finished": False,
         "ended_because": None,
@@ -145,7 +146,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
                 Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
             ]
             places = concurrency(sweep, nodes, len(waiting), checked.workers)
-            facts["concurrency"] = places.limit
+            facts["concurrency"] = max(before["concurrency"], places.limit)
             watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
             with shared_blocks(checked.job, say=watch.say) if sweep.share_data else contextlib.nullcontext() as read:
@@ -206,9 +207,10 @@ def _refit(sweep: Sweep, best: Best, watch: Watch) -> Refit:
     return refit(sweep.directory(), trial, bundle=bundle, retries=sweep.retries, say=watch.say)
 
 
-def _earlier_seconds(directory: str) -> float:
+def _earlier(directory: str) -> dict[str, Any]:
+    """What earlier starts of the sweep left in sweep.json."""
     path = Path(directory, "sweep.json")
-    return float(json.loads(path.read_text())["wall_seconds"]) if path.is_file() else 0.0
+    return {"wall_seconds": 0.0, "concurrency": 0, **(json.loads(path.read_text()) if path.is_file() else {})}
 
 
 def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[str | None], int]:
