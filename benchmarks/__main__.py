@@ -27,6 +27,7 @@ BENCHMARKS = {
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",
     "frappe": "Published results on Frappe",
+    "sweeps": "Sweeps on Frappe",
 }
 # modules that print their own text: what it shows, arguments in full, arguments for --quick
 PROGRAMS = {

@@ -25,16 +25,24 @@ def source() -> Path | None:
     return root / "frappe" if (root / "frappe" / "train.csv").exists() else None
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """All seeds of all models; nothing where the data is not there."""
+def prepared(settings: Settings) -> Path | None:
+    """The encoded data set, written where it is not there yet; None where its source is missing."""
     folder = source()
     if folder is None:
-        return {"skipped": "set RECHUB_DATA to a folder with frappe/train.csv, valid.csv and test.csv"}
+        return None
     data = settings.work / "frappe"
     if not (data / "schema.json").exists():
         recipe = str(ROOT / "configs" / "data" / "frappe.yaml")
         command = [sys.executable, "-m", "rechub_ray.cli", "prepare", recipe, f"source={folder}", f"out={data}"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return data
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """All seeds of all models; nothing where the data is not there."""
+    data = prepared(settings)
+    if data is None:
+        return {"skipped": "set RECHUB_DATA to a folder with frappe/train.csv, valid.csv and test.csv"}
     models: dict[str, dict[str, list[float]]] = {}
     for model in PUBLISHED:
         base = read_yaml(ROOT / "configs" / f"{model}.yaml")

@@ -1,11 +1,12 @@
 """cluster.yaml on two hosts: `ray up`, `ray submit`, training with one worker on each, and the loss of one.
 
-The tests build on each other, in the order of the file: the last one destroys a host.
+The tests build on each other, in the order of the file: the last two destroy a host.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.tracking import read_history
 
 from .conftest import HEAD, ROOT, WORKER, Hosts
 
@@ -128,3 +130,39 @@ def test_a_run_survives_the_loss_of_a_host(hosts: Hosts, data: Path) -> None:
     assert run["details"]["rows"] == run["details"]["steps"] * 2 * 1024
     assert run["test_metrics"]["rows_seen"] == 20_000
     assert workers_of(hosts, 1, "lost") == 3  # one at first, both after the loss
+
+
+def test_a_sweep_survives_the_loss_of_a_host(hosts: Hosts, data: Path) -> None:
+    hosts.lab("up", "2", "--env", sys.prefix)  # the one that the test before destroyed, as a new machine
+    hosts.ray("up", "--yes", timeout=400)
+    folder = hosts.folder / "sweep"
+    sweep = [
+        *("tune_configs/smoke.yaml", f"base.data.root={data}", "scheduler=fifo", "trials=6", "max_concurrent=4"),
+        *("overrides.train.epochs=6", "--sweep-dir", str(folder)),
+    ]
+    process = hosts.start("submit", str(ROOT / "train.py"), "--", "tune", *sweep)
+    try:
+        deadline = time.monotonic() + 400
+        while sum(trial["status"] == "running" and trial["epochs"] >= 1 for trial in trials_of(folder)) < 4:
+            assert time.monotonic() < deadline, "no four trials side by side in 400 s"
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        hosts.lab("kill", "2")
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    trials = trials_of(folder)
+    assert [trial["status"] for trial in trials] == ["finished"] * 6
+    assert [bool(trial["lost"]) for trial in trials].count(True) == 2, "both trials of the lost host, and no other"
+    assert {trial["rows"] for trial in trials} == {trials[0]["rows"]}
+    for trial in trials:
+        history = read_history(folder / "trials" / trial["trial_id"] / "metrics.jsonl")
+        epochs = [line["epoch"] for line in history if "val/auc" in line and line["epoch"] >= 0]
+        assert epochs == list(range(6)), "an epoch was lost or repeated"
+    assert (folder / "best" / "model.onnx").is_file()
+
+
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "trials.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
