@@ -18,6 +18,9 @@ from benchmarks.settings import ROOT, Settings
 
 Record = dict[str, Any]
 _LIMIT_SECONDS = 3600
+_FIGURES = ROOT / "benchmarks" / "figures"
+# sweep, plot of its report
+_SHOWN = (("asha", "curves"), ("pbt", "exploits"), ("pb2", "exploits"), ("front", "pareto"))
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -30,12 +33,12 @@ def run(settings: Settings) -> dict[str, Any]:
     spent = sum(trial["epochs"] for trial in asha["trials"])
     same_budget = ["scheduler=fifo", "points_to_evaluate=[]", f"stop.budget_epochs={spent}", "trials=1000"]
     random = sweep(settings, data, "random", "deepfm_asha", *same_budget, f"overrides.train.epochs={epochs}")
-    length = f"overrides.train.epochs={settings.pick(20, 4)}"
+    length = f"overrides.train.epochs={settings.pick(10, 4)}"
     populations = {
         name: sweep(settings, data, name, "dcn_v2_pbt", f"scheduler.name={name}", f"trials={members}", length)
         for name in ("pbt", "pb2")
     }
-    size = settings.pick(40, 6)
+    size = settings.pick(24, 6)
     front = sweep(
         settings, data, "front", "deepfm_multi_objective", f"trials={size}", f"overrides.train.epochs={epochs}"
     )
@@ -123,14 +126,20 @@ def table(result: dict[str, Any]) -> str:
     parts = [
         "### ASHA beside random search with the same budget",
         _asha(result),
+        _picture("asha"),
         "### Population based training",
-        *(_exploits(name, books) for name, books in result["populations"].items()),
+        *(text for name, books in result["populations"].items() for text in (_exploits(name, books), _picture(name))),
         "### Two objectives",
         _front(result["front"]),
+        _picture("front"),
         "### The driver killed in the middle, then --resume",
         _killed(result["killed"]),
     ]
     return "\n\n".join(parts)
+
+
+def _picture(name: str) -> str:
+    return f"![{name}](figures/{name}.png)"
 
 
 def _asha(result: dict[str, Any]) -> str:
