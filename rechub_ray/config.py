@@ -61,6 +61,8 @@ class DataSection(Section):
         batch_size: rows a worker and forward pass.
         eval_batch_size: rows a worker and forward pass in evaluation.
         read_threads: reading threads in the process when Ray does not read (scaling.num_workers = 0).
+        keep_bytes: decoded data up to this size, and half of the smallest host's object store, is read once and stays
+            in the object store between epochs; more is read again every epoch. 0 keeps nothing. Only with Ray.
     """
 
     root: Place = "."
@@ -72,6 +74,7 @@ class DataSection(Section):
     batch_size: Count = 4096
     eval_batch_size: Count = 16384
     read_threads: Count = 1
+    keep_bytes: Annotated[int, Ge(0)] = 2**30
 
 
 class EarlyStopping(Section):

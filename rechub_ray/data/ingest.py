@@ -1,4 +1,7 @@
-"""The same pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store."""
+"""The same pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store.
+
+Data that fits there is decoded once (`decode_once`) and cut from there in every epoch (`KeptReader`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import logging
 import pickle
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +24,7 @@ from annotated_types import Ge, Gt
 
 from rechub_ray.data.block import Block, id_type
 from rechub_ray.data.plan import Piece
-from rechub_ray.data.reader import read_piece
+from rechub_ray.data.reader import pick, read_piece
 from rechub_ray.errors import RechubError, ResourceError
 from rechub_ray.schema import Schema
 
@@ -57,7 +62,11 @@ class RayReader:
             DataError: as `read_piece`, from whichever task read the piece.
             ResourceError: no block for `timeout_seconds`: the cluster has no free CPU for read tasks.
         """
-        return _Blocks(self, _Ahead(self._read(pieces, schema, targets), self.prefetch), len(pieces))
+        return self.ahead(self.read(pieces, schema, targets), len(pieces))
+
+    def ahead(self, blocks: Iterator[Block], number: int) -> _Blocks:
+        """The same blocks, made in a thread ahead of the loop."""
+        return _Blocks(self, _Ahead(blocks, self.prefetch), number)
 
     def wait(self, ahead: _Ahead) -> Block:
         """The next block, or the reason why there is none."""
@@ -73,35 +82,143 @@ class RayReader:
                 hint="Give the training workers fewer CPUs, or the cluster more; slow storage needs a longer timeout.",
             ) from None
 
-    def _read(self, pieces: Sequence[Piece], schema: Schema, targets: bool) -> Iterator[Block]:
+    def read(self, pieces: Sequence[Piece], schema: Schema, targets: bool) -> Iterator[Block]:
+        """One block a piece, in order, as they are asked for."""
         row_bytes = _row_bytes(schema)
-        read_task: Any = _read_task  # Ray's annotations leave no room for keyword arguments
         for segment in _grouped(pieces, self.segment_bytes // row_bytes):
-            tasks = [pickle.dumps(task) for task in _grouped(segment, self.task_bytes // row_bytes)]
-            tables = [pa.table({"pieces": pa.array([task], pa.large_binary())}) for task in tasks]
-            dataset: ray.data.Dataset = ray.data.from_arrow(tables)
-            dataset = dataset.map_batches(
-                read_task,
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=self.num_cpus,
-                fn_kwargs={"schema": schema, "targets": targets},
-            )
-            self._configure(dataset.context)
+            tasks = list(_grouped(segment, self.task_bytes // row_bytes))
+            dataset = _decoding(tasks, schema, targets=targets, num_cpus=self.num_cpus)
             read = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
             with contextlib.closing(_Rechunked(read)) as rows:
                 for piece in segment:
                     yield Block.from_table(rows.take(piece), schema)
 
-    @staticmethod
-    def _configure(context: ray.data.DataContext) -> None:
-        """Settings of one execution; the process's own are left alone."""
-        context.execution_options.preserve_order = True
-        context.execution_options.verbose_progress = False
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        # its clock runs while the loop does not ask for data (a long evaluation, say); the wait for a block has a limit
-        context.execution_no_progress_timeout_s = -1
+
+Kept: TypeAlias = tuple[Piece, Any, int]
+"""A whole row group, the object that holds it, and its first row there."""
+
+
+def decode_once(
+    pieces: Sequence[Piece], schema: Schema, *, num_cpus: float, concurrency: int, limit_bytes: int
+) -> Iterator[list[Kept]]:
+    """Decodes whole row groups, in order; says where each lies, as they come. They live as long as their references.
+
+    Args:
+        pieces: whole row groups. schema: what to read of them.
+        num_cpus: logical CPUs of a read task. concurrency: read tasks at a time (>= 1).
+        limit_bytes: what they may take together.
+
+    Raises:
+        ResourceError: they take more.
+    """
+    tasks = list(_grouped(pieces, RayReader.task_bytes // _row_bytes(schema)))
+    dataset = _decoding(tasks, schema, targets=True, num_cpus=num_cpus, concurrency=concurrency)
+    dataset.context.target_max_block_size = None  # one block a task, whatever its size
+    bundles = dataset.iter_internal_ref_bundles()
+    for task, block in zip(tasks, (block for bundle in bundles for block in bundle.blocks), strict=True):
+        limit_bytes -= block.metadata.size_bytes or 0
+        if limit_bytes < 0:
+            raise ResourceError("the decoded data takes more than was estimated")
+        starts = np.cumsum([0, *(piece.rows for piece in task)]).tolist()
+        yield [(piece, block.ref, start) for piece, start in zip(task, starts, strict=False)]
+
+
+class KeptReader:
+    """Cuts pieces from row groups that the driver has decoded once; gives the same blocks as `RayReader`.
+
+    A row group that is still on its way is waited for, so that nothing is read twice. Where none comes, or one is
+    lost, the rest is read by `stream`.
+
+    Args:
+        stream: reads what is not kept, and says how far ahead, and how long to wait.
+        schema: what the row groups were read with (and targets).
+        news: given how many row groups are known here, where the ones after them lie; None once nothing is kept.
+        wait_seconds: longest wait to hear of a row group, and to get it; less than half of what `stream` waits.
+    """
+
+    def __init__(
+        self,
+        stream: RayReader,
+        schema: Schema,
+        news: Callable[[int], list[Kept] | None],
+        *,
+        wait_seconds: Annotated[float, Gt(0)] = 45.0,
+    ) -> None:
+        self._stream, self._schema, self._news, self._wait_seconds = stream, schema, news, wait_seconds
+        self._known: dict[Piece, tuple[Any, int]] = {}
+        self._is_lost = False
+
+    def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> _Blocks:
+        """As `RayReader`."""
+        if self._is_lost or not targets or schema != self._schema:
+            return self._stream(pieces, schema, targets=targets)
+        return self._stream.ahead(self._read(pieces), len(pieces))
+
+    def _read(self, pieces: Sequence[Piece]) -> Iterator[Block]:
+        for number, piece in enumerate(pieces):
+            whole = self._whole(piece.whole)
+            if whole is None:
+                yield from self._stream.read(pieces[number:], self._schema, True)
+                return
+            yield pick(whole, piece)
+            del whole
+
+    def _whole(self, piece: Piece) -> Block | None:
+        """The row group, mapped and not copied; None where it is not to be had."""
+        deadline = time.monotonic() + self._wait_seconds
+        try:
+            while piece not in self._known:
+                news = self._news(len(self._known))
+                if news is None:
+                    self._lose()
+                if self._is_lost or time.monotonic() > deadline:
+                    return None
+                # two epochs may ask at once: both add the same ones in the same order
+                self._known.update({kept: (ref, start) for kept, ref, start in news or ()})
+                if not news:
+                    time.sleep(0.05)
+            ref, start = self._known[piece]
+            table = ray.get(ref, timeout=self._wait_seconds)
+        except (KeyError, ray.exceptions.RayError):
+            self._lose()
+            return None
+        return Block.from_table(_rows_of(piece, _read_well(table).slice(start, piece.rows)), self._schema)
+
+    def _lose(self) -> None:
+        """From now on everything is streamed; without references here, the store may let go of what was kept."""
+        self._is_lost = True
+        self._known = {}
+
+
+def _decoding(
+    tasks: Sequence[Sequence[Piece]],
+    schema: Schema,
+    *,
+    targets: bool,
+    num_cpus: float,
+    concurrency: int | None = None,
+) -> ray.data.Dataset:
+    """One block a task, in order; settings of the process are left alone."""
+    read_task: Any = _read_task  # Ray's annotations leave no room for keyword arguments
+    dataset: ray.data.Dataset = ray.data.from_arrow(
+        [pa.table({"pieces": pa.array([pickle.dumps(task)], pa.large_binary())}) for task in tasks]
+    )
+    dataset = dataset.map_batches(
+        read_task,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=num_cpus,
+        compute=ray.data.TaskPoolStrategy(size=concurrency and min(concurrency, len(tasks))),
+        fn_kwargs={"schema": schema, "targets": targets},
+    )
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # its clock runs while the loop does not ask for data (a long evaluation, say); the wait for a block has a limit
+    context.execution_no_progress_timeout_s = -1
+    return dataset
 
 
 class _Blocks(Iterator[Block]):
@@ -151,15 +268,30 @@ def _read_task(table: pa.Table, *, schema: Schema, targets: bool) -> pa.Table:
     try:
         for piece in pickle.loads(table.column("pieces")[0].as_py()):
             block = read_piece(piece, schema, targets=targets).to_table()
-            tables.append(block.append_column("place", pa.array(np.full(piece.rows, _place(piece)))))
+            tables.append(block.append_column("place", pa.array(np.full(piece.rows, _place(piece), np.uint32))))
     except RechubError as error:
         return pa.table({"error": pa.array([pickle.dumps(error)], pa.large_binary())})
     return pa.concat_tables(tables)
 
 
 def _place(piece: Piece) -> int:
-    """Tells neighbouring pieces apart, to see that the order was kept."""
-    return piece.lane << 32 | piece.row_group
+    """Tells pieces apart, to see that the order was kept."""
+    return zlib.crc32(repr(piece).encode())
+
+
+def _read_well(table: pa.Table) -> pa.Table:
+    """What a task returned, unless that is an error."""
+    if "error" in table.column_names:
+        raise pickle.loads(table.column("error")[0].as_py())
+    return table
+
+
+def _rows_of(piece: Piece, table: pa.Table) -> pa.Table:
+    """The rows that were taken for the piece's, after a look whether they are."""
+    places = table.column("place")
+    if {places[0].as_py(), places[-1].as_py()} != {_place(piece)}:
+        raise RuntimeError(f"Ray Data lost the order of the blocks at {piece}")
+    return table.drop_columns("place")
 
 
 class _Rechunked:
@@ -174,17 +306,11 @@ class _Rechunked:
         missing = piece.rows
         while missing:
             if self._rest is None or not self._rest.num_rows:
-                self._rest = next(self._tables)
-                if "error" in self._rest.column_names:
-                    raise pickle.loads(self._rest.column("error")[0].as_py())
+                self._rest = _read_well(next(self._tables))
             parts.append(self._rest.slice(0, missing))
             self._rest = self._rest.slice(parts[-1].num_rows)
             missing -= parts[-1].num_rows
-        table = parts[0] if len(parts) == 1 else pa.concat_tables(parts)
-        places = table.column("place")
-        if places[0].as_py() != _place(piece) or places[-1].as_py() != _place(piece):
-            raise RuntimeError(f"Ray Data lost the order of the blocks at {piece}")
-        return table.drop_columns("place")
+        return _rows_of(piece, parts[0] if len(parts) == 1 else pa.concat_tables(parts))
 
     def close(self) -> None:
         close = getattr(self._tables, "close", None)

@@ -63,6 +63,11 @@ class Piece:
     def rows(self) -> int:
         return self.stop - self.start
 
+    @property
+    def whole(self) -> Piece:
+        """Its row group, as it stands in the file."""
+        return Piece(0, self.file, self.row_group, self.group_rows, 0, self.group_rows, None)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cut:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any, NoReturn
 
@@ -52,8 +51,7 @@ def read_whole(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
     Raises:
         DataError: as `read_piece`.
     """
-    whole = dataclasses.replace(piece, lane=0, start=0, stop=piece.group_rows, key=None)
-    return read_piece(whole, schema, targets=targets)
+    return read_piece(piece.whole, schema, targets=targets)
 
 
 def pick(whole: Block, piece: Piece) -> Block:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.data.plan import Piece
 from rechub_ray.errors import RechubError, ResourceError, TrainingError
 from rechub_ray.files import absolute, open_filesystem, split
 from rechub_ray.runtime.preflight import Node, check_resources, cpus_per_worker, local_cpus
+from rechub_ray.runtime.share import limit_bytes, told
 from rechub_ray.runtime.worker import train_loop_per_worker
 
 # Ray reads these when it is imported. A report waits for the controller's next poll (2 s by default).
@@ -127,13 +130,14 @@ def _quieten() -> None:
 
 
 def make_board(ray: Any) -> Any:
-    """An actor that keeps the workers' events until the driver fetches them."""
+    """An actor that keeps the workers' events until the driver fetches them, and tells them where kept data lies."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     class Board:
         def __init__(self) -> None:
             self.events: list[Any] = []
             self.error: Exception | None = None
+            self.kept: list[Any] | None = []
 
         def push(self, event: Any) -> None:
             self.events.append(event)
@@ -148,13 +152,25 @@ def make_board(ray: Any) -> Any:
             events, self.events = self.events, []
             return events, self.error
 
+        def keep(self, row_groups: list[Any] | None) -> None:
+            """More row groups that lie in the object store, or None: nothing is kept from now on."""
+            self.kept = None if row_groups is None or self.kept is None else self.kept + row_groups
+
+        def kept_after(self, known: int) -> list[Any] | None:
+            return None if self.kept is None else self.kept[known:]
+
     # beside the driver: on any other host it would take the run with it when that host is lost
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
 
 
 def run_on_workers(
-    config: RunConfig, share: Callable[..., Any], job: Any, *, hear: Callable[[tuple[Any, ...]], None]
+    config: RunConfig,
+    share: Callable[..., Any],
+    job: Any,
+    *,
+    hear: Callable[[tuple[Any, ...]], None],
+    keep: Sequence[Piece] = (),
 ) -> dict[str, Any]:
     """Runs `share(job, world=, device=, reader=, hooks=)` on every worker of a `TorchTrainer`.
 
@@ -163,6 +179,7 @@ def run_on_workers(
         share: a module-level function that returns plain data.
         job: its first argument; picklable.
         hear: called on the driver with each event that rank 0 sends.
+        keep: row groups to decode once and keep in the object store; see `to_keep`.
 
     Returns:
         What rank 0's share returned.
@@ -176,6 +193,7 @@ def run_on_workers(
         from ray.train import RunConfig as RayRunConfig
         from ray.train.torch import TorchTrainer
 
+        from rechub_ray.data.ingest import decode_once
         from rechub_ray.runtime.callbacks import EndOnUserError
         from rechub_ray.runtime.process_group import ProcessGroup, backend
 
@@ -184,9 +202,18 @@ def run_on_workers(
         _forget_ray_snapshot(config.directory())
         resources = {"CPU": cpus_per_worker(scaling)} | ({"GPU": 1} if scaling.use_gpu else {})
         read_cpus = max(min(1.0, scaling.data_cpus / scaling.num_workers), 0.1)
+        kept_schema = dataclasses.replace(job.schema, row_id=None) if keep else None  # what training reads
+        free_cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.num_workers * resources["CPU"]
         trainer = TorchTrainer(
             train_loop_per_worker,
-            train_loop_config={"share": share, "job": job, "config": config, "board": board, "read_cpus": read_cpus},
+            train_loop_config={
+                "share": share,
+                "job": job,
+                "config": config,
+                "board": board,
+                "read_cpus": read_cpus,
+                "kept_schema": kept_schema,
+            },
             torch_config=ProcessGroup(
                 backend=backend(use_gpu=scaling.use_gpu), timeout_s=int(scaling.collective_timeout_seconds)
             ),
@@ -205,8 +232,19 @@ def run_on_workers(
             ),
         )
         pump = _Pump(ray, board, hear)
+        keeping: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if kept_schema is not None:
+            # what the workers are to take stays free: they start while this reads
+            row_groups = decode_once(
+                keep,
+                kept_schema,
+                num_cpus=read_cpus,
+                concurrency=max(int(free_cpus), 1),
+                limit_bytes=limit_bytes(config),
+            )
+            keeping = told(board, row_groups)
         try:
-            with pump, _interrupt_kept():
+            with pump, _interrupt_kept(), keeping:
                 outcome = trainer.fit()
         except Exception as error:
             raise pump.error or _plain(error) from None

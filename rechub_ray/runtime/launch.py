@@ -250,6 +250,7 @@ def _in_process(job: Job, listener: Hooks) -> dict[str, Any]:
 
 def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
     from rechub_ray.runtime.cluster import run_on_workers
+    from rechub_ray.runtime.share import to_keep
 
     def hear(event: tuple[Any, ...]) -> None:
         kind, *rest = event
@@ -258,7 +259,7 @@ def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
         else:
             getattr(listener, kind)(*rest)
 
-    return run_on_workers(job.config, execute, job, hear=hear)
+    return run_on_workers(job.config, execute, job, hear=hear, keep=to_keep(job))
 
 
 def validate(config: RunConfig) -> str:

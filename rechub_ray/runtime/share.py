@@ -1,24 +1,85 @@
-"""Data that all trials train on: read and decoded once, and mapped from Ray's object store by every trial."""
+"""Data that is decoded once and mapped from Ray's object store: by all epochs of a run, or by all trials of a sweep."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rechub_ray.data.block import Block
-from rechub_ray.data.plan import Piece
+from rechub_ray.data.plan import EpochPlan, EvalPlan, Piece, lanes_for
 from rechub_ray.data.reader import pick, read_piece, read_whole
 from rechub_ray.errors import RechubError
 from rechub_ray.schema import Schema
 
 if TYPE_CHECKING:  # the keeper's process needs no torch
+    from rechub_ray.config import RunConfig
     from rechub_ray.runtime.preflight import Job
+
+_log = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the smallest host's object store: the rest is Ray's and the trials'
 _WAIT_SECONDS = 60.0
 
 Key = tuple[str, int, str, bool]
+
+
+def limit_bytes(config: RunConfig) -> int:
+    """What a run may keep in the object store."""
+    return min(config.data.keep_bytes, int(SHARE * _smallest_store()))
+
+
+def to_keep(job: Job) -> list[Piece]:
+    """The row groups of all splits, in the order in which a new run needs them; none where they would not fit."""
+    config, limit = job.config, limit_bytes(job.config)
+    if not limit or 1.1 * decoded_bytes(job) > limit:  # an estimate
+        return []
+    workers = config.scaling.num_workers
+    first_epoch = EpochPlan(
+        job.train,
+        seed=config.seed,
+        epoch=0,
+        lanes=lanes_for(workers),
+        global_batch=config.data.batch_size * config.train.accumulate_steps * workers,
+    )
+    # an epoch leaves a remainder out, which later ones read
+    train = first_epoch.pieces(0, 1) + EvalPlan(job.train).pieces(0, 1)
+    valid, test = ([] if split is None else EvalPlan(split).pieces(0, 1) for split in (job.valid, job.test))
+    pieces = (valid + train if config.train.initial_evaluation else train + valid) + test
+    return list(dict.fromkeys(piece.whole for piece in pieces))
+
+
+@contextlib.contextmanager
+def told(board: Any, row_groups: Iterator[list[Any]]) -> Iterator[None]:
+    """Decodes in a thread, while the workers start and train, and tells the board where the row groups lie.
+
+    Whatever goes wrong with that, the workers read for themselves.
+
+    Args:
+        board: the actor that they ask. row_groups: what `decode_once` returned.
+    """
+    over = threading.Event()
+
+    def run() -> None:
+        try:
+            for some in row_groups:
+                if over.is_set():
+                    return
+                board.keep.remote(some)
+        except Exception as error:
+            if not over.is_set():
+                _log.warning("the data is not kept, but read again every epoch: %s", error)
+                board.keep.remote(None)
+
+    thread = threading.Thread(target=run, name="rechub-keep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
 
 
 class SharedBlocks:
@@ -95,9 +156,7 @@ def shared_blocks(job: Job, *, say: Callable[[str], None]) -> Iterator[SharedBlo
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    needed = decoded_bytes(job)
-    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    room = min(stores, default=0.0)
+    needed, room = decoded_bytes(job), _smallest_store()
     size = f"the data takes {needed / 2**20:,.1f} MB decoded, {needed / max(room, 1):.1%} of a host's object store"
     if needed > SHARE * room:
         say(f"{size}: more than {SHARE:.0%}, so each trial reads for itself")
@@ -110,6 +169,13 @@ def shared_blocks(job: Job, *, say: Callable[[str], None]) -> Iterator[SharedBlo
         yield SharedBlocks(keeper)
     finally:
         ray.kill(keeper)
+
+
+def _smallest_store() -> float:
+    import ray
+
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return min(stores, default=0.0)
 
 
 def decoded_bytes(job: Job) -> int:

@@ -129,14 +129,15 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         payload: `share` (such as `execute`), `job` (its argument), `config` (the run's), `board` (the driver's actor
-            for events) and `read_cpus` (what a reading task reserves).
+            for events), `read_cpus` (what a reading task reserves) and `kept_schema` (of the row groups that the driver
+            keeps, None where it keeps none).
     """
     import importlib
 
     import ray
     import ray.train.torch
 
-    from rechub_ray.data.ingest import RayReader
+    from rechub_ray.data.ingest import KeptReader, RayReader
 
     config, board = payload["config"], payload["board"]
     try:
@@ -146,7 +147,11 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         on_this_host = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(config.train.threads or max(1, len(os.sched_getaffinity(0)) // on_this_host))
         device = torch.device("cpu") if config.train.device == "cpu" else ray.train.torch.get_device()
-        reader = RayReader(num_cpus=payload["read_cpus"])
+        reader: Reader = (stream := RayReader(num_cpus=payload["read_cpus"]))
+        if payload["kept_schema"] is not None:
+            reader = KeptReader(
+                stream, payload["kept_schema"], lambda known: ray.get(board.kept_after.remote(known), timeout=30)
+            )
         result: dict[str, Any] = payload["share"](
             payload["job"], world=world, device=device, reader=reader, hooks=RemoteHooks(board)
         )

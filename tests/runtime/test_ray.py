@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -71,6 +72,33 @@ def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(ray_cluster: No
     assert on_two["auc"] == pytest.approx(here.test_metrics["auc"], abs=1e-6)
     assert predict(tmp_path / "here", tmp_path / "p", overrides={"scaling.num_workers": 2}) == 600
     assert pq.read_table(tmp_path / "p").num_rows == 600
+
+
+class _SpoilTheFiles(Tracker):
+    """Makes the training files unreadable at the first log from `step` on."""
+
+    def __init__(self, step: int, files: list[Path]) -> None:
+        self.step, self.files, self.logged = step, files, 0
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        self.logged = step
+        if step >= self.step:
+            for file in self.files:
+                file.write_bytes(b"not parquet")
+
+
+def test_data_that_is_kept_is_read_once_and_changes_no_number(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    epochs = {"train__epochs": 4}
+    streamed = train(settings(root, tmp_path / "streamed", data__keep_bytes=0, **epochs))
+    spoil = _SpoilTheFiles(18 + 2, sorted((root / "train").glob("*.parquet")))
+    kept = train(settings(root, tmp_path / "kept", **epochs), trackers=[spoil])
+    assert spoil.logged == 4 * 18
+    assert kept.metrics == streamed.metrics
+    assert kept.test_metrics == streamed.test_metrics
+    a, b = weights(tmp_path / "streamed"), weights(tmp_path / "kept")
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 class _KillOne(Tracker):

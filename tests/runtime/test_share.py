@@ -1,7 +1,8 @@
-"""Data that is read once for all trials: the same batches, whatever becomes of those who keep it."""
+"""Data that is read once: the same batches for all trials, whatever becomes of those who keep it; what a run keeps."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from rechub_ray import config as config_module
 from rechub_ray.batch import Batch
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.data.plan import Position
+from rechub_ray.data.plan import EpochPlan, Position
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import EvalSource, ReadPiece, ThreadReader, TrainSource
 from rechub_ray.errors import DataError
@@ -98,3 +100,64 @@ def test_what_does_not_fit_is_not_shared(ray_cluster: None, job: Any, monkeypatc
     with share.shared_blocks(job, say=said.append) as read:
         assert read is None
     assert "each trial reads for itself" in said[0]
+
+
+def run_of(job: Any, **overrides: Any) -> Any:
+    given = {
+        k.replace("__", "."): v for k, v in {"scaling__num_workers": 2, "data__batch_size": 8, **overrides}.items()
+    }
+    job.config = config_module.load({"model": {"name": "lr"}}, given)
+    return job
+
+
+def test_a_run_keeps_each_row_group_once_in_the_order_of_its_first_epoch(
+    ray_cluster: None, job: Any, tmp_path: Path, write_shards: Any
+) -> None:
+    write_shards(tmp_path / "valid", job.schema, rows=90, files=1, row_group_rows=40)
+    job.valid = job.test = Manifest.scan(tmp_path / "valid", job.schema)
+    kept = share.to_keep(run_of(job))
+    assert kept == [piece.whole for piece in kept]
+    assert len(kept) == len(set(kept)) == 15 + 3
+    epoch = EpochPlan(job.train, seed=job.config.seed, epoch=0, lanes=8, global_batch=16)
+    firsts = {piece.whole for piece in epoch.pieces(0, 1)[:8]}
+    assert set(kept[:3]).isdisjoint(firsts), "an evaluation comes before the first epoch"
+    assert set(kept[3 : 3 + len(firsts)]) == firsts
+    later = share.to_keep(run_of(job, train__initial_evaluation=False))
+    assert later == kept[3:] + kept[:3]
+
+
+def test_a_run_keeps_nothing_where_it_would_not_fit(
+    ray_cluster: None, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = share.decoded_bytes(job)
+    assert share.to_keep(run_of(job, data__keep_bytes=2 * needed))
+    assert not share.to_keep(run_of(job, data__keep_bytes=needed))
+    assert not share.to_keep(run_of(job, data__keep_bytes=0))
+    monkeypatch.setattr(share, "SHARE", 1e-9)
+    assert not share.to_keep(run_of(job))
+
+
+def test_the_board_hears_where_row_groups_lie_and_that_none_do(
+    ray_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    from rechub_ray.runtime.cluster import make_board
+
+    board = make_board(ray)
+
+    def decoded(*, well: bool) -> Iterator[list[Any]]:
+        yield ["first"]
+        yield ["second", "third"]
+        if not well:
+            raise ValueError("no more")
+
+    def kept_after(known: int) -> Any:
+        return ray.get(board.kept_after.remote(known), timeout=30)
+
+    assert kept_after(0) == []
+    for well, found in ((True, ["second", "third"]), (False, None)):
+        with share.told(board, decoded(well=well)):
+            time.sleep(1)
+        assert kept_after(1) == found
+    assert "no more" in caplog.text
