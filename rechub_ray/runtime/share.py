@@ -32,9 +32,12 @@ def limit_bytes(config: RunConfig) -> int:
 
 
 def to_keep(job: Job) -> list[Piece]:
-    """The row groups of all splits, in the order in which a new run needs them; none where they would not fit."""
+    """The row groups of all splits, in the order in which a new run needs them.
+
+    None where they would not fit, or where one epoch is all there is.
+    """
     config, limit = job.config, limit_bytes(job.config)
-    if not limit or 1.1 * decoded_bytes(job) > limit:  # an estimate
+    if not limit or config.train.epochs == 1 or 1.1 * decoded_bytes(job) > limit:  # an estimate
         return []
     workers = config.scaling.num_workers
     first_epoch = EpochPlan(

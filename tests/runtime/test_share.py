@@ -104,7 +104,8 @@ def test_what_does_not_fit_is_not_shared(ray_cluster: None, job: Any, monkeypatc
 
 def run_of(job: Any, **overrides: Any) -> Any:
     given = {
-        k.replace("__", "."): v for k, v in {"scaling__num_workers": 2, "data__batch_size": 8, **overrides}.items()
+        k.replace("__", "."): v
+        for k, v in {"scaling__num_workers": 2, "data__batch_size": 8, "train__epochs": 2, **overrides}.items()
     }
     job.config = config_module.load({"model": {"name": "lr"}}, given)
     return job
@@ -133,6 +134,7 @@ def test_a_run_keeps_nothing_where_it_would_not_fit(
     assert share.to_keep(run_of(job, data__keep_bytes=2 * needed))
     assert not share.to_keep(run_of(job, data__keep_bytes=needed))
     assert not share.to_keep(run_of(job, data__keep_bytes=0))
+    assert not share.to_keep(run_of(job, train__epochs=1)), "nothing would be read a second time"
     monkeypatch.setattr(share, "SHARE", 1e-9)
     assert not share.to_keep(run_of(job))
 
