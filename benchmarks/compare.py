@@ -22,6 +22,7 @@ OURS = {
     "ours, Ray, 1 worker x 2 threads": (1, 2, "float32"),
     "ours, Ray, 2 workers x 1 thread": (2, 1, "float32"),
     "ours in bfloat16, in process, 2 threads": (0, 2, "bfloat16"),
+    "ours in bfloat16, Ray, 1 worker x 2 threads": (1, 2, "bfloat16"),
     "ours in bfloat16, Ray, 2 workers x 1 thread": (2, 1, "bfloat16"),
 }
 # the limit's geometry: its processes, threads of each

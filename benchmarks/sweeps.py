@@ -117,7 +117,7 @@ def _books(folder: Path) -> dict[str, Any]:
 def _evaluated(folder: Path, trial: str) -> list[int]:
     """The epochs after which the trial was evaluated, as its log has them."""
     lines = map(json.loads, (folder / "trials" / trial / "metrics.jsonl").read_text().splitlines())
-    return [line["epoch"] for line in lines if "val/auc" in line and line["epoch"] >= 0]
+    return [int(line["epoch"]) for line in lines if "val/auc" in line and line["epoch"] >= 0]
 
 
 def table(result: dict[str, Any]) -> str:
