@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -132,3 +133,28 @@ def random_table(schema: Schema, rows: int, seed: int) -> pa.Table:
     if schema.group is not None and schema.group not in columns:
         columns[schema.group] = rng.integers(0, 10, rows)
     return pa.table(columns)
+
+
+@pytest.fixture
+def own_processes() -> Callable[[str], list[int]]:
+    """Finds processes that a test may kill."""
+    return _own_processes
+
+
+def _own_processes(title: str) -> list[int]:
+    """Ascending ids of the processes below this one whose command line has `title` in it; nobody else's Ray is hit."""
+    parents, found = {}, []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            if entry.name.isdigit():
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+                if title.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return sorted(pid for pid in found if _is_below(pid, parents))
+
+
+def _is_below(pid: int, parents: dict[int, int]) -> bool:
+    while pid in parents and pid != os.getpid():
+        pid = parents[pid]
+    return pid == os.getpid()

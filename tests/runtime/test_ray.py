@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,32 +105,23 @@ def test_data_that_is_kept_is_read_once_and_changes_no_number(ray_cluster: None,
 class _KillOne(Tracker):
     """Kills a Ray Train worker process, once, at the first log from `step` on."""
 
-    def __init__(self, step: int) -> None:
-        self.step, self.killed = step, False
+    def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
+        self.step, self.killed, self.own_processes = step, False, own_processes
 
     def log(self, metrics: Any, *, step: int) -> None:
         if step >= self.step and not self.killed:
             self.killed = True
-            os.kill(_worker_pids()[-1], signal.SIGKILL)
-
-
-def _worker_pids() -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"ray::RayTrainWorker" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return sorted(found)
+            os.kill(self.own_processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
+    ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
     # small steps, many of them: the run must still be going when the worker dies
     longer = {"train__epochs": 30, "checkpoint__every_steps": 5, "train__evaluate_every_epochs": 30}
     whole = train(settings(data, tmp_path / "whole", **longer))
-    killer = _KillOne(21)
+    killer = _KillOne(21, own_processes)
     survived = train(settings(data, tmp_path / "killed", **longer), trackers=[killer])
     assert killer.killed
     assert survived.details["rows"] == whole.details["rows"] == 30 * 18 * 256

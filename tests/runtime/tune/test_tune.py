@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -268,25 +268,24 @@ def test_a_failing_trial_is_reported_and_the_sweep_goes_on(data: Path, tmp_path:
         tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, search="grid"))
 
 
-def _kill_a_peer(trials: Path) -> None:
+def _kill_a_peer(trials: Path, own_processes: Callable[[str], list[int]]) -> None:
     """The second worker of the trial, once it has been evaluated."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         time.sleep(0.02)
         if not trials.exists() or json.loads(trials.read_text().splitlines()[0])["epochs"] < 1:
             continue
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and b"ray::_Peer" in (entry / "cmdline").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    return
-            except OSError:
-                continue
+        peers = own_processes("ray::_Peer")
+        if peers:
+            os.kill(peers[0], signal.SIGKILL)
+            return
 
 
-def test_a_trial_of_two_workers_has_the_numbers_of_a_run_and_outlives_a_worker(data: Path, tmp_path: Path) -> None:
+def test_a_trial_of_two_workers_has_the_numbers_of_a_run_and_outlives_a_worker(
+    data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
     overrides = {"scaling.num_workers": 2, "train.epochs": 80}
-    killer = threading.Thread(target=_kill_a_peer, args=(tmp_path / "s" / "trials.jsonl",))
+    killer = threading.Thread(target=_kill_a_peer, args=(tmp_path / "s" / "trials.jsonl", own_processes))
     killer.start()
     result = tune(settings(data, tmp_path / "s", **points(1e-3), overrides=overrides))
     killer.join()
