@@ -225,7 +225,8 @@ def test_searches_with_a_model(data: Path, tmp_path: Path, name: str) -> None:
     deepfm = {"name": "deepfm", "embedding_dim": 4, "space": {"dropout": {"uniform": [0.0, 0.5]}}}
     space = {RATE: {"loguniform": [1e-4, 1e-1]}, "model": {"choice": ["lr", deepfm]}}
     search = {"name": name, "initial_points": 3}
-    given = settings(data, tmp_path / "s", space=space, search=search, trials=6, overrides={"train.epochs": 1})
+    overrides = {"train.epochs": 1, "optimizers.0.params": ["*embedding.*"]}  # of both models
+    given = settings(data, tmp_path / "s", space=space, search=search, trials=6, overrides=overrides)
     result = tune(given)
     assert [r["status"] for r in records(result)] == ["finished"] * 6
     for r in result.trials:
