@@ -1,6 +1,6 @@
 """cluster.yaml on two hosts: `ray up`, `ray submit`, training with one worker on each, and the loss of one.
 
-The tests build on each other, in the order of the file: the last two destroy a host.
+The tests build on each other, in the order of the file: the last three destroy hosts.
 """
 
 from __future__ import annotations
@@ -156,11 +156,44 @@ def test_a_sweep_survives_the_loss_of_a_host(hosts: Hosts, data: Path) -> None:
     assert [trial["status"] for trial in trials] == ["finished"] * 6
     assert [bool(trial["lost"]) for trial in trials].count(True) == 2, "both trials of the lost host, and no other"
     assert {trial["rows"] for trial in trials} == {trials[0]["rows"]}
-    for trial in trials:
-        history = read_history(folder / "trials" / trial["trial_id"] / "metrics.jsonl")
-        epochs = [line["epoch"] for line in history if "val/auc" in line and line["epoch"] >= 0]
-        assert epochs == list(range(6)), "an epoch was lost or repeated"
+    assert_each_epoch_once(folder, 6)
     assert (folder / "best" / "model.onnx").is_file()
+
+
+def test_a_sweep_goes_on_when_all_hosts_lost_their_power(hosts: Hosts, data: Path) -> None:
+    folder = hosts.folder / "dark"
+    sweep = ["tune_configs/smoke.yaml", f"base.data.root={data}", "scheduler=fifo", "overrides.train.epochs=6"]
+    process = hosts.start("submit", str(ROOT / "train.py"), "--", "tune", *sweep, "--sweep-dir", str(folder))
+    try:
+        deadline = time.monotonic() + 400
+        while not any(trial["status"] == "finished" for trial in trials_of(folder)):
+            assert time.monotonic() < deadline, "no trial is over in 400 s"
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        hosts.lab("kill", "1")  # the driver's; the other one went in the test before
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+    before = trials_of(folder)
+    assert not (folder / "best").exists()
+    hosts.lab("up", "2", "--env", sys.prefix)
+    hosts.ray("up", "--yes", timeout=400)
+    hosts.ray("submit", str(ROOT / "train.py"), "--", "tune", "--resume", str(folder), timeout=500)
+    after = trials_of(folder)
+    assert [trial["status"] for trial in after] == ["finished"] * 4
+    for old, new in zip(before, after, strict=True):
+        assert old["status"] != "finished" or new["rows"] == old["rows"]
+        assert new["starts"] == old["starts"] + (old["status"] != "finished")
+    assert_each_epoch_once(folder, 6)
+    assert (folder / "best" / "model.onnx").is_file()
+
+
+def assert_each_epoch_once(folder: Path, epochs: int) -> None:
+    """That no trial lost or repeated an epoch."""
+    for trial in trials_of(folder):
+        history = read_history(folder / "trials" / trial["trial_id"] / "metrics.jsonl")
+        seen = [line["epoch"] for line in history if "val/auc" in line and line["epoch"] >= 0]
+        assert seen == list(range(epochs)), trial["trial_id"]
 
 
 def trials_of(folder: Path) -> list[dict[str, Any]]:
