@@ -32,6 +32,8 @@ from rechub_ray.schema import Schema
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class RayReader:
@@ -186,6 +188,8 @@ class KeptReader:
 
     def _lose(self) -> None:
         """From now on everything is streamed; without references here, the store may let go of what was kept."""
+        if not self._is_lost:
+            _log.warning("kept data is gone, or its keeper: from here on every epoch is read anew, which is slower")
         self._is_lost = True
         self._known = {}
 
