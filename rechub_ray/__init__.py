@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Read when PyTorch is first imported. Its threads spin at the end of every parallel loop, by default for milliseconds:
 # where another process wants the core, each of a step's hundred loops waits for a thread that is not running.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 __all__ = [
     "CTRTrainer",
