@@ -192,6 +192,15 @@ def test_a_run_that_does_not_fit_changes_nothing(home: Path, run: Run, tmp_path:
     assert not (tmp_path / "new").exists()
 
 
+def test_what_the_demo_says_to_try_next_is_no_mistake(home: Path, run: Run) -> None:
+    said = re.findall(r'"  rechub-ray train (.+?) --model-dir', (ROOT / "examples" / "demo.py").read_text())
+    assert said
+    for arguments in said:
+        given = [str(ROOT / word) if word.startswith("configs/") else word for word in arguments.split()]
+        code, _, errors = run("validate", *given, f"data.root={home / 'data'}", "data.batch_size=64")
+        assert (code, errors) == (0, "")
+
+
 def test_validate_knows_the_run_in_the_folder(home: Path, run: Run) -> None:
     assert run("validate", home / "c.yaml", "--model-dir", home / "run", "train.epochs=3")[0] == 0
     code, _, err = run("validate", home / "c.yaml", "--model-dir", home / "run", "model.embedding_dim=3")
