@@ -2,8 +2,9 @@
 
 Usage: python -m benchmarks.limit --threads N --batch ROWS --seconds S [--processes P]
 
-Forward, backward and fused Adam over and over on random matrices, as in `benchmarks.step`: once without and once with
-the gradient into the layers' input, which embeddings need. Several processes start together and exchange nothing.
+Forward, backward and fused Adam over and over on random matrices, as in `benchmarks.step`: without and with the
+gradient into the layers' input, which embeddings need, and with it in bfloat16. Several processes start together and
+exchange nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from benchmarks.step import dense_side
 from benchmarks.workload import BATCH_NORM
 from rechub_ray.allocator import keep_freed_memory
 
-SIDES = {"dense layers": False, "dense layers, input gradient": True}
+# name: with the gradient into the input?, precision
+SIDES = {
+    "dense layers": (False, "float32"),
+    "dense layers, input gradient": (True, "float32"),
+    "dense layers in bfloat16, input gradient": (True, "bfloat16"),
+}
 
 
 def speeds(threads: int, batch: int, seconds: float, together: Barrier | None = None) -> dict[str, float]:
@@ -30,8 +36,10 @@ def speeds(threads: int, batch: int, seconds: float, together: Barrier | None = 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     result = {}
-    for name, input_gradient in SIDES.items():
-        step = dense_side(batch, batch_norm=BATCH_NORM, input_gradient=input_gradient, compiled=False)
+    for name, (input_gradient, precision) in SIDES.items():
+        step = dense_side(
+            batch, batch_norm=BATCH_NORM, input_gradient=input_gradient, compiled=False, precision=precision
+        )
         for number in range(10):
             step(number)
         if together is not None:

@@ -28,7 +28,7 @@ from benchmarks.workload import DIM, HIDDEN, IDS
 from rechub_ray.batch import Batch, Features
 from rechub_ray.config import validate
 from rechub_ray.data.synthetic import table_sizes
-from rechub_ray.loop import Learner
+from rechub_ray.loop import Learner, autocast
 from rechub_ray.schema import DenseFeature, Label, Schema, SparseFeature
 from rechub_ray.world import World
 
@@ -96,8 +96,10 @@ def learner_of(schema: Schema, *, batch_norm: bool) -> Learner:
     return Learner(config, schema, world=World(), device=torch.device("cpu"), total_steps=1_000_000)
 
 
-def dense_side(rows: int, *, batch_norm: bool, input_gradient: bool, compiled: bool) -> Step:
-    """The perceptron alone."""
+def dense_side(
+    rows: int, *, batch_norm: bool, input_gradient: bool, compiled: bool, precision: str = "float32"
+) -> Step:
+    """The perceptron alone; `precision` is `float32` or `bfloat16` (autocast, as our side)."""
     layers: list[nn.Module] = []
     width = _FIELDS * DIM + _NUMBERS
     for units in HIDDEN:
@@ -111,7 +113,9 @@ def dense_side(rows: int, *, batch_norm: bool, input_gradient: bool, compiled: b
 
     def step(number: int) -> None:
         x = inputs[number % _BATCHES]
-        torch.autograd.backward(F.binary_cross_entropy_with_logits(forward(x).squeeze(1), labels))
+        with autocast(torch.device("cpu"), precision):
+            logits = forward(x).squeeze(1)
+        torch.autograd.backward(F.binary_cross_entropy_with_logits(logits.float(), labels))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         x.grad = None
