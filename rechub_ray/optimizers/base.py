@@ -45,7 +45,12 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
     def _step(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
         self.begin(table, state, group)
-        rows, values = gradient._indices()[0], gradient._values()
+        self.update_all(table, gradient._indices()[0], gradient._values(), state, group)
+
+    def update_all(
+        self, table: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        """Updates all rows of a step: block for block, unless the optimizer knows a faster way."""
         block = _BLOCK_ROWS if table.device.type == "cpu" else max(1, rows.numel())
         for some, their_values in zip(torch.split(rows, block), torch.split(values, block), strict=True):
             self.update(table, some, their_values, state, group)

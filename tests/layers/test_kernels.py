@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from rechub_ray.layers import kernels
+from rechub_ray.layers.rows import fits_kernels
+
+
+def test_what_fits() -> None:
+    assert fits_kernels(torch.ones(3, 2), torch.ones(3))
+    assert not fits_kernels(torch.ones(3, 2), torch.ones(3, dtype=torch.float64))
+    assert not fits_kernels(torch.ones(3, 2).t())
+    assert not fits_kernels(torch.ones(3, device="meta"))
+
+
+@pytest.mark.parametrize("row", [10, 2**31, 2**40, -1])
+def test_a_row_that_the_table_has_not_is_an_error(row: int) -> None:
+    rows = torch.tensor([3, row])
+    with pytest.raises(IndexError):
+        kernels.update_rowwise_adagrad(
+            torch.ones(10, 2), torch.ones(10), rows, torch.zeros(2, 2), lr=0.1, eps=1e-8, weight_decay=0.0
+        )
+
+
+def test_a_place_beyond_32_bits() -> None:
+    """Row numbers times the width pass 2^31, in memory that is asked for and, but for two rows, never touched."""
+    table, rows = torch.empty(2**27 + 5, 17), torch.tensor([3, 2**27 + 4])
+    table[rows] = torch.arange(34.0).view(2, 17)
+    total = torch.empty(len(table))
+    total[rows] = 1.0
+    kernels.update_rowwise_adagrad(table, total, rows, torch.ones(2, 17), lr=2**0.5, eps=1e-12, weight_decay=0.0)
+    torch.testing.assert_close(table[rows], torch.arange(34.0).view(2, 17) - 1)
+    assert total[rows].tolist() == [2, 2]
+
+
+def updated(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    table, gradient = torch.randn(9000, 16, generator=generator), torch.randn(9000, 16, generator=generator)
+    kernels.update_rowwise_adagrad(
+        table, torch.ones(9000), torch.arange(9000), gradient, lr=0.1, eps=1e-8, weight_decay=0.1
+    )
+    return table
+
+
+def test_several_threads_may_call_at_once() -> None:
+    expected = [updated(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(updated, range(8)))
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def test_in_a_forked_process() -> None:
+    expected = updated(0)
+    child = os.fork()
+    if not child:
+        os._exit(0 if torch.equal(updated(0), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_without_a_folder_that_can_be_written() -> None:
+    """Numba finds no place for its cache: the kernels are compiled all the same."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import torch\n"
+        "from rechub_ray.layers import kernels\n"
+        "table, rows = torch.ones(3, 1), torch.tensor([1])\n"
+        "kernels.update_rowwise_adagrad(table, torch.zeros(3), rows, torch.ones(1, 1), lr=1, eps=1, weight_decay=0)\n"
+        "print(table[:, 0].tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[1.0, 0.5, 1.0]\n", done.stderr
+
+
+def test_importing_the_models_does_not_import_numba() -> None:
+    code = "import sys, rechub_ray.models, rechub_ray.optimizers, rechub_ray.loop; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
