@@ -1,8 +1,9 @@
 """Loops over rows of large tables that are one pass over memory, compiled by Numba when they are first called.
 
 For contiguous float32 tensors on the CPU; who calls checks that with `rows.fits_kernels`, and imports this module only
-then, since importing Numba takes half a second. A kernel runs on the thread that calls it: PyTorch's own threads still
-wait for work on the other cores, and handing half of the rows to a thread beside them gained nothing.
+then, since Numba takes half a second to import and to load a kernel, a second where it compiles it. A kernel runs on
+the thread that calls it: PyTorch's own threads still wait for work on the other cores, and handing half of the rows to
+a thread beside them gained nothing.
 """
 
 from __future__ import annotations
