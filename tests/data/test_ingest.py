@@ -212,7 +212,7 @@ def test_what_is_not_kept_is_streamed(ray_cluster, manifest, schema, trained, wh
     reader = KeptReader(RayReader(), trained, news, wait_seconds=1)
     assert_same_as_of_threads(reader, manifest, schema, epochs=2, worlds=[World(0, 2)])
     assert reader._is_lost == (why in ("given up", "lost"))
-    assert ["kept data is gone" in record.message for record in caplog.records] == [True] * reader._is_lost
+    assert sum("kept data is gone" in record.message for record in caplog.records) == reader._is_lost
 
 
 def test_predictions_are_streamed(ray_cluster, manifest, schema, trained):
