@@ -176,7 +176,9 @@ def test_a_sweep_goes_on_when_all_hosts_lost_their_power(hosts: Hosts, data: Pat
         process.kill()
     before = trials_of(folder)
     assert not (folder / "best").exists()
-    hosts.lab("up", "2", "--env", sys.prefix)  # with empty homes: new machines, which the launcher takes for the old ones
+    hosts.lab(
+        "up", "2", "--env", sys.prefix
+    )  # with empty homes: new machines, which the launcher takes for the old ones
     hosts.ray("down", "--yes", timeout=100)
     hosts.ray("up", "--yes", timeout=400)
     hosts.ray("submit", str(ROOT / "train.py"), "--", "tune", "--resume", str(folder), timeout=500)
