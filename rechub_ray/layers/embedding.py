@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from rechub_ray.allocator import ask_for_huge_pages
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
 from rechub_ray.errors import SchemaError, nearest
-from rechub_ray.layers.rows import read_rows
+from rechub_ray.layers.rows import fits_kernels, read_rows
 from rechub_ray.schema import Schema, SequenceFeature, SparseFeature
 
 
@@ -31,10 +31,33 @@ class _Lookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
         (rows,) = ctx.saved_tensors
-        rows, gradient = rows.reshape(-1), gradient.reshape(-1, ctx.shape[1])
-        if ctx.by_rows:
-            return None, torch.sparse_coo_tensor(rows.unsqueeze(0), gradient, ctx.shape, check_invariants=False), None
-        return None, gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient), None
+        return None, _gradient(rows, gradient, ctx.shape, ctx.by_rows), None
+
+
+class _Sum(torch.autograd.Function):
+    """weight[rows].sum((1, 2)) of a table of width 1 on the CPU, without its (B, K, 1) in between."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
+        from rechub_ray.layers.kernels import sum_weights
+
+        ctx.save_for_backward(rows)
+        ctx.shape, ctx.by_rows = weight.shape, by_rows
+        return sum_weights(weight, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return None, _gradient(rows, gradient.unsqueeze(1).expand(rows.shape), ctx.shape, ctx.by_rows), None
+
+
+def _gradient(rows: Tensor, gradient: Tensor, shape: torch.Size, by_rows: bool) -> Tensor:
+    """The gradient of a table of which `rows` were read, and got `gradient` back."""
+    rows, gradient = rows.reshape(-1), gradient.reshape(-1, shape[1])
+    if by_rows:
+        return torch.sparse_coo_tensor(rows.unsqueeze(0), gradient, shape, check_invariants=False)
+    return gradient.new_zeros(shape).index_add_(0, rows, gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +201,17 @@ class EmbeddingBank(nn.Module):
         vectors = {b.width: iter(self._vectors(b, features).unbind(1)) for b in self._blocks}
         return torch.cat([next(vectors[width]) for width in self.widths], dim=1)
 
+    def sum(self, features: Features) -> Tensor:
+        """The sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
+        block = self._blocks[0] if len(self._blocks) == 1 else None
+        if block is None or block.width != 1 or block.sequences or not torch.is_grad_enabled():
+            return self.flat(features).sum(1)
+        weight = self.weights["1"]
+        if not fits_kernels(weight):
+            return self.flat(features).sum(1)
+        result: Tensor = _Sum.apply(self._rows(block, features), weight, self.row_gradients["1"])  # type: ignore[no-untyped-call]
+        return result
+
     def sequence(self, features: Features, name: str) -> tuple[Tensor, Tensor]:
         """The vectors of one sequence feature before pooling, zeros behind each row's last.
 
@@ -209,10 +243,7 @@ class EmbeddingBank(nn.Module):
         """(B, K, width) of one block."""
         parts = []
         if block.sparse:
-            ids = features.sparse
-            if len(block.sparse) != ids.shape[1]:
-                ids = ids.index_select(1, self._get("_columns", block))
-            parts.append(self._look_up(block, ids + self._get("_sparse_starts", block)))
+            parts.append(self._look_up(block, self._rows(block, features)))
         if block.sequences:
             sequences = features.sequences
             if isinstance(sequences, PaddedSequences):
@@ -221,6 +252,13 @@ class EmbeddingBank(nn.Module):
                 assert isinstance(sequences, RaggedSequences)
                 parts.append(self._pool_ragged(block, sequences))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _rows(self, block: _Block, features: Features) -> Tensor:
+        """The rows of a block's sparse features, (B, K)."""
+        ids = features.sparse
+        if len(block.sparse) != ids.shape[1]:
+            ids = ids.index_select(1, self._get("_columns", block))
+        return ids + self._get("_sparse_starts", block)
 
     def _pool_ragged(self, block: _Block, sequences: RaggedSequences) -> Tensor:
         values, offsets = sequences.values, sequences.offsets

@@ -41,7 +41,7 @@ class FirstOrder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         terms: list[Tensor] = []
         if self.embedding is not None:
-            terms.append(self.embedding.flat(features).sum(1))
+            terms.append(self.embedding.sum(features))
         if self.dense is not None:
             terms.append(self.dense(self.columns(features.dense)).squeeze(1))
         if self.bias is not None:

@@ -1,55 +1,21 @@
-"""Loops over rows of large tables that are one pass over memory, compiled by Numba when they are first called.
+"""Loops over rows of large tables that are one pass over memory, on all of PyTorch's threads.
 
 For contiguous float32 tensors on the CPU; who calls checks that with `rows.fits_kernels`, and imports this module only
-then, since Numba takes half a second to import and to load a kernel, a second where it compiles it. A kernel runs on
-the thread that calls it: PyTorch's own threads still wait for work on the other cores, and handing half of the rows to
-a thread beside them gained nothing.
+then, since Numba takes half a second to import and to load its kernels, and seconds where it compiles them. Results
+have the same bits with any number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils
-from numba.extending import intrinsic
+import torch
+from numba import carray
 from torch import Tensor
 
+from rechub_ray.layers.parallel import address, compiled, fail, kernel, next_piece, prefetch, run
+
 _AHEAD = 32  # rows that are on their way from memory while one is worked on
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Kept on disk where a folder can be written, so that only the first run on a machine compiles."""
-    # sums may be reordered, or they would not use wide instructions
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
-    try:
-        compiled: Callable[..., None] = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no such folder
-        compiled = numba.njit(**options)(function)
-    return compiled
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(_: Any, array: Any, row: Any) -> Any:
-    """Asks the processor to fetch the begin of a row."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        whole = context.make_array(kind)(context, builder, arguments[0])
-        place = [arguments[1], *[context.get_constant(numba.types.intp, 0)] * (kind.ndim - 1)]
-        pointer = builder.bitcast(
-            cgutils.get_item_pointer(context, builder, kind, whole, place), ir.IntType(8).as_pointer()
-        )
-        number = ir.IntType(32)
-        called = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, called, "llvm.prefetch.p0")
-        builder.call(function, [pointer, number(0), number(3), number(1)])  # to read, into all caches, data
-        return context.get_dummy_value()
-
-    return numba.types.void(array, row), generate
+_PIECE = 2048  # rows that a thread takes at a time
 
 
 def update_rowwise_adagrad(
@@ -58,23 +24,39 @@ def update_rowwise_adagrad(
     """`RowwiseAdagrad`'s step in place: table (V, D), total (V,), rows (U,) each once, gradient (U, D).
 
     Raises:
-        IndexError: a row that the table has not; the rows before it are updated.
+        IndexError: a row that the table has not; the others are updated.
     """
-    arrays = (table.detach().numpy(), total.numpy(), rows.contiguous().numpy(), gradient.numpy())
-    _rowwise_adagrad(*arrays, np.float32(lr), np.float32(eps), np.float32(weight_decay))
+    rows, numbers = rows.contiguous(), torch.tensor([lr, eps, weight_decay], dtype=torch.float32)
+    run(_rowwise_adagrad, _pieces(rows), rows.numel(), *table.shape, table, total, rows, gradient, numbers)
 
 
-@_compiled
-def _rowwise_adagrad(table, total, rows, gradient, lr, eps, decay):  # type: ignore[no-untyped-def]
-    width = table.shape[1]
+def sum_weights(weights: Tensor, rows: Tensor) -> Tensor:
+    """The sum of each line's weights: weights (V, 1) and rows (B, F) give (B,).
+
+    Raises:
+        IndexError: a row that the table has not.
+    """
+    rows, result = rows.contiguous(), weights.new_empty(rows.shape[0])
+    run(_sum_weights, _pieces(rows), *rows.shape, weights.shape[0], weights, rows, result)
+    return result
+
+
+def _pieces(rows: Tensor) -> int:
+    return -(-rows.numel() // _PIECE)
+
+
+@compiled
+def _update(table, total, rows, gradient, numbers, begin, end, words):  # type: ignore[no-untyped-def]
+    width, lr, eps, decay = table.shape[1], numbers[0], numbers[1], numbers[2]
     share = np.float32(1 / width)
-    for i in range(rows.size):
+    for i in range(begin, end):
         ahead = rows[min(i + _AHEAD, rows.size - 1)]
-        _prefetch(table, ahead)
-        _prefetch(total, ahead)
+        prefetch(table, ahead)
+        prefetch(total, ahead)
         row = np.uint64(rows[i])  # unsigned: no check for places counted from the end
         if row >= np.uint64(table.shape[0]):
-            raise IndexError("a row past the end of its table")
+            fail(words)
+            continue
         square = np.float32(0)
         for d in range(width):
             g = gradient[i, d] + decay * table[row, d]
@@ -83,3 +65,41 @@ def _rowwise_adagrad(table, total, rows, gradient, lr, eps, decay):  # type: ign
         factor = lr / (np.sqrt(total[row]) + eps)
         for d in range(width):
             table[row, d] -= factor * (gradient[i, d] + decay * table[row, d])
+
+
+@kernel
+def _rowwise_adagrad(words):  # type: ignore[no-untyped-def]
+    count, size, width = words[2], words[3], words[4]
+    table = carray(address(words[5]), (size, width), np.float32)
+    total = carray(address(words[6]), size, np.float32)
+    rows = carray(address(words[7]), count, np.int64)
+    gradient = carray(address(words[8]), (count, width), np.float32)
+    numbers = carray(address(words[9]), 3, np.float32)
+    while True:
+        begin = next_piece(words) * _PIECE
+        if begin >= count:
+            break
+        _update(table, total, rows, gradient, numbers, begin, min(begin + _PIECE, count), words)
+
+
+@kernel
+def _sum_weights(words):  # type: ignore[no-untyped-def]
+    lines, width, size = words[2], words[3], words[4]
+    weights = carray(address(words[5]), size, np.float32)
+    rows = carray(address(words[6]), lines * width, np.int64)
+    result = carray(address(words[7]), lines, np.float32)
+    piece = max(1, _PIECE // max(1, width))
+    while True:
+        begin = next_piece(words) * piece
+        if begin >= lines:
+            break
+        for line in range(begin, min(begin + piece, lines)):
+            total = np.float32(0)
+            for i in range(line * width, (line + 1) * width):
+                prefetch(weights, rows[min(i + _AHEAD, rows.size - 1)])
+                row = np.uint64(rows[i])
+                if row >= np.uint64(size):
+                    fail(words)
+                    continue
+                total += weights[row]
+            result[line] = total

@@ -228,6 +228,9 @@ def run_on_workers(
                 name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=1),
+                # Ray's own processes wake a hundred times a second each. By default they interrupt the threads that
+                # train, which then wait for each other
+                worker_runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},
                 callbacks=[EndOnUserError(board)],
             ),
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,36 @@ def test_widths_differ() -> None:
 def test_a_first_order_term_has_width_one_whatever_the_schema_says() -> None:
     schema = Schema((SparseFeature("user", 50, embed_dim=8), SparseFeature("item", 20)), (Label("click"),))
     assert EmbeddingBank(schema, dim=1).widths == (1, 1)
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("names", [["a", "b"], ["b"], ["a", "c"], ["d", "a"]])
+def test_the_sum_of_a_first_order_term(by_rows: bool, names: list[str]) -> None:
+    """Fast or not, in training and in evaluation: the same numbers and the same gradients as summing what `flat` gives."""
+    schema = Schema(
+        (SparseFeature("a", 50), SparseFeature("b", 7), SparseFeature("d", 50, shared_with="a"), SequenceFeature("c", 9)),
+        (Label("click"),),
+    )
+    bank = EmbeddingBank(schema, dim=1, features=names, init_std=1.0)
+    bank.sparse_grad = by_rows
+    torch.manual_seed(0)
+    features = Features(
+        torch.stack([torch.randint(0, size, (600,)) for size in (50, 7, 50)], 1),
+        torch.zeros(600, 0),
+        RaggedSequences(torch.randint(0, 9, (1200,)), torch.arange(601) * 2),
+    )
+    upstream = torch.randn(600)
+    gradients = []
+    for total in (bank.sum(features), bank.flat(features).sum(1)):
+        bank.zero_grad()
+        total.backward(upstream)
+        gradients.append(bank.weights["1"].grad.to_dense())
+        torch.testing.assert_close(total, bank.flat(features).sum(1))
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(bank.sum(features), bank.flat(features).sum(1))
+    with pytest.raises(IndexError):
+        bank.sum(dataclasses.replace(features, sparse=features.sparse + 100))
 
 
 def test_some_features_only() -> None:

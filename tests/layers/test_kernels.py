@@ -40,6 +40,63 @@ def test_a_place_beyond_32_bits() -> None:
     assert total[rows].tolist() == [2, 2]
 
 
+def test_weights_of_rows_summed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(500, 1, generator=generator)
+    for lines, width in [(1, 1), (7, 1), (5000, 3), (3, 4000), (0, 5), (4, 0)]:
+        rows = torch.randint(0, 500, (lines, width), generator=generator)
+        expected = weights.double()[rows].sum((1, 2)).float()
+        torch.testing.assert_close(kernels.sum_weights(weights, rows), expected, rtol=1e-4, atol=1e-4)
+    for row in (500, -1, 2**40):
+        with pytest.raises(IndexError):
+            kernels.sum_weights(weights, torch.tensor([[0, row]]))
+
+
+@pytest.mark.parametrize("at", [0, 4000, 8999])
+def test_one_bad_row_among_many_pieces(at: int) -> None:
+    """Found by whatever thread has it; the rows beside it are updated, memory beyond the table is not touched."""
+    table, rows = torch.ones(9000, 2), torch.arange(9000)
+    rows[at] = 9000
+    with pytest.raises(IndexError, match="past the end"):
+        kernels.update_rowwise_adagrad(
+            table, torch.zeros(9000), rows, torch.ones(9000, 2), lr=1.0, eps=1e-12, weight_decay=0.0
+        )
+    expected = torch.zeros(9000, 2)
+    expected[at] = 1
+    torch.testing.assert_close(table, expected)
+
+
+def test_the_same_bits_with_any_number_of_threads() -> None:
+    threads, results = torch.get_num_threads(), []
+    weights, rows = torch.randn(100, 1), torch.randint(0, 100, (3000, 7))
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append((updated(0), kernels.sum_weights(weights, rows)))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_threads_beside_those_of_pytorch() -> None:
+    code = (
+        "import os, torch\n"
+        "torch.set_num_threads(3)\n"
+        "torch.ones(1_000_000).add_(1)\n"
+        "from rechub_ray.layers import kernels, parallel\n"
+        "assert parallel._share_among_threads() is not None\n"
+        "weights, rows = torch.ones(10, 1), torch.zeros(50_000, 10, dtype=torch.int64)\n"
+        "kernels.sum_weights(weights, rows[:1])\n"  # compiles, and runs on one thread
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "kernels.sum_weights(weights, rows)\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr
+
+
 def updated(seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     table, gradient = torch.randn(9000, 16, generator=generator), torch.randn(9000, 16, generator=generator)
