@@ -103,7 +103,7 @@ def next_piece(_: Any, words: Any) -> Any:
     return numba.types.int64(words), generate
 
 
-@numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(error_model="numpy")
 def fail(words):  # type: ignore[no-untyped-def]
     """Lets `run` raise when all threads are done."""
     words[1] = 1

@@ -193,9 +193,14 @@ def test_a_first_order_term_has_width_one_whatever_the_schema_says() -> None:
 @pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("names", [["a", "b"], ["b"], ["a", "c"], ["d", "a"]])
 def test_the_sum_of_a_first_order_term(by_rows: bool, names: list[str]) -> None:
-    """Fast or not, in training and in evaluation: the same numbers and the same gradients as summing what `flat` gives."""
+    """Fast or not, in training and in evaluation: the numbers and the gradients of summing what `flat` gives."""
     schema = Schema(
-        (SparseFeature("a", 50), SparseFeature("b", 7), SparseFeature("d", 50, shared_with="a"), SequenceFeature("c", 9)),
+        (
+            SparseFeature("a", 50),
+            SparseFeature("b", 7),
+            SparseFeature("d", 50, shared_with="a"),
+            SequenceFeature("c", 9),
+        ),
         (Label("click"),),
     )
     bank = EmbeddingBank(schema, dim=1, features=names, init_std=1.0)

@@ -19,7 +19,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import DataError, ResourceError
 from rechub_ray.runtime.inference import evaluate, predict
-from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.launch import RunResult, train
 from rechub_ray.tracking import Tracker, read_history
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -75,6 +75,18 @@ def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(ray_cluster: No
     assert pq.read_table(tmp_path / "p").num_rows == 600
 
 
+# small steps, many of them: the run must still be going when a worker dies
+EPOCHS: dict[str, Any] = {"train__epochs": 30, "train__evaluate_every_epochs": 30}
+STEPS = 30 * 18
+
+
+@pytest.fixture(scope="module")
+def two(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """The folder of an undisturbed run on two workers that read every epoch anew, and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    return folder, train(settings(data, folder, data__keep_bytes=0, **EPOCHS))
+
+
 class _SpoilTheFiles(Tracker):
     """Makes the training files unreadable at the first log from `step` on."""
 
@@ -88,17 +100,18 @@ class _SpoilTheFiles(Tracker):
                 file.write_bytes(b"not parquet")
 
 
-def test_data_that_is_kept_is_read_once_and_changes_no_number(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+def test_data_that_is_kept_is_read_once_and_changes_no_number(
+    two: tuple[Path, RunResult], data: Path, tmp_path: Path
+) -> None:
+    folder, streamed = two
     root = tmp_path / "data"
     shutil.copytree(data, root)
-    epochs = {"train__epochs": 4}
-    streamed = train(settings(root, tmp_path / "streamed", data__keep_bytes=0, **epochs))
     spoil = _SpoilTheFiles(18 + 2, sorted((root / "train").glob("*.parquet")))
-    kept = train(settings(root, tmp_path / "kept", **epochs), trackers=[spoil])
-    assert spoil.logged == 4 * 18
+    kept = train(settings(root, tmp_path / "kept", **EPOCHS), trackers=[spoil])
+    assert spoil.logged == STEPS
     assert kept.metrics == streamed.metrics
     assert kept.test_metrics == streamed.test_metrics
-    a, b = weights(tmp_path / "streamed"), weights(tmp_path / "kept")
+    a, b = weights(folder), weights(tmp_path / "kept")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -116,17 +129,16 @@ class _KillOne(Tracker):
 
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
-    ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+    two: tuple[Path, RunResult], data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
-    # small steps, many of them: the run must still be going when the worker dies
-    longer = {"train__epochs": 30, "checkpoint__every_steps": 5, "train__evaluate_every_epochs": 30}
-    whole = train(settings(data, tmp_path / "whole", **longer))
+    folder, whole = two
     killer = _KillOne(21, own_processes)
-    survived = train(settings(data, tmp_path / "killed", **longer), trackers=[killer])
+    saving = {"checkpoint__every_steps": 5}
+    survived = train(settings(data, tmp_path / "killed", **EPOCHS, **saving), trackers=[killer])
     assert killer.killed
-    assert survived.details["rows"] == whole.details["rows"] == 30 * 18 * 256
+    assert survived.details["rows"] == whole.details["rows"] == STEPS * 256
     assert survived.test_metrics == whole.test_metrics
-    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    a, b = weights(folder), weights(tmp_path / "killed")
     assert all(torch.equal(a[name], b[name]) for name in a)
     steps = [line["step"] for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
     assert steps == sorted(set(steps)), "a step was logged twice"

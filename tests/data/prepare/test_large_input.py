@@ -113,7 +113,10 @@ def test_fsspec_filesystem_and_glob(lab: Any) -> None:
     for name in ("b", "a"):
         with memory.open(f"/raw-logs/day-{name}.csv", "w") as file:
             file.write(f"v,y\n{name},1\n")
-    prepare(lab.single(source="memory://raw-logs", files="day-*.csv", features=[{"kind": "categorical", "name": "v"}]))
+    prepare(
+        lab.single(source="memory://raw-logs", files="day-*.csv", features=[{"kind": "categorical", "name": "v"}]),
+        use_ray=False,
+    )
     assert lab.split()["v"] == [1, 2]
 
 
