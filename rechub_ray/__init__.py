@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rechub_ray.models import MODELS, Model
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
-    from rechub_ray.runtime.tune import SweepResult, Tuner, tune
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+    from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.trainers import CTRTrainer
 
     __version__: str
@@ -62,7 +62,7 @@ _MODULES = {
     "models": ("MODELS", "Model"),
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
-    "runtime.tune": ("SweepResult", "Tuner", "tune"),
+    "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "trainers": ("CTRTrainer",),
 }

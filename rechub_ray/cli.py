@@ -160,7 +160,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _prepare(options: argparse.Namespace) -> None:
     from rechub_ray import config as config_module
-    from rechub_ray.data.prepare import prepare, print_report
+    from rechub_ray.preparation import prepare, print_report
 
     result = prepare(config_module.merge(config_module.read_yaml(options.recipe), options.overrides))
     print_report(result.stats)
@@ -176,7 +176,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from rechub_ray.runtime.tune import print_sweep, tune
+    from rechub_ray.sweeps import print_sweep, tune
 
     overrides = list(options.overrides)
     if options.resume is not None and options.sweep is not None:

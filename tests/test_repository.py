@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rechub_ray import config
-from rechub_ray.data.prepare.recipe import Recipe
+from rechub_ray.preparation.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml"))

@@ -16,10 +16,10 @@ import pytest
 
 from rechub_ray import config
 from rechub_ray.checkpoint import Store
-from rechub_ray.data.prepare import prepare
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import default_path, export_onnx
 from rechub_ray.files import exists, join, open_filesystem, read_text, write_text
+from rechub_ray.preparation import prepare
 from rechub_ray.runtime.inference import evaluate, predict
 from rechub_ray.runtime.launch import train
 

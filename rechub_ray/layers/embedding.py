@@ -203,13 +203,12 @@ class EmbeddingBank(nn.Module):
 
     def sum(self, features: Features) -> Tensor:
         """The sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
-        block = self._blocks[0] if len(self._blocks) == 1 else None
-        if block is None or block.width != 1 or block.sequences or not torch.is_grad_enabled():
+        weight = self.weights["1"] if list(self.weights) == ["1"] and not self._blocks[0].sequences else None
+        # evaluation alone is not worth Numba's start
+        if weight is None or not torch.is_grad_enabled() or not fits_kernels(weight):
             return self.flat(features).sum(1)
-        weight = self.weights["1"]
-        if not fits_kernels(weight):
-            return self.flat(features).sum(1)
-        result: Tensor = _Sum.apply(self._rows(block, features), weight, self.row_gradients["1"])  # type: ignore[no-untyped-call]
+        rows = self._rows(self._blocks[0], features)
+        result: Tensor = _Sum.apply(rows, weight, self.row_gradients["1"])  # type: ignore[no-untyped-call]
         return result
 
     def sequence(self, features: Features, name: str) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+_call_alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _forked = False  # OpenMP's threads do not come along into a forked process, which would wait for them for ever
 
 
@@ -76,9 +77,6 @@ def run(kernel: Callable[[], Any], pieces: int, *arguments: Tensor | int) -> Non
         _call_alone(loop.address)(words.ctypes.data)
     if words[1]:
         raise IndexError("a row past the end of its table")
-
-
-_call_alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @functools.cache

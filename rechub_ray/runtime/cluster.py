@@ -27,6 +27,7 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_NICENESS = "RAY_worker_niceness"
 _LOCAL_SETTINGS = {  # of a Ray that is started here
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # only useful where hosts come and go
     # a process that reads is idle between two segments; by default it ends after a second, and starting the next
@@ -230,7 +231,7 @@ def run_on_workers(
                 failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=1),
                 # Ray's own processes wake a hundred times a second each. By default they interrupt the threads that
                 # train, which then wait for each other
-                worker_runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},
+                worker_runtime_env={"env_vars": {_NICENESS: os.environ.get(_NICENESS, "0")}},
                 callbacks=[EndOnUserError(board)],
             ),
         )

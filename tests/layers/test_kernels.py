@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,15 @@ from torch import Tensor
 
 from rechub_ray.layers import kernels
 from rechub_ray.layers.rows import fits_kernels
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Tests run with one thread otherwise, and kernels would never share their work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_what_fits() -> None:
@@ -67,14 +77,11 @@ def test_one_bad_row_among_many_pieces(at: int) -> None:
 
 
 def test_the_same_bits_with_any_number_of_threads() -> None:
-    threads, results = torch.get_num_threads(), []
+    results = []
     weights, rows = torch.randn(100, 1), torch.randint(0, 100, (3000, 7))
-    try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            results.append((updated(0), kernels.sum_weights(weights, rows)))
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        results.append((updated(0), kernels.sum_weights(weights, rows)))
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 

@@ -76,7 +76,7 @@ def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(ray_cluster: No
 
 
 # small steps, many of them: the run must still be going when a worker dies
-EPOCHS: dict[str, Any] = {"train__epochs": 30, "train__evaluate_every_epochs": 30}
+EPOCHS: dict[str, Any] = {"train__epochs": 30, "train__evaluate_every_epochs": 10}
 STEPS = 30 * 18
 
 

@@ -1,0 +1,196 @@
+"""All fitted transforms of a data set: made by `prepare`, saved beside the shards, used again to encode raw rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+
+from rechub_ray.errors import DataError, nearest
+from rechub_ray.preparation.forms import FeatureSpec, Table
+from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
+from rechub_ray.preparation.transforms import (
+    BucketTransform,
+    CategoricalTransform,
+    Hashing,
+    NumericTransform,
+    SequenceTransform,
+    State,
+    Transform,
+    Vocabulary,
+    table_name,
+    transform_of,
+)
+from rechub_ray.preparation.values import Flaws, flat
+from rechub_ray.schema import Feature
+
+VERSION = 1
+FILE = "preprocess.json"
+_SPECS: pydantic.TypeAdapter[list[FeatureSpec]] = pydantic.TypeAdapter(list[FeatureSpec])
+
+
+@dataclasses.dataclass
+class FitState:
+    """What one task saw of the training split, by feature (for ids: by table)."""
+
+    parts: dict[str, State]
+    rows: int = 0
+
+    def merge(self, other: FitState) -> None:
+        self.rows += other.rows
+        for name, part in self.parts.items():
+            part.merge(other.parts[name])  # type: ignore[arg-type]
+
+
+class Encoder:
+    """From raw columns to what the schema says.
+
+    Args:
+        specs: the recipe's features.
+
+    Example:
+        `Encoder.load("data/frappe").encode(pa.table({"user": ["117"], ...}))`
+    """
+
+    def __init__(self, specs: tuple[FeatureSpec, ...]) -> None:
+        self.specs = specs
+        self.transforms: list[Transform] = [transform_of(spec) for spec in specs]
+        self.counts: dict[str, pa.Array] = {}
+        for transform in self.transforms:
+            if isinstance(transform, CategoricalTransform | SequenceTransform):
+                owner = self._owner(transform.spec)
+                if owner.hash_buckets is not None:
+                    transform.ids = Hashing(owner.hash_buckets)
+
+    def _owner(self, spec: Table) -> Table:
+        owner = next(other for other in self.specs if other.name == table_name(spec))
+        assert isinstance(owner, Table)
+        return owner
+
+    @property
+    def columns(self) -> list[str]:
+        """The raw columns it reads."""
+        return list(dict.fromkeys(spec.source for spec in self.specs))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        return tuple(transform.feature() for transform in self.transforms)
+
+    def parse(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
+        """Raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""
+        return {t.spec.name: t.parse(table, flaws) for t in self.transforms}
+
+    def fit_state(self) -> FitState:
+        """An empty state for what has to be fitted."""
+        parts: dict[str, State] = {}
+        for transform in self.transforms:
+            spec = transform.spec
+            if isinstance(transform, CategoricalTransform | SequenceTransform):
+                if self._owner(transform.spec).hash_buckets is None:
+                    parts.setdefault(table_name(transform.spec), Counter())
+            elif isinstance(transform, BucketTransform):
+                parts[spec.name] = Quantiles()
+            elif transform.fitted:
+                parts[spec.name] = Moments()
+        return FitState(parts)
+
+    def fit(self, state: FitState, parsed: dict[str, pa.Array]) -> None:
+        """Takes training rows into `state`."""
+        for transform in self.transforms:
+            spec = transform.spec
+            part = state.parts.get(table_name(spec) if isinstance(spec, Table) else spec.name)
+            if part is not None:
+                transform.fit(part, parsed[spec.name])
+
+    def finish(self, state: FitState) -> None:
+        """Takes over what all tasks saw."""
+        for name, part in state.parts.items():
+            if isinstance(part, Counter):
+                owner = next(spec for spec in self.specs if spec.name == name)
+                assert isinstance(owner, Table)
+                self._set_vocabulary(name, part.table(owner.min_frequency, owner.max_values))
+        for transform in self.transforms:
+            fitted = state.parts.get(transform.spec.name)
+            match transform, fitted:
+                case NumericTransform(), Moments():
+                    transform.finish(fitted)
+                case BucketTransform(), Quantiles():
+                    transform.finish(fitted)
+
+    def _set_vocabulary(self, name: str, table: pa.Table) -> None:
+        vocabulary = Vocabulary(flat(table["value"]))
+        self.counts[name] = flat(table["count"])
+        for transform in self.transforms:
+            if isinstance(transform, CategoricalTransform | SequenceTransform) and table_name(transform.spec) == name:
+                transform.ids = vocabulary
+
+    def encode_parsed(self, parsed: dict[str, pa.Array]) -> dict[str, pa.Array]:
+        """Parsed columns as the schema's columns."""
+        return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self.transforms}
+
+    def encode(self, table: pa.Table) -> pa.Table:
+        """The schema's feature columns for raw rows (side tables already joined, histories already made).
+
+        Raises:
+            DataError: a raw column is missing, or a value cannot be read; names column and row (from 1).
+        """
+        for name in self.columns:
+            if name not in table.column_names:
+                raise DataError(f"the raw rows have no column '{name}'", hint=nearest(name, table.column_names))
+        flaws = Flaws(table.num_rows)
+        parsed = self.parse(table, flaws)
+        if flaws.reasons:
+            row = min(flaws.reasons)
+            raise DataError(f"raw row {row + 1}: {flaws.reasons[row]}")
+        return pa.table(self.encode_parsed(parsed))
+
+    def save(self, root: Path) -> None:
+        """Writes preprocess.json and vocab/<feature>.parquet (value, count, id)."""
+        fitted: dict[str, Any] = {}
+        for transform in self.transforms:
+            if isinstance(transform, NumericTransform):
+                fitted[transform.spec.name] = {"shift": transform.shift, "scale": transform.scale}
+            elif isinstance(transform, BucketTransform):
+                fitted[transform.spec.name] = {"boundaries": transform.boundaries}
+        document = {"version": VERSION, "features": [s.model_dump(mode="json") for s in self.specs], "fitted": fitted}
+        (root / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        for transform in self.transforms:
+            name = transform.spec.name
+            if name in self.counts:
+                assert isinstance(transform, CategoricalTransform | SequenceTransform)
+                assert isinstance(transform.ids, Vocabulary)
+                (root / "vocab").mkdir(exist_ok=True)
+                ids = pa.array(range(1, transform.ids.size), pa.int64())
+                columns = {"value": transform.ids.values, "count": self.counts[name], "id": ids}
+                pq.write_table(pa.table(columns), root / "vocab" / f"{name}.parquet")
+
+    @classmethod
+    def load(cls, root: str | Path) -> Encoder:
+        """The encoder that `prepare` wrote into `root`.
+
+        Raises:
+            DataError: a file is missing or of another version.
+        """
+        root = Path(root)
+        try:
+            document = json.loads((root / FILE).read_text(encoding="utf-8"))
+            if document.get("version") != VERSION:
+                raise DataError(f"{root / FILE} has version {document.get('version')}", expected=f"version {VERSION}")
+            encoder = cls(tuple(_SPECS.validate_python(document["features"])))
+            for transform in encoder.transforms:
+                values = document["fitted"].get(transform.spec.name, {})
+                for key, value in values.items():
+                    setattr(transform, key, value)
+            for name, part in encoder.fit_state().parts.items():
+                if isinstance(part, Counter):
+                    encoder._set_vocabulary(name, pq.read_table(root / "vocab" / f"{name}.parquet"))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{root} holds no readable encoder", got=error, hint=f"`rechub-ray prepare` writes {FILE} and vocab/."
+            ) from None
+        return encoder

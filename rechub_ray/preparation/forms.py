@@ -1,0 +1,289 @@
+"""The parts of a recipe: file formats, joins, histories, features, labels, splits."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+from pydantic_core import PydanticCustomError
+
+from rechub_ray.errors import nearest
+from rechub_ray.preparation.expressions import Expression
+
+Count = Annotated[int, pydantic.Field(ge=1)]
+Fraction = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Name = Annotated[str, pydantic.Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
+
+
+class Form(pydantic.BaseModel):
+    """Base of the recipe's parts: frozen, and an unknown key is answered with the nearest known one."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in data:
+                if key not in known:
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key '{key}'. {hint}", {"key": str(key), "hint": nearest(key, known)}
+                    )
+        return data
+
+
+class Format(Form):
+    """How a raw file is laid out. `.gz` and other compressions are recognised by the file's ending.
+
+    Args:
+        type: `csv`, `tsv` (csv with tabs, without quotes), `jsonl`, `parquet`, or `json_map` (side tables only: one
+            JSON object; its keys become column `key`, its values column `value`).
+        delimiter: between fields; several characters are allowed (`::`).
+        header: the first line names the columns; else `columns` does.
+        quote: the quoting character; null for none.
+        newlines_in_values: quoted fields may hold line breaks (such a file is read by one task).
+        strip: cut blanks around every value.
+        null_values: texts that stand for a missing value.
+        rest: the last column takes the rest of the line, delimiters included (`user item item item ...`).
+    """
+
+    type: Literal["csv", "tsv", "jsonl", "parquet", "json_map"] = "csv"
+    delimiter: str = pydantic.Field(default="", max_length=8)
+    header: bool = True
+    columns: tuple[Name, ...] | None = None
+    quote: str | None = pydantic.Field(default='"', min_length=1, max_length=1)
+    newlines_in_values: bool = False
+    encoding: str = "utf-8"
+    strip: bool = False
+    null_values: tuple[str, ...] = ("",)
+    rest: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _columns_once(self) -> Format:
+        if self.type in ("csv", "tsv") and self.header == (self.columns is not None):
+            raise PydanticCustomError("columns", "either 'header: true', or 'header: false' and 'columns'")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise PydanticCustomError("encoding", "unknown encoding '{name}'", {"name": self.encoding}) from None
+        return self
+
+    @property
+    def separator(self) -> str:
+        return self.delimiter or ("\t" if self.type == "tsv" else ",")
+
+    @property
+    def quoting(self) -> str | None:
+        return None if self.type == "tsv" or self.rest or len(self.separator) > 1 else self.quote
+
+
+class Join(Form):
+    """A side table, held in memory: `columns` of the row of `file` whose `key` equals the input's `input_key`.
+
+    `input_key` is called `key` unless given. A row without a partner gets nulls.
+    """
+
+    file: str
+    key: Name
+    input_key: Name | None = None
+    columns: tuple[Name, ...]
+    format: Format = Format()
+
+
+class History(Form):
+    """Adds a list column `name` with the user's earlier items (their last `max_length`), one row a (user, item).
+
+    Either the input has one row an interaction: `user`, `item` and `order` (a time; without it, the order of the
+    files). Or it has one row a user, with a list column `items`: every element becomes a row and column `item` is made.
+
+    Args:
+        min_length: rows with a shorter history are left out (after the split's positions were counted).
+    """
+
+    name: Name = "history"
+    item: Name
+    user: Name | None = None
+    order: Name | None = None
+    items: Name | None = None
+    separator: str | None = None
+    max_length: Count = 50
+    min_length: Annotated[int, pydantic.Field(ge=0)] = 0
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> History:
+        if (self.items is None) == (self.user is None):
+            raise PydanticCustomError("history", "name either 'user' (a row an interaction) or 'items' (a row a user)")
+        return self
+
+
+class Column(Form):
+    """What the kinds of feature have in common: a name, and the raw column (the same name unless given)."""
+
+    name: Name
+    column: Name | None = None
+
+    @property
+    def source(self) -> str:
+        return self.column or self.name
+
+
+class Table(Column):
+    """A feature with ids: a vocabulary counted on the training split, or hashing into `hash_buckets` ids.
+
+    Args:
+        min_frequency: rarer values of the training split become id 0.
+        max_values: at most this many values, the most frequent ones.
+        hash_buckets: ids without a vocabulary: 1 + hash % (hash_buckets - 1); 0 is null.
+        embed_dim, shared_with: as in the schema. Columns that share a table are counted together.
+    """
+
+    min_frequency: Count = 1
+    max_values: Count | None = None
+    hash_buckets: Annotated[int, pydantic.Field(ge=2)] | None = None
+    embed_dim: Count | None = None
+    shared_with: Name | None = None
+
+
+class Categorical(Table):
+    """One value a row."""
+
+    kind: Literal["categorical"] = "categorical"
+
+
+class Sequence(Table):
+    """A list column, or a text cut at `separator`; the last `max_length` values are kept."""
+
+    kind: Literal["sequence"] = "sequence"
+    separator: str | None = pydantic.Field(default=None, min_length=1)
+    max_length: Count = 50
+    pooling: Literal["mean", "sum"] = "mean"
+
+
+class Numeric(Column):
+    """A number, or a list of `dim` numbers (a list column, or a text cut at `separator`).
+
+    Args:
+        transforms: in this order. `log1p` is sign(x) log(1 + |x|); `standardise` (also `standardize`) subtracts the
+            mean and divides by the standard deviation, `min_max` maps to [0, 1], both of the training split; one of
+            these two, last.
+        fill: what a null becomes, on the scale after the transforms.
+    """
+
+    kind: Literal["numeric"] = "numeric"
+    transforms: tuple[Literal["log1p", "standardise", "standardize", "min_max"], ...] = ()
+    fill: float = 0.0
+    dim: Count = 1
+    separator: str | None = pydantic.Field(default=None, min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _fitted_last(self) -> Numeric:
+        if any(name != "log1p" for name in self.transforms[:-1]):
+            raise PydanticCustomError("transforms", "a fitted transform (standardise, min_max) comes last, and once")
+        return self
+
+
+class Bucket(Column):
+    """A number as an id: which of `num_buckets` quantile buckets of the training split it falls in; null is 0."""
+
+    kind: Literal["bucket"] = "bucket"
+    num_buckets: Annotated[int, pydantic.Field(ge=2, le=10_000)]
+    embed_dim: Count | None = None
+
+
+FeatureSpec: TypeAlias = Annotated[Categorical | Sequence | Numeric | Bucket, pydantic.Field(discriminator="kind")]
+
+
+class LabelSpec(Form):
+    """A label: `expression` over raw columns (`rating >= 4`); without one, the column of that name."""
+
+    name: Name
+    expression: str | None = None
+    kind: Literal["binary", "regression"] = "binary"
+
+    @pydantic.field_validator("expression")
+    @classmethod
+    def _parses(cls, text: str | None) -> str | None:
+        if text is not None:
+            Expression(text)
+        return text
+
+
+class Carve(Form):
+    """A seeded random `fraction` of split `of` becomes a split of its own."""
+
+    of: Name
+    fraction: Fraction
+
+
+class ByFile(Form):
+    """The files' keys under `files` are the splits; `carve` makes more of them (`valid: {of: test, fraction: 0.5}`)."""
+
+    by: Literal["file"] = "file"
+    carve: dict[Name, Carve] = {}
+    seed: int = 2024
+
+
+class ByColumn(Form):
+    """Rows whose `column` is one of `values[split]`; a value of no split is a bad row."""
+
+    by: Literal["column"] = "column"
+    column: Name
+    values: dict[Name, tuple[str, ...]]
+
+    @pydantic.field_validator("values", mode="before")
+    @classmethod
+    def _texts(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            return {k: [str(x) for x in (v if isinstance(v, list | tuple) else [v])] for k, v in values.items()}
+        return values
+
+
+class AtRandom(Form):
+    """A pure function of (seed, file, row number): the same rows however the work is cut up."""
+
+    by: Literal["random"] = "random"
+    fractions: dict[Name, Fraction]
+    seed: int = 2024
+
+
+class ByTime(Form):
+    """Earlier rows train: `fractions` in order of time, or `starts`: the first moment of each later split."""
+
+    by: Literal["time"] = "time"
+    column: Name
+    fractions: dict[Name, Fraction] | None = None
+    starts: dict[Name, str] | None = None
+
+    @pydantic.field_validator("starts", mode="before")
+    @classmethod
+    def _texts(cls, starts: Any) -> Any:
+        if isinstance(starts, Mapping):
+            return {k: v.isoformat() if isinstance(v, datetime.date) else str(v) for k, v in starts.items()}
+        return starts
+
+    @pydantic.model_validator(mode="after")
+    def _one_way(self) -> ByTime:
+        if (self.fractions is None) == (self.starts is None):
+            raise PydanticCustomError("time", "give either 'fractions' or 'starts'")
+        return self
+
+
+class LeaveLastOut(Form):
+    """Each user's last `test` rows, the `valid` rows before them, and the rest to train.
+
+    `user` and `order` are not needed beside a `history` with `items`, whose rows hold a whole user in order.
+    """
+
+    by: Literal["leave_last_out"] = "leave_last_out"
+    user: Name | None = None
+    order: Name | None = None
+    valid: Annotated[int, pydantic.Field(ge=0)] = 1
+    test: Annotated[int, pydantic.Field(ge=0)] = 1
+
+
+SplitSpec: TypeAlias = Annotated[
+    ByFile | ByColumn | AtRandom | ByTime | LeaveLastOut, pydantic.Field(discriminator="by")
+]

@@ -1,0 +1,263 @@
+"""The recipe of `prepare`: where the raw files are, what becomes a feature, a label and a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.preparation.expressions import Expression
+from rechub_ray.preparation.forms import (
+    AtRandom,
+    Bucket,
+    ByColumn,
+    ByFile,
+    ByTime,
+    Categorical,
+    FeatureSpec,
+    Form,
+    Format,
+    History,
+    Join,
+    LabelSpec,
+    LeaveLastOut,
+    Name,
+    Numeric,
+    Sequence,
+    SplitSpec,
+    Table,
+)
+from rechub_ray.registry import check_booleans, config_error
+from rechub_ray.yaml_text import read_yaml
+
+TRAIN = "train"
+
+
+class Recipe(Form):
+    """All that `prepare` needs to know.
+
+    Args:
+        source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
+        out: the folder to write; it must not exist, unless `overwrite`.
+        files: path, glob or list of them, relative to `source`; a mapping `split: path` for a split by file.
+        url, licence: where the data comes from; nothing is downloaded.
+        checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
+        on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
+        row_group_rows: rows of a parquet row group. shard_rows: a shard never has more rows.
+    """
+
+    description: str = ""
+    url: str = ""
+    licence: str = ""
+    checksums: dict[str, Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]] = {}
+    source: str = "."
+    out: str = ""
+    overwrite: bool = False
+    files: dict[str, tuple[str, ...]]
+    format: Format = Format()
+    joins: tuple[Join, ...] = ()
+    history: History | None = None
+    features: tuple[FeatureSpec, ...]
+    labels: tuple[LabelSpec, ...]
+    weight: Name | None = None
+    group: Name | None = None
+    row_id: Name | None = None
+    split: SplitSpec | None = None
+    on_bad_rows: Literal["error", "quarantine"] = "error"
+    row_group_rows: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = 16_384
+    shard_rows: Annotated[int, pydantic.Field(ge=1)] = 1_000_000
+
+    @pydantic.field_validator("files", mode="before")
+    @classmethod
+    def _files(cls, files: Any) -> Any:
+        if isinstance(files, str | list | tuple):
+            files = {"": files}
+        if isinstance(files, Mapping):
+            return {key: [value] if isinstance(value, str) else value for key, value in files.items()}
+        return files
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Recipe:
+        """The checked recipe.
+
+        Raises:
+            ConfigError: names the key and suggests the nearest known one.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError("the recipe is not a recipe", expected="a mapping", got=repr(data)[:120])
+        data = dict(data)
+        if "features" in data:
+            data["features"] = _features(data["features"])
+        if data.get("split") is not None:
+            data["split"] = _variant(data["split"], _SPLITS, "by", "split")
+        recipe = _checked(cls, data)
+        _check_names(recipe)
+        _check_split(recipe)
+        _check_tables(recipe)
+        return recipe
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """The recipe in a YAML file."""
+        return cls.from_dict(read_yaml(path, what="recipe"))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits, the training split first."""
+        split = self.split
+        if split is None:
+            names: list[str] = [TRAIN]
+        elif isinstance(split, ByFile):
+            names = [*self.files, *split.carve]
+        elif isinstance(split, ByColumn):
+            names = list(split.values)
+        elif isinstance(split, AtRandom):
+            names = list(split.fractions)
+        elif isinstance(split, ByTime):
+            names = [TRAIN, *(name for name in (split.fractions or split.starts or {}) if name != TRAIN)]
+        else:
+            names = [TRAIN, *(["valid"] if split.valid else []), *(["test"] if split.test else [])]
+        return tuple(names)
+
+    @property
+    def by_user(self) -> bool:
+        """Whether rows must first be brought together by user."""
+        whole_users = self.history is not None and self.history.items is not None
+        return not whole_users and (self.history is not None or isinstance(self.split, LeaveLastOut))
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The columns to read from the input files: what is used, less what joins and the history bring."""
+        used: dict[str, None] = dict.fromkeys(spec.source for spec in self.features)
+        for label in self.labels:
+            used |= dict.fromkeys(Expression(label.expression).columns if label.expression else [label.name])
+        extras = [self.weight, self.group, self.row_id]
+        if isinstance(self.split, ByColumn | ByTime):
+            extras.append(self.split.column)
+        if isinstance(self.split, LeaveLastOut):
+            extras += [self.split.user, self.split.order]
+        made: set[str] = set()
+        for join in reversed(self.joins):
+            made |= set(join.columns)
+            extras.append(join.input_key or join.key)
+        if self.history is not None:
+            made.add(self.history.name)
+            extras += [self.history.user, self.history.order]
+            if self.history.items is None:
+                extras.append(self.history.item)
+            else:
+                made.add(self.history.item)
+                extras.append(self.history.items)
+        used |= dict.fromkeys(name for name in extras if name is not None)
+        return [name for name in used if name not in made]
+
+
+_FEATURES = {cls.model_fields["kind"].default: cls for cls in (Categorical, Sequence, Numeric, Bucket)}
+_SPLITS = {cls.model_fields["by"].default: cls for cls in (ByFile, ByColumn, AtRandom, ByTime, LeaveLastOut)}
+AnyForm = TypeVar("AnyForm", bound=Form)
+
+
+def _features(nodes: Any) -> list[Form]:
+    """The features; `{kind: ..., columns: [a, b]}` stands for one a column."""
+    if not isinstance(nodes, list | tuple):
+        raise ConfigError("'features' is not a list of features", got=repr(nodes)[:120])
+    features = []
+    for i, node in enumerate(nodes):
+        several = [node]
+        if isinstance(node, Mapping) and "columns" in node:
+            if not isinstance(node["columns"], list | tuple):
+                raise ConfigError(f"'features.{i}.columns'", expected="a list of columns", got=repr(node["columns"]))
+            rest = {key: value for key, value in node.items() if key != "columns"}
+            several = [{"name": name, **rest} for name in node["columns"]]
+        features += [_variant(one, _FEATURES, "kind", f"features.{i}") for one in several]
+    return features
+
+
+def _variant(node: Any, forms: Mapping[str, type[Form]], tag: str, where: str) -> Form:
+    """The form that `node[tag]` names."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"'{where}' is not a section", expected="keys and values", got=repr(node)[:120])
+    name = str(node.get(tag))
+    if name not in forms:
+        message = f"'{where}.{tag}': there is no '{name}'" if tag in node else f"'{where}.{tag}' is missing"
+        raise ConfigError(message, hint=nearest(name, forms))
+    return _checked(forms[name], node, where)
+
+
+def _checked(form: type[AnyForm], data: Mapping[Any, Any], where: str = "") -> AnyForm:
+    try:
+        checked = form.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise config_error(error, where=where) from None
+    check_booleans(data, checked.model_dump(), where=where)
+    return checked
+
+
+def _check_names(recipe: Recipe) -> None:
+    for key in ("files", "features", "labels"):
+        if not getattr(recipe, key):
+            raise ConfigError(f"'{key}' is empty", expected=f"at least one {key.removesuffix('s')}")
+    for key, patterns in recipe.files.items():
+        if not patterns:
+            raise ConfigError(f"'files{key and '.'}{key}' is empty", expected="at least one file")
+    roles = [spec.name for spec in recipe.features] + [label.name for label in recipe.labels]
+    roles += [name for name in (recipe.weight,) if name is not None]
+    for name in roles:
+        if roles.count(name) > 1:
+            raise ConfigError(f"'{name}' names two columns of the output", hint="Give one another 'name'.")
+    joined = [name for join in recipe.joins for name in join.columns]
+    for name in joined:
+        if joined.count(name) > 1:
+            raise ConfigError(f"'joins': two side tables bring a column '{name}'")
+    if recipe.format.type == "json_map":
+        raise ConfigError("'format.type': json_map is for side tables", hint="Use it in 'joins'.")
+
+
+def _check_split(recipe: Recipe) -> None:
+    split = recipe.split
+    if not isinstance(split, ByFile) and list(recipe.files) != [""]:
+        raise ConfigError("'files' names splits but 'split' is not by file", hint="Set 'split: {by: file}'.")
+    if isinstance(split, ByFile):
+        if list(recipe.files) == [""]:
+            raise ConfigError("'split' is by file but 'files' names no splits", expected="files: {train: ..., ...}")
+        for name, carve in split.carve.items():
+            if name in recipe.files:
+                raise ConfigError(f"'split.carve.{name}': split '{name}' has files of its own")
+            if carve.of not in recipe.files:
+                raise ConfigError(
+                    f"'split.carve.{name}.of': no split '{carve.of}'", hint=nearest(carve.of, recipe.files)
+                )
+    if isinstance(split, AtRandom) or (isinstance(split, ByTime) and split.fractions is not None):
+        total = sum((split.fractions or {}).values())
+        if abs(total - 1) > 1e-6:
+            raise ConfigError("'split.fractions' must add up to 1", got=f"{total:g}")
+    if isinstance(split, ByTime) and split.fractions is not None and next(iter(split.fractions)) != TRAIN:
+        raise ConfigError("'split.fractions' of time must begin with 'train'", got=", ".join(split.fractions))
+    if TRAIN not in recipe.splits:
+        raise ConfigError(
+            "no split is called 'train'", got=", ".join(recipe.splits), hint="Everything is fitted on split 'train'."
+        )
+    if isinstance(split, LeaveLastOut) and split.user is None and recipe.by_user:
+        raise ConfigError("'split.user' is missing", expected="the column whose last rows are left out")
+    if isinstance(split, LeaveLastOut) and recipe.by_user and recipe.history is not None:
+        same = (split.user, split.order) == (recipe.history.user, recipe.history.order)
+        if not same:
+            raise ConfigError("'split' and 'history' must have the same 'user' and 'order'")
+
+
+def _check_tables(recipe: Recipe) -> None:
+    tables = {spec.name: spec for spec in recipe.features if isinstance(spec, Table)}
+    for spec in tables.values():
+        if spec.shared_with is None:
+            continue
+        owner = tables.get(spec.shared_with)
+        where = f"feature '{spec.name}': 'shared_with: {spec.shared_with}'"
+        if owner is None or owner is spec:
+            raise ConfigError(f"{where} is no feature with a table", hint=nearest(spec.shared_with, tables))
+        if owner.shared_with is not None:
+            raise ConfigError(f"{where} itself shares the table of '{owner.shared_with}'")
+        if (spec.min_frequency, spec.max_values, spec.hash_buckets) != (1, None, None):
+            raise ConfigError(f"{where}: min_frequency, max_values and hash_buckets are the owner's to give")

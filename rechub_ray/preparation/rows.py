@@ -1,0 +1,203 @@
+"""From a block as read to rows that are ready: joined, labelled, assigned to a split, parsed, and free of flaws."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rechub_ray.errors import DataError
+from rechub_ray.preparation.encoder import Encoder
+from rechub_ray.preparation.expressions import Expression
+from rechub_ray.preparation.forms import ByTime, Format, Join, LabelSpec
+from rechub_ray.preparation.histories import explode, gathered
+from rechub_ray.preparation.recipe import Recipe
+from rechub_ray.preparation.sketch import Quantiles
+from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read, read_all
+from rechub_ray.preparation.splits import Codes, split_codes
+from rechub_ray.preparation.values import Flaws, flat, hash64, to_float, to_number, to_text, to_time
+
+
+@dataclasses.dataclass
+class ReadyRows:
+    """Rows that can be fitted and encoded: parsed features, finished other columns, split codes."""
+
+    parsed: dict[str, pa.Array]
+    others: dict[str, pa.Array]
+    codes: Codes
+    bad: list[BadRow]
+
+
+class SideTable:
+    """A side table and its keys."""
+
+    def __init__(self, join: Join, table: pa.Table, where: str) -> None:
+        self.join = join
+        keys = flat(to_text(table[join.key]))
+        counts = pc.value_counts(keys.drop_null())
+        if len(counts) and pc.max(counts.field("counts")).as_py() > 1:
+            twice = counts.field("values")[int(np.argmax(counts.field("counts").to_numpy()))].as_py()
+            raise DataError(f"{where}: key '{join.key}' is not unique", got=f"'{twice}' more than once")
+        self.keys, self.columns = keys, {name: flat(table[name]) for name in join.columns}
+
+    @classmethod
+    def read(cls, source: Source, join: Join) -> SideTable:
+        return cls(join, read_all(source, join.file, join.format, [join.key, *join.columns]), join.file)
+
+    def add_to(self, table: pa.Table) -> pa.Table:
+        """The table with this one's columns."""
+        places = pc.index_in(to_text(table[self.join.input_key or self.join.key]), value_set=self.keys)
+        for name, values in self.columns.items():
+            table = table.append_column(name, values.take(places))
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class RowReader:
+    """A task's rows, ready.
+
+    Args:
+        files: the input files by index, for messages.
+        source, recipe: where and what. grouped: the tasks are gathered files, on the local filesystem.
+        starts: see `split_codes`.
+    """
+
+    source: Source
+    recipe: Recipe
+    files: tuple[str, ...]
+    sides: tuple[SideTable, ...]
+    grouped: bool = False
+    starts: tuple[float, ...] = ()
+
+    def blocks(self, task: Task) -> Iterator[Block]:
+        """The task's blocks with histories and side tables."""
+        recipe = self.recipe
+        stream: Iterator[Block]
+        if self.grouped:
+            stream = map(gathered, read(self.source, task, Format(type="parquet"), list(task.names)))
+        else:
+            stream = read(self.source, task, recipe.format, recipe.input_columns)
+        for block in stream:
+            parts = [block]
+            if recipe.history is not None and recipe.history.items is not None:
+                parts = list(explode(block, recipe.history))
+            for part in parts:
+                for side in self.sides:
+                    part.table = side.add_to(part.table)
+                yield part
+
+    def ready(self, task: Task, encoder: Encoder) -> Iterator[ReadyRows]:
+        """The task's usable rows, and the others as `bad`."""
+        for block in self.blocks(task):
+            table, flaws = block.table, Flaws(block.table.num_rows)
+            parsed = encoder.parse(table, flaws)
+            others = other_columns(self.recipe, table, flaws)
+            codes = split_codes(self.recipe, block, table, task.split, list(self.starts), flaws)
+            bad = list(block.bad)
+            for row, reason in sorted(flaws.reasons.items()):
+                text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
+                bad.append(BadRow(self.files[block.files[row]], int(block.rows[row]), reason, text))
+            if flaws.reasons:
+                good = pa.array(flaws.good)
+                parsed = {name: values.filter(good) for name, values in parsed.items()}
+                others = {name: values.filter(good) for name, values in others.items()}
+                codes = codes[flaws.good]
+            yield ReadyRows(parsed, others, codes, bad)
+
+    def times(self, task: Task) -> Quantiles:
+        """The moments of a task's rows, for a split by fractions of time."""
+        assert isinstance(self.recipe.split, ByTime)
+        column, quantiles = self.recipe.split.column, Quantiles()
+        for block in self.blocks(task):
+            flaws = Flaws(block.table.num_rows)
+            times = to_time(block.table[column], column, flaws)
+            quantiles.add(times[flaws.good])
+        return quantiles
+
+
+def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
+    """Labels, weight, group and row id as they stand in the shards."""
+    columns = {label.name: _label(label, table, flaws) for label in recipe.labels}
+    if recipe.weight is not None:
+        columns[recipe.weight] = _weight(recipe.weight, table, flaws)
+    if recipe.group is not None:
+        columns[_free(recipe.group, recipe)] = _group(recipe.group, table, flaws)
+    if recipe.row_id is not None:
+        columns[_row_id_name(recipe)] = _row_id(recipe.row_id, table, flaws)
+    return columns
+
+
+def _free(name: str, recipe: Recipe) -> str:
+    """`name`, unless a feature or label has it: the encoded column then keeps the name and this one gets a suffix."""
+    taken = {spec.name for spec in recipe.features} | {label.name for label in recipe.labels}
+    return f"{name}_raw" if name in taken else name
+
+
+def group_name(recipe: Recipe) -> str | None:
+    """The shards' group column."""
+    return None if recipe.group is None else _free(recipe.group, recipe)
+
+
+def _row_id_name(recipe: Recipe) -> str:
+    assert recipe.row_id is not None
+    name = _free(recipe.row_id, recipe)
+    return f"{name}_id" if name == group_name(recipe) else name
+
+
+def row_id_name(recipe: Recipe) -> str | None:
+    """The shards' row id column."""
+    return None if recipe.row_id is None else _row_id_name(recipe)
+
+
+def _label(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
+    if spec.expression is not None:
+        values, inner = Expression(spec.expression).values(table)
+        for row, reason in inner.reasons.items():
+            flaws.reasons.setdefault(row, reason)
+    else:
+        values = to_float(to_number(table[spec.name], spec.name, flaws))
+    flaws.add(_mask(pc.is_null(values)), f"label '{spec.name}' is null")
+    if spec.kind == "binary":
+        neither = pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1)))
+        flaws.add(_mask(neither), f"label '{spec.name}' is {{value}}, expected 0 or 1", values)
+    else:
+        flaws.add(_mask(pc.invert(pc.is_finite(values))), f"label '{spec.name}' is not finite")
+    return pc.cast(values, pa.float32())
+
+
+def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
+    values = to_float(to_number(table[name], name, flaws))
+    flaws.add(_mask(pc.is_null(values)), f"weight '{name}' is null")
+    flaws.add(_mask(pc.less(values, 0)), f"weight '{name}' is {{value}}, expected >= 0", values)
+    return pc.cast(values, pa.float32())
+
+
+def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
+    """Whole numbers as they are; other texts as 63 bits of their hash, value by value, so that no files disagree."""
+    column = table[name]
+    if pa.types.is_integer(column.type) and column.type != pa.uint64():
+        flaws.add(_mask(pc.is_null(flat(column))), f"group '{name}' is null")
+        return pc.cast(flat(column), pa.int64())
+    texts = to_text(column)
+    flaws.add(_mask(pc.is_null(texts)), f"group '{name}' is null")
+    coded = texts.dictionary_encode()
+    whole = pc.match_substring_regex(coded.dictionary, r"^(0|-?[1-9]\d{0,17})$")
+    numbers = pc.cast(pc.if_else(whole, coded.dictionary, "0"), pa.int64())
+    hashed = pa.array((hash64(coded.dictionary) >> np.uint64(1)).astype(np.int64))
+    return pc.if_else(whole, numbers, hashed).take(coded.indices)
+
+
+def _row_id(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
+    column = flat(table[name])
+    flaws.add(_mask(pc.is_null(column)), f"row id '{name}' is null")
+    whole = pa.types.is_integer(column.type) and column.type != pa.uint64()
+    return pc.cast(column, pa.int64()) if whole else to_text(column)
+
+
+def _mask(values: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)

@@ -1,0 +1,242 @@
+"""Fitted transforms: one class a kind of feature. parse (raw -> values), fit (training rows only), encode (-> ids)."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rechub_ray.preparation.forms import Bucket, Categorical, Numeric, Sequence, Table
+from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
+from rechub_ray.preparation.values import Flaws, hash64, to_float, to_lists, to_number, to_text
+from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
+
+State: TypeAlias = Counter | Moments | Quantiles
+
+
+class Ids(Protocol):
+    """From texts to ids in [0, size)."""
+
+    size: int
+
+    def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]: ...
+
+
+class Vocabulary:
+    """Texts by id: the most frequent is 1; null and unknown texts are 0."""
+
+    def __init__(self, values: pa.Array) -> None:
+        self.values = values
+        self.size = len(values) + 1
+
+    def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
+        coded = texts.dictionary_encode()
+        found = pc.index_in(coded.dictionary, value_set=self.values)
+        return _spread(coded, pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1)
+
+
+def _spread(coded: pa.DictionaryArray, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The ids of the dictionary's entries at every row; 0 for null."""
+    places = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
+    spread: npt.NDArray[np.int64] = np.append(ids, 0)[places]
+    return spread
+
+
+class Hashing:
+    """1 + hash64(text) % (buckets - 1); null is 0."""
+
+    def __init__(self, buckets: int) -> None:
+        self.size = buckets
+
+    def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
+        coded = texts.dictionary_encode()
+        return _spread(coded, (hash64(coded.dictionary) % np.uint64(self.size - 1)).astype(np.int64) + 1)
+
+
+def id_type(size: int) -> pa.DataType:
+    """The narrowest of int32 and int64 that holds ids below `size`."""
+    return pa.int32() if size <= 2**31 else pa.int64()
+
+
+class CategoricalTransform:
+    """One id a row."""
+
+    def __init__(self, spec: Categorical, ids: Ids | None = None) -> None:
+        self.spec, self.ids = spec, ids
+
+    def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
+        column = table[self.spec.source]
+        if pa.types.is_nested(column.type):
+            column = pc.list_element(pc.list_slice(column, 0, 1, return_fixed_size_list=True), 0)
+        return to_text(column)
+
+    def fit(self, state: State, values: pa.Array) -> None:
+        assert isinstance(state, Counter)
+        state.add(values)
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        assert self.ids is not None
+        return pa.array(self.ids(values), id_type(self.ids.size))
+
+    def feature(self) -> Feature:
+        assert self.ids is not None
+        spec = self.spec
+        return SparseFeature(spec.name, self.ids.size, embed_dim=spec.embed_dim, shared_with=spec.shared_with)
+
+
+class SequenceTransform:
+    """A list of ids a row, the last `max_length` ones."""
+
+    def __init__(self, spec: Sequence, ids: Ids | None = None) -> None:
+        self.spec, self.ids = spec, ids
+
+    def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
+        return to_lists(table[self.spec.source], self.spec.separator)
+
+    def fit(self, state: State, values: pa.Array) -> None:
+        assert isinstance(state, Counter)
+        state.add(last(values, self.spec.max_length).flatten())
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        assert self.ids is not None
+        kept = last(values, self.spec.max_length)
+        ids = pa.array(self.ids(kept.flatten()), id_type(self.ids.size))
+        return pa.ListArray.from_arrays(kept.offsets, ids)
+
+    def feature(self) -> Feature:
+        assert self.ids is not None
+        spec = self.spec
+        return SequenceFeature(
+            spec.name,
+            self.ids.size,
+            max_length=spec.max_length,
+            pooling=spec.pooling,
+            embed_dim=spec.embed_dim,
+            shared_with=spec.shared_with,
+        )
+
+
+def last(lists: pa.ListArray, count: int) -> pa.ListArray:
+    """Each list's last `count` elements."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    offsets, elements = offsets - offsets[0], lists.flatten()
+    lengths = np.diff(offsets)
+    if len(lengths) == 0 or lengths.max() <= count:
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), elements)
+    from_end = np.repeat(offsets[1:], lengths) - np.arange(len(elements))
+    cut = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(np.minimum(lengths, count), out=cut[1:])
+    return pa.ListArray.from_arrays(pa.array(cut), elements.filter(pa.array(from_end <= count)))
+
+
+class NumericTransform:
+    """A number, or `dim` of them, through the transforms; x' = (x - shift) / scale for the fitted ones."""
+
+    def __init__(self, spec: Numeric, shift: float = 0.0, scale: float = 1.0) -> None:
+        self.spec, self.shift, self.scale = spec, shift, scale
+
+    @property
+    def fitted(self) -> bool:
+        return any(name != "log1p" for name in self.spec.transforms)
+
+    def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
+        spec = self.spec
+        if spec.dim == 1:
+            column = table[spec.source]
+            if pa.types.is_nested(column.type):
+                flaws.add(np.ones(flaws.rows, dtype=bool), f"column '{spec.source}' is a list, not a number")
+                return pa.nulls(flaws.rows, pa.float64())
+            return to_float(to_number(column, spec.source, flaws))
+        lists = to_lists(table[spec.source], spec.separator)
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        flaws.add(lengths != spec.dim, f"column '{spec.source}' does not hold {spec.dim} numbers")
+        inner = Flaws(len(lists.flatten()))
+        numbers = to_float(to_number(lists.flatten(), spec.source, inner))
+        owners = np.repeat(np.arange(len(lists)), lengths)
+        for position, reason in inner.reasons.items():
+            flaws.reasons.setdefault(int(owners[position]), reason)
+        return pa.ListArray.from_arrays(lists.offsets, numbers)
+
+    def _raw(self, values: pa.Array) -> pa.Array:
+        return values.flatten() if pa.types.is_list(values.type) else values
+
+    def _logged(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        for name in self.spec.transforms:
+            if name == "log1p":
+                numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+        return numbers
+
+    def fit(self, state: State, values: pa.Array) -> None:
+        assert isinstance(state, Moments)
+        state.add(self._logged(self._raw(values).drop_null().to_numpy(zero_copy_only=False)))
+
+    def finish(self, state: Moments) -> None:
+        """Takes shift and scale from the training split; a constant column is only shifted."""
+        if self.spec.transforms[-1] == "min_max":
+            self.shift, spread = state.minimum, state.maximum - state.minimum
+        else:
+            self.shift, spread = state.mean, state.std
+        if not state.count:
+            self.shift, spread = 0.0, 1.0
+        self.scale = spread if spread > 0 else 1.0
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        raw = self._raw(values)
+        known = pc.is_valid(raw).to_numpy(zero_copy_only=False)
+        numbers = self._logged(np.asarray(pc.fill_null(raw, 0.0).to_numpy(zero_copy_only=False), dtype=np.float64))
+        numbers = np.where(known, (numbers - self.shift) / self.scale, self.spec.fill).astype(np.float32)
+        encoded = pa.array(numbers)
+        return encoded if self.spec.dim == 1 else pa.FixedSizeListArray.from_arrays(encoded, self.spec.dim)
+
+    def feature(self) -> Feature:
+        return DenseFeature(self.spec.name, self.spec.dim)
+
+
+class BucketTransform:
+    """Id 1 + (number of inner boundaries below x); the boundaries are quantiles of the training split."""
+
+    def __init__(self, spec: Bucket, boundaries: list[float] | None = None) -> None:
+        self.spec, self.boundaries = spec, boundaries or []
+
+    def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
+        return to_float(to_number(table[self.spec.source], self.spec.source, flaws))
+
+    def fit(self, state: State, values: pa.Array) -> None:
+        assert isinstance(state, Quantiles)
+        state.add(values.drop_null().to_numpy(zero_copy_only=False))
+
+    def finish(self, state: Quantiles) -> None:
+        """Equal boundaries (a value more frequent than a bucket) become one."""
+        count = self.spec.num_buckets
+        inner = state.at([k / count for k in range(1, count)])
+        top = state.values[-1] if len(state.values) else 0.0
+        self.boundaries = sorted({value for value in inner if value < top})
+
+    def encode(self, values: pa.Array) -> pa.Array:
+        known = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        numbers = np.asarray(pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False), dtype=np.float64)
+        ids = 1 + np.searchsorted(np.asarray(self.boundaries), numbers, side="left")
+        return pa.array(np.where(known, ids, 0), pa.int32())
+
+    def feature(self) -> Feature:
+        return SparseFeature(self.spec.name, len(self.boundaries) + 2, embed_dim=self.spec.embed_dim)
+
+
+Transform: TypeAlias = CategoricalTransform | SequenceTransform | NumericTransform | BucketTransform
+
+
+def transform_of(spec: Any) -> Transform:
+    """The unfitted transform for a feature of the recipe."""
+    if isinstance(spec, Categorical):
+        return CategoricalTransform(spec)
+    if isinstance(spec, Sequence):
+        return SequenceTransform(spec)
+    return NumericTransform(spec) if isinstance(spec, Numeric) else BucketTransform(spec)
+
+
+def table_name(spec: Table) -> str:
+    """The feature whose table this one uses."""
+    return spec.shared_with or spec.name

@@ -1,0 +1,56 @@
+"""What a sweep found: `report.html`, one file that opens anywhere, and PNG files of its figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from rechub_ray.errors import ConfigError
+from rechub_ray.reports.figures import draw_all
+from rechub_ray.reports.importance import importance
+from rechub_ray.reports.page import page
+from rechub_ray.reports.read import read
+
+FILE_NAME = "report.html"
+FOLDER = "report"
+
+__all__ = ["FILE_NAME", "FOLDER", "available", "write_report"]
+
+
+def available() -> None:
+    """ConfigError when matplotlib is not installed; to be asked before a sweep starts."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "the report of a sweep needs the package matplotlib, which is not installed",
+            hint="Run: pip install 'rechub_ray[report]'.",
+        )
+
+
+def write_report(sweep_dir: str | Path) -> Path:
+    """Writes report.html, and report/<figure>.png, into a sweep's folder; a sweep may still run, or have been killed.
+
+    Reads nothing but sweep.yaml, sweep.json, trials.jsonl and trials/<trial>/metrics.jsonl in it.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        DataError: a file of the sweep is missing or damaged; names it.
+    """
+    available()
+    directory = Path(sweep_dir)
+    data = read(directory)
+    shares = importance(data) if importlib.util.find_spec("sklearn") is not None else None
+    figures = draw_all(data, shares)
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for figure in figures:
+        (folder / f"{figure.name}.png").write_bytes(figure.png)
+    path, new = directory / FILE_NAME, directory / f".{FILE_NAME}.new"
+    new.write_text(page(data, figures, shares), encoding="utf-8")
+    os.replace(new, path)
+    return path

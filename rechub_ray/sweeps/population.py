@@ -1,0 +1,188 @@
+"""PBT and PB2 as Ray Tune's schedulers, with values that stay in their ranges and exploits that are told of."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rechub_ray.sweeps.space import Space, Variable
+
+
+class Exploit(NamedTuple):
+    """A trial goes on from a copy of another one.
+
+    Args:
+        trial, donor: what they are given, the trial's with its new values. step: that the trial had reached.
+        score, donor_score: their last ones. checkpoint: Ray's, of the donor.
+    """
+
+    trial: dict[str, Any]
+    donor: dict[str, Any]
+    step: int
+    score: float
+    donor_score: float
+    checkpoint: Any
+
+
+def population(
+    base: str,
+    space: Space,
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    *,
+    epochs: float,
+    exploited: Callable[[Exploit], None],
+) -> Any:
+    """Ray Tune's scheduler.
+
+    Args:
+        base: `pbt` or `pb2`. names: variables that change. given: more arguments of Ray's class.
+        epochs: of a whole run. exploited: told of each exploit.
+    """
+    variables = {v.name: v for v in space.variables if v.name in names}
+    cls = {"pbt": _pbt, "pb2": _pb2}[base](variables)
+
+    class Population(cls):  # type: ignore[misc, valid-type]
+        """Tells of exploits, leaves each trial its own identity, and lets nobody wait for a trial that is gone."""
+
+        _next_perturbation_sync: float
+
+        def __init__(self) -> None:
+            super().__init__(**ranges(base, space, names), **given)
+            self._gone: set[Any] = set()  # Ray counts a trial that failed among the living, and would wait for it
+
+        def on_trial_add(self, controller: Any, trial: Any) -> None:
+            self._gone.discard(trial)  # started again after a failure
+            super().on_trial_add(controller, trial)
+
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if result[self._time_attr] >= epochs:  # nothing is left to train, from its weights or from others'
+                self._trial_state[trial].last_score = None
+                return str(self.CONTINUE)
+            for other in self._gone:
+                self._trial_state[other].last_train_time = self._next_perturbation_sync
+            return str(super().on_trial_result(controller, trial, result))
+
+        def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            super().on_trial_complete(controller, trial, result)
+            self._without(controller, trial)
+
+        def on_trial_error(self, controller: Any, trial: Any) -> None:
+            super().on_trial_error(controller, trial)
+            self._without(controller, trial)
+
+        def _without(self, controller: Any, trial: Any) -> None:
+            """Compares those who wait, if the trial that has gone was the last one that they waited for."""
+            self._gone.add(trial)
+            self._trial_state[trial].last_score = None
+            states = [self._trial_state[t] for t in controller.get_live_trials() if t not in self._gone]
+            if not self._synch or not states or any(s.last_train_time < self._next_perturbation_sync for s in states):
+                return
+            worst, best = self._quantiles()
+            for one in [*best, *worst]:
+                self._checkpoint_or_exploit(one, controller, best, worst)
+            for state in states:
+                state.last_perturbation_time = self._next_perturbation_sync
+            last = max(state.last_train_time for state in states)
+            self._next_perturbation_sync = max(self._next_perturbation_sync + self._perturbation_interval, last)
+
+        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            new, operations = super()._get_new_config(trial, donor)
+            return new | {key: value for key, value in trial.config.items() if key.startswith("_")}, operations
+
+        def _exploit(self, controller: Any, trial: Any, donor: Any) -> None:
+            mine, other = self._trial_state[trial].last_result, self._trial_state[donor].last_result
+            super()._exploit(controller, trial, donor)
+            scores = float(mine[self._metric]), float(other[self._metric])
+            checkpoint = self._trial_state[donor].last_checkpoint
+            exploited(Exploit(trial.config, donor.config, int(mine["step"]), *scores, checkpoint))
+
+    return Population()
+
+
+def ranges(base: str, space: Space, names: Sequence[str]) -> dict[str, Any]:
+    """What may change, as Ray's classes want it."""
+    variables = [v for v in space.variables if v.name in names]
+    if base == "pb2":
+        return {"hyperparam_bounds": {v.name: [_place(v, x) for x in v.extremes()] for v in variables}}
+    domains = space.domains()
+    return {"hyperparam_mutations": {v.name: domains[v.name] if v.is_range else list(v.options) for v in variables}}
+
+
+def _pbt(variables: Mapping[str, Variable]) -> Any:
+    base: Any = importlib.import_module("ray.tune.schedulers.pbt").PopulationBasedTraining
+
+    class Clipped(base):  # type: ignore[misc]
+        """A factor leads out of no range."""
+
+        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            new, operations = super()._get_new_config(trial, donor)
+            values = {name: v.clip(new[name]) for name, v in variables.items()}
+            return new | _changed(variables, values, donor), operations
+
+    return Clipped
+
+
+def _pb2(variables: Mapping[str, Variable]) -> Any:
+    base: Any = importlib.import_module("ray.tune.schedulers.pb2").PB2
+
+    class Modelled(base):  # type: ignore[misc]
+        """Ray's PB2, whose model sees log-uniform values as logs, and which changes values from the first exploit on.
+
+        Ray's class copies the donor's values as long as its model has no gains of the donor to go by, which would make
+        the first exploits plain copies. What the model is told of a changed value is what the trial is given, after
+        rounding, since it matches the two by equality.
+        """
+
+        def _save_trial_state(self, state: Any, time: Any, result: dict[str, Any], trial: Any) -> Any:
+            score = super()._save_trial_state(state, time, result, trial)
+            self._correct({name: trial.config[name] for name in variables})
+            return score
+
+        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            rows, new, operations = len(self.data), dict(donor.config), {}
+            with warnings.catch_warnings(), contextlib.suppress(ValueError, np.linalg.LinAlgError):
+                warnings.simplefilter("ignore")  # few points fit badly, or not at all
+                new, operations = super()._get_new_config(trial, donor)
+            values = {name: donor.config[name] for name in variables}
+            if len(self.data) > rows:
+                values = {name: v.clip(_value(v, new[name])) for name, v in variables.items()}
+            else:
+                state = self._trial_state[donor]
+                self.data.loc[rows] = [str(trial), state.last_train_time, *values.values(), state.last_score]
+            values = _changed(variables, values, donor)
+            self._correct(values)
+            if self.current is not None:
+                self.current[-1] = [_place(v, values[name]) for name, v in variables.items()]
+            return new | values, operations
+
+        def _correct(self, values: Mapping[str, Any]) -> None:
+            """Puts values into the newest row of what the model sees."""
+            for name, v in variables.items():
+                self.data[name] = self.data[name].astype(float)
+                self.data.loc[len(self.data) - 1, name] = _place(v, values[name])
+
+    return Modelled
+
+
+def _changed(variables: Mapping[str, Variable], values: dict[str, Any], donor: Any) -> dict[str, Any]:
+    """The values, drawn anew where they are all the donor's: a plain copy would only repeat what the donor does."""
+    if any(values[name] != donor.config[name] for name in variables):
+        return values
+    rng = np.random.default_rng()
+    return {name: v.sample(rng) for name, v in variables.items()}
+
+
+def _place(v: Variable, value: Any) -> float:
+    """Where a value lies for the model."""
+    return math.log(value) if v.kind == "loguniform" else float(value)
+
+
+def _value(v: Variable, place: float) -> float:
+    return math.exp(place) if v.kind == "loguniform" else place

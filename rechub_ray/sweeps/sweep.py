@@ -1,0 +1,466 @@
+"""A sweep as data: a YAML file around a base configuration, checked before Ray starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+import torch
+import yaml
+from annotated_types import Ge, Gt
+
+from rechub_ray import config as config_module
+from rechub_ray.config import RunConfig, Section
+from rechub_ray.errors import ConfigError, RechubError, nearest
+from rechub_ray.files import absolute, is_uri
+from rechub_ray.metrics import MetricSet
+from rechub_ray.models import MODELS
+from rechub_ray.registry import check_booleans, config_error
+from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.sweeps.objectives import SIZES, Objective
+from rechub_ray.sweeps.refit import check_refit
+from rechub_ray.sweeps.schedulers import (
+    SCHEDULERS,
+    Asha,
+    Bohb,
+    Fifo,
+    Median,
+    Pb2,
+    Pbt,
+    Scheduler,
+    varying,
+)
+from rechub_ray.sweeps.search import Search, check_packages
+from rechub_ray.sweeps.space import LISTS, RANGES, Point, Space
+
+Count = Annotated[int, Ge(1)]
+DEFAULT_TRIALS = 10
+_FIXED = ("name", "model_dir", "data.root", "imports", "trackers", "scaling", "export", "init_from", "init_map")
+
+
+class Stop(Section):
+    """When the whole sweep ends before its trials are used up; what runs then is stopped and kept.
+
+    Args:
+        plateau_trials: trials in a row that end without a new best score. min_delta: a gain is more than this.
+        seconds: wall time of this start of the sweep. budget_epochs: trained by all trials together.
+    """
+
+    plateau_trials: Count | None = None
+    min_delta: Annotated[float, Ge(0)] = 0.0
+    seconds: Annotated[float, Gt(0)] | None = None
+    budget_epochs: Annotated[float, Gt(0)] | None = None
+
+
+class Resources(Section):
+    """What each process of a trial reserves of the cluster; a trial has one, or base.scaling.num_workers of them.
+
+    Args:
+        cpus: logical CPUs. gpus: GPUs, or a share of one; 0 takes 1 where base.scaling.use_gpu says so.
+    """
+
+    cpus: Annotated[float, Gt(0)] = 1.0
+    gpus: Annotated[float, Ge(0)] = 0.0
+
+
+class Sweep(Section):
+    """One sweep.
+
+    Args:
+        name: for folders and trackers. sweep_dir: the folder; null takes `sweeps/<name>`.
+        base: the configuration that every trial starts from, or its file.
+        overrides: path -> value, changes to `base`.
+        space: path -> what to try there. search: where points come from. scheduler: who may go on.
+        stop: when the sweep ends early.
+        trials: points to try; null takes 10, or with search: grid every combination.
+        seeds: runs of each point, with the seeds base.seed, base.seed + 1, ...; points are ranked by their mean.
+        max_concurrent: trials at the same time; null takes as many as fit.
+        resources: of each process of a trial.
+        points_to_evaluate: points to try first, path -> value.
+        keep: points whose checkpoints stay, the best ones first; null keeps all.
+        refit: train the winner once more, on train + validation, for as many epochs as it took to its best score.
+        metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
+        objectives: several metrics instead, each a name or `{metric: ..., mode: ...}`; `num_parameters` and
+            `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
+        seed: of the search.
+        retries: starts of a trial after its process was lost.
+        share_data: read the data once for all trials, where it fits their hosts' shared memory.
+    """
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$")] = "sweep"
+    sweep_dir: str | None = None
+    base: dict[str, Any]
+    overrides: dict[str, Any] = {}
+    space: dict[str, Any]
+    search: Search = Search()
+    scheduler: Annotated[Scheduler, pydantic.Field(discriminator="name")] = Fifo()
+    stop: Stop = Stop()
+    trials: Count | None = None
+    seeds: Count = 1
+    max_concurrent: Count | None = None
+    resources: Resources = Resources()
+    points_to_evaluate: list[dict[str, Any]] = []
+    keep: Count | None = 3
+    refit: bool = False
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+    objectives: list[Objective] = []
+    seed: Annotated[int, Ge(0)] = 2026
+    retries: Annotated[int, Ge(0)] = 1
+    share_data: bool = True
+
+    def directory(self) -> str:
+        """The sweep's folder."""
+        return absolute(self.sweep_dir or f"sweeps/{self.name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedSweep:
+    """A sweep that passed all checks.
+
+    Args:
+        sweep: the file. job: the base run. space: what varies. epochs: of a whole run.
+        objectives: what is compared, at least one; the first one is the score.
+    """
+
+    sweep: Sweep
+    job: Job
+    space: Space
+    objectives: tuple[Objective, ...]
+    epochs: float
+
+    @property
+    def metric(self) -> str:
+        """Of the score."""
+        return self.objectives[0].metric
+
+    @property
+    def mode(self) -> str:
+        """Of the score."""
+        return str(self.objectives[0].mode)
+
+    @property
+    def workers(self) -> int:
+        """Processes of a trial."""
+        return max(self.job.config.scaling.num_workers, 1)
+
+    def planned(self) -> list[Point]:
+        """The points that are known beforehand: those to evaluate first, then all of a random or grid search."""
+        sweep = self.sweep
+        points = [
+            self.space.encode(params, where=f"points_to_evaluate.{i}")
+            for i, params in enumerate(sweep.points_to_evaluate)
+        ]
+        if sweep.search.name == "grid":
+            taken = [self.space.overrides(p) for p in points]
+            points += [p for p in self.space.grid() if self.space.overrides(p) not in taken]
+            return points[: sweep.trials]
+        if sweep.search.name == "random":
+            # a point depends on its number alone, so that more trials begin with the same ones
+            more = range(len(points), sweep.trials or DEFAULT_TRIALS)
+            points += [self.space.sample(np.random.default_rng([sweep.seed, k]), turn=k) for k in more]
+        return points
+
+    def total_points(self) -> int:
+        """Points of the sweep, over all starts of it."""
+        known = len(self.planned())
+        return (
+            known if self.sweep.search.name in ("random", "grid") else max(self.sweep.trials or DEFAULT_TRIALS, known)
+        )
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
+    """A sweep from a YAML file or a mapping; `base.<path>` overrides reach into the base configuration.
+
+    Raises:
+        ConfigError: what is wrong, with the key and the nearest known one.
+    """
+    data = config_module.read_yaml(source)
+    inner: list[Any] = []
+    for pair in _pairs(overrides):
+        path, value = next(iter(pair.items()))
+        section, _, rest = path.partition(".")
+        if section == "base" and rest:
+            inner.append({rest: value})
+        elif section in ("space", "overrides") and rest:
+            _set_path(data, section, rest, value)
+        else:
+            data = config_module.merge(data, pair)
+    if "base" not in data:
+        raise ConfigError("'base' is missing", expected="a configuration, or its file")
+    for key in data:
+        if key not in Sweep.model_fields:
+            raise ConfigError(f"unknown key '{key}'", hint=nearest(str(key), Sweep.model_fields))
+    base = data["base"]
+    if not isinstance(base, (str, Mapping)):
+        raise ConfigError("'base'", expected="a configuration, or its file", got=repr(base))
+    merged = config_module.read_yaml(base)
+    changes = data.pop("overrides", None) or {}
+    if not isinstance(changes, Mapping):
+        raise ConfigError("'overrides'", expected="path: value", got=repr(changes))
+    for change in [changes, *inner]:
+        merged = config_module.merge(merged, change)
+    data["base"] = merged
+    for key in ("search", "scheduler"):
+        if isinstance(data.get(key), str):
+            data[key] = {"name": data[key]}
+    if isinstance(data.get("objectives"), list):
+        data["objectives"] = [{"metric": o} if isinstance(o, str) else o for o in data["objectives"]]
+    node = data.get("scheduler")
+    if isinstance(node, Mapping) and node.get("name") not in SCHEDULERS:
+        raise ConfigError(
+            f"'scheduler': there is no '{node.get('name')}'", hint=nearest(str(node.get("name")), SCHEDULERS)
+        )
+    try:
+        sweep = Sweep.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise config_error(error) from None
+    check_booleans({k: v for k, v in data.items() if k not in ("base", "space")}, sweep.model_dump())
+    return sweep
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Path -> value of each override, one by one."""
+    if isinstance(overrides, Mapping):
+        return [{path: value} for path, value in config_module.read_yaml(overrides).items()]  # a plain copy
+    return [dict([config_module.parse_override(text)]) for text in overrides]
+
+
+def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None:
+    """One entry of `space` or `overrides`, whose keys are paths with dots; null takes an entry of `space` out."""
+    held = data.get(section) or {}
+    if not isinstance(held, Mapping):
+        raise ConfigError(f"'{section}'", expected="path: value", got=repr(held))
+    if section == "space":
+        front, _, kind = path.rpartition(".")
+        if kind in (*RANGES, *LISTS):
+            path, value = front, {kind: value}
+        if value is None:
+            data[section] = {key: node for key, node in held.items() if key != path}
+            return
+        if not isinstance(value, Mapping):
+            close = nearest(kind, [*RANGES, *LISTS])
+            raise ConfigError(
+                f"'space.{path}' is not a space",
+                expected=f"space.{path}.KIND=..., where KIND is one of {', '.join([*RANGES, *LISTS])}",
+                got=repr(value),
+                hint=close if close.startswith("Did") else f"For one value in all trials: base.{path}={value}",
+            )
+    data[section] = {**held, path: value}
+
+
+def dump(sweep: Sweep) -> str:
+    """YAML text that `load` reads back as the same sweep."""
+    return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def trial_config(
+    base: Mapping[str, Any], overrides: Mapping[str, Any], *, directory: str, name: str, seed: int
+) -> RunConfig:
+    """A trial's run: the base with a list of overrides, in a folder of its own."""
+    data = config_module.merge(dict(base), {**overrides, "model_dir": directory, "name": name})
+    if "seed" not in overrides:
+        data["seed"] = seed
+    return config_module.validate(data)
+
+
+def check_sweep(sweep: Sweep) -> CheckedSweep:
+    """Checks the base run, every value of the space in it, and whether the parts of the sweep fit each other.
+
+    Raises:
+        RechubError: the first thing found wrong.
+    """
+    directory = sweep.directory()
+    if is_uri(directory):
+        raise ConfigError("'sweep_dir' is not a folder", expected="a local or shared disk", got=sweep.sweep_dir)
+    job = check(config_module.validate({**sweep.base, "model_dir": directory}))
+    places = {"data.root": job.config.data.root, "init_from": job.config.init_from, "init_map": job.config.init_map}
+    base = config_module.merge(sweep.base, {path: place for path, place in places.items() if place is not None})
+    resources = _resources(sweep, job)
+    sweep = sweep.model_copy(update={"base": base, "resources": resources})  # trials run in folders of their own
+    space = Space.parse(sweep.space)
+    objectives = _objectives(sweep, job)
+    _check_fit(sweep, space)
+    if sweep.refit:
+        check_refit(job)
+    for what, overrides in space.probes():
+        _probe(sweep, job, what, overrides, directory)
+    workers = max(job.config.scaling.num_workers, 1)
+    per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps * workers)
+    epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / per_epoch)
+    checked = CheckedSweep(sweep=sweep, job=job, space=space, objectives=objectives, epochs=epochs)
+    for name in (sweep.search.name, sweep.scheduler.name):
+        check_packages(name)
+    checked.planned()
+    if isinstance(sweep.scheduler, (Pbt, Pb2)):
+        _check_exchange(checked)
+    return checked
+
+
+def _resources(sweep: Sweep, job: Job) -> Resources:
+    """What a process of a trial reserves."""
+    scaling, wanted = job.config.scaling, sweep.resources
+    if wanted.gpus and scaling.num_workers > 0 and not scaling.use_gpu:
+        raise ConfigError(
+            "'resources.gpus': the workers would reserve GPUs and train without them",
+            got=f"{wanted.gpus:g}, and base.scaling.use_gpu is false",
+            hint="Add base.scaling.use_gpu=true.",
+        )
+    if 0 < wanted.gpus < 1 and scaling.num_workers > 1:
+        raise ConfigError("'resources.gpus': the workers of a trial cannot share a GPU", expected="1", got=wanted.gpus)
+    return wanted.model_copy(update={"gpus": 1.0}) if scaling.use_gpu and not wanted.gpus else wanted
+
+
+def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
+    """What is compared, with every mode filled in."""
+    config = job.config
+    if job.valid is None or (config.train.evaluate_every_epochs == 0 and config.train.evaluate_every_steps is None):
+        raise ConfigError("a sweep compares trials by the validation split, and the base does not evaluate it")
+    metrics, stopping = MetricSet(job.schema, config.metrics), config.train.early_stopping
+    kept_by = stopping.metric or metrics.default_key()
+    wanted, place = sweep.objectives, "objectives.0."
+    if not wanted:
+        wanted, place = [Objective(metric=sweep.metric or kept_by, mode=sweep.mode)], ""
+    elif sweep.metric is not None or sweep.mode is not None:
+        raise ConfigError("'objectives' takes the place of 'metric' and 'mode'", hint="Write one of them.")
+    elif len({o.metric for o in wanted}) < max(len(wanted), 2):
+        raise ConfigError(
+            "'objectives'", expected="at least two different ones", got=", ".join(o.metric for o in wanted)
+        )
+    kept_mode = stopping.mode or metrics.mode(kept_by)
+    modes = {**dict.fromkeys(SIZES, "min"), kept_by: kept_mode}
+    first, *others = (_filled(o, f"objectives.{i}." if place else "", metrics, modes) for i, o in enumerate(wanted))
+    if first.metric != kept_by:
+        raise ConfigError(
+            f"'{place}metric' is {first.metric}, but the base keeps its best checkpoint by {kept_by}",
+            hint=f"Put {kept_by} first."
+            if first.metric in SIZES
+            else f"Add base.train.early_stopping.metric={first.metric}.",
+        )
+    if first.mode != kept_mode:
+        raise ConfigError(
+            f"'{place}mode' is {first.mode}, but the base keeps the checkpoint with the {kept_mode} of {kept_by}",
+            expected=kept_mode,
+        )
+    return (first, *others)
+
+
+def _filled(objective: Objective, place: str, metrics: MetricSet, modes: Mapping[str, Any]) -> Objective:
+    """The objective, known and with its mode.
+
+    Args:
+        modes: of what does not go by the metric's own.
+    """
+    metric, known = objective.metric, [*metrics.keys, *(SIZES if place else ())]
+    if metric not in known:
+        raise ConfigError(f"'{place}metric': no metric '{metric}' is computed", hint=nearest(metric, known))
+    mode = objective.mode or modes.get(metric) or metrics.mode(metric)
+    return objective.model_copy(update={"mode": mode})
+
+
+def _check_fit(sweep: Sweep, space: Space) -> None:
+    """Whether search, scheduler, space and the rest go together."""
+    search, scheduler = sweep.search.name, sweep.scheduler
+    if (search == "bohb") != isinstance(scheduler, Bohb):
+        raise ConfigError("'search: bohb' and 'scheduler: bohb' go together", got=f"{search} and {scheduler.name}")
+    for v in space.variables:
+        if any(v.path == fixed or v.path.startswith(f"{fixed}.") for fixed in _FIXED):
+            raise ConfigError(f"'space.{v.name}': '{v.path}' is the same in all trials", hint="Write it into the base.")
+        if v.kind == "grid" and (search not in ("grid", "random") or (search == "random" and v.parent is not None)):
+            raise ConfigError(
+                f"'space.{v.name}.grid' goes with search: grid, and outside of components with search: random",
+                got=f"search: {search}",
+                hint="Write choice.",
+            )
+    if sweep.seeds > 1:
+        if search not in ("random", "grid") or not isinstance(scheduler, (Fifo, Asha, Median)):
+            raise ConfigError("'seeds' goes with search: random or grid and scheduler: fifo, asha or median")
+        if any(v.path == "seed" for v in space.variables):
+            raise ConfigError("'seeds' repeats each point with other seeds, but 'seed' is in the space")
+    if sweep.objectives:
+        _check_several(sweep)
+    if isinstance(scheduler, (Pbt, Pb2)):
+        varying(scheduler, space)
+        if sweep.refit:
+            raise ConfigError(
+                f"'refit' trains one configuration again, and with {scheduler.name} the winner changed its own",
+                hint="Add refit=false.",
+            )
+        if (sweep.trials or DEFAULT_TRIALS) < 2:
+            raise ConfigError("'trials': a population has at least 2", got=sweep.trials)
+    limits = {
+        v.path for v in space.variables if v.path in ("train.epochs", "train.steps") and not isinstance(scheduler, Fifo)
+    }
+    if limits:
+        raise ConfigError(f"'space.{min(limits)}': the scheduler compares trials of one length", got=scheduler.name)
+
+
+def _check_several(sweep: Sweep) -> None:
+    """What compares trials by one number does not go with several objectives."""
+    several, scheduler, search = f"and the sweep has {len(sweep.objectives)} objectives", sweep.scheduler, sweep.search
+    if not isinstance(scheduler, Fifo):
+        raise ConfigError(
+            f"'scheduler: {scheduler.name}' compares trials by one metric, {several}",
+            expected="scheduler: fifo",
+            hint="The base's train.early_stopping can still end a trial early.",
+        )
+    if search.name not in ("optuna", "random", "grid"):
+        raise ConfigError(
+            f"'search: {search.name}' goes by one metric, {several}", expected="search: optuna, random or grid"
+        )
+    if sweep.stop.plateau_trials is not None:
+        raise ConfigError(f"'stop.plateau_trials' goes by one metric, {several}", hint="Use seconds or budget_epochs.")
+    if sweep.seeds > 1:
+        raise ConfigError(f"'seeds' ranks points by the mean of one metric, {several}", hint="Use seeds: 1.")
+
+
+def _probe(sweep: Sweep, base: Job, what: str, overrides: dict[str, Any], directory: str) -> None:
+    try:
+        run = trial_config(sweep.base, overrides, directory=directory, name=sweep.name, seed=0)
+        job = check(run, like=base)
+        if sweep.refit:
+            check_refit(job)
+    except RechubError as error:
+        raise ConfigError(f"{what} does not fit the base: {error.message}", expected=error.expected, got=error.got,
+                          hint=error.hint) from None  # fmt: skip
+
+
+def _check_exchange(checked: CheckedSweep) -> None:
+    """A value that changes the model's weights, or the rows of a step, cannot change during training."""
+    sweep, scheduler = checked.sweep, checked.sweep.scheduler
+    assert isinstance(scheduler, (Pbt, Pb2))
+    every = checked.job.config.train.evaluate_every_epochs
+    if scheduler.interval_epochs < every:
+        raise ConfigError(
+            f"'scheduler.interval_epochs': trials are evaluated every {every} epochs only",
+            expected=f"at least {every}",
+            got=f"{scheduler.interval_epochs:g}",
+        )
+    names = set(varying(scheduler, checked.space))
+    for v in checked.space.variables:
+        if v.name not in names:
+            continue
+        shapes = [
+            _shapes(trial_config(sweep.base, {v.path: v.value(x)}, directory="x", name="x", seed=0), checked.job)
+            for x in v.extremes()
+        ]
+        kind = v.path.partition(".")[0]
+        if any(s != shapes[0] for s in shapes) or kind == "data" or v.path == "seed" or _is_exchange(v.path):
+            raise ConfigError(
+                f"'space.{v.name}' changes what a checkpoint holds, so {scheduler.name} cannot change it in training",
+                hint="Leave it out of scheduler.paths, or use another scheduler; a dropout has to stay above 0.",
+            )
+
+
+def _is_exchange(path: str) -> bool:
+    return path.endswith((".name", ".params")) or path in ("optimizers", "losses", "metrics", "train.accumulate_steps")
+
+
+def _shapes(config: RunConfig, job: Job) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = MODELS.build(config.model, job.schema, where="model")
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
