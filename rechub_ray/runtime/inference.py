@@ -20,8 +20,9 @@ from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.evaluation import autocast, evaluate_model, pick_device
 from rechub_ray.files import absolute, check_writable, exists, join_all, open_filesystem
-from rechub_ray.loop import Hooks, autocast, evaluate_model, pick_device
+from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model

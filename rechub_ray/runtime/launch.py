@@ -19,8 +19,9 @@ from rechub_ray.checkpoint import Store, load_model
 from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.errors import CheckpointError, ConfigError
+from rechub_ray.evaluation import pick_device
 from rechub_ray.files import is_uri, join, write_text
-from rechub_ray.loop import Hooks, pick_device
+from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
 from rechub_ray.runtime.worker import execute

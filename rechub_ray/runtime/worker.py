@@ -14,7 +14,8 @@ from rechub_ray.checkpoint import Store, initialise_from, read
 from rechub_ray.data.source import EvalSource, Reader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, open_filesystem
-from rechub_ray.loop import Fit, Hooks, Learner, Progress, schedule_steps_of
+from rechub_ray.learner import Learner, Progress
+from rechub_ray.loop import Fit, Hooks, schedule_steps_of
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.world import World
 

@@ -24,7 +24,8 @@ from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece, ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
-from rechub_ray.loop import Learner, Progress, schedule_steps_of
+from rechub_ray.learner import Learner, Progress
+from rechub_ray.loop import schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.worker import is_passing
 from rechub_ray.sweeps.exports import export_trial

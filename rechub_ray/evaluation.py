@@ -1,0 +1,60 @@
+"""Metrics of a model over every row of a split, and the precision and device that a forward pass takes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from rechub_ray.data.source import EvalSource
+from rechub_ray.errors import DataError
+from rechub_ray.metrics import MetricSet
+from rechub_ray.world import World
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: torch.nn.Module,
+    metrics: MetricSet,
+    source: EvalSource,
+    *,
+    world: World,
+    device: torch.device,
+    precision: str = "float32",
+) -> dict[str, float]:
+    """The metrics over every row of `source`, once each, with `rows_expected` and `rows_seen`; equal on every rank.
+
+    Raises:
+        DataError: when the rows seen on all workers are not the rows expected.
+    """
+    model.eval()
+    metrics.reset()
+    rows = 0
+    for batch in source.batches():
+        batch = batch.to(device)
+        with autocast(device, precision):
+            outputs = model(batch.features)
+        metrics.update({name: value.float() for name, value in outputs.items()}, batch)
+        rows += batch.rows
+    seen = int(world.sum_(torch.tensor([rows], dtype=torch.int64, device=device)).item())
+    if seen != source.rows_expected:
+        raise DataError("the evaluation did not see every row exactly once", expected=source.rows_expected, got=seen)
+    result = metrics.compute(world, device=device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # evaluation batches are larger; training needs that memory back
+    return {**result, "rows_expected": source.rows_expected, "rows_seen": seen}
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context for a forward pass in `precision` (`float32` or `bfloat16`)."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto` means here, or the named one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

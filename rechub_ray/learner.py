@@ -1,0 +1,204 @@
+"""What one worker trains with: a model, its objective and optimizers, one optimizer step, and its checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray.allocator import keep_freed_memory
+from rechub_ray.batch import Batch, LossTerms, split
+from rechub_ray.checkpoint import Checkpoint
+from rechub_ray.config import RunConfig
+from rechub_ray.data.plan import Position
+from rechub_ray.data.source import EvalSource
+from rechub_ray.diagnosis import explain_non_finite
+from rechub_ray.evaluation import autocast, evaluate_model
+from rechub_ray.gradients import Gradients
+from rechub_ray.metrics import MetricSet
+from rechub_ray.models import MODELS
+from rechub_ray.objective import Objective, StepSize
+from rechub_ray.optimizers import build_optimizers
+from rechub_ray.regularization import Regularization
+from rechub_ray.schedules import SCHEDULES
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+
+@dataclasses.dataclass
+class Progress:
+    """What changes during a run, beside tensors; JSON in the checkpoint.
+
+    Args:
+        step: optimizer steps done. rows: rows trained, over all workers.
+        position: where in the data the next step begins.
+        metrics: the last evaluation. early_stopping, schedules: their states.
+        is_finished: the run reached its end or stopped early.
+    """
+
+    step: int = 0
+    rows: int = 0
+    position: Position = dataclasses.field(default_factory=Position)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    early_stopping: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedules: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    is_finished: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "position": self.position.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Progress:
+        return cls(**{**data, "position": Position.from_dict(data["position"])})
+
+
+class Learner:
+    """A model with its objective, metrics and optimizers: everything that one worker trains with.
+
+    Every rank builds the same weights from the seed, and applies the same update at every step.
+
+    Args:
+        config: the run. schema: features in use. world: this worker's place. device: where to compute.
+        total_steps: optimizer steps over which schedules run.
+    """
+
+    def __init__(
+        self, config: RunConfig, schema: Schema, *, world: World, device: torch.device, total_steps: int
+    ) -> None:
+        self.config, self.schema, self.world, self.device = config, schema, world, device
+        if device.type == "cpu":
+            keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.model = MODELS.build(config.model, schema, where="model")
+        self.model.to(device)
+        self.objective = Objective(schema, config.losses, world=world).to(device)
+        self.metrics = MetricSet(schema, config.metrics)
+        self.built = build_optimizers(config.optimizers, self.model)
+        self.optimizers = [item.optimizer for item in self.built]
+        self.base_lrs = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
+        self.schedules = [
+            SCHEDULES.build(item.schedule_node, total_steps, lr)
+            for item, lr in zip(self.built, self.base_lrs, strict=True)
+        ]
+        self.regularization = Regularization(**config.regularization.model_dump())
+        self.gradients = Gradients(
+            self.model, world, clip_norm=config.train.clip_norm, regularization=self.regularization
+        )
+        self._window: dict[str, Tensor] = {}
+        self._window_steps = 0
+
+    def train_step(self, batch: Batch, *, step: int) -> None:
+        """One optimizer step on this rank's rows.
+
+        Without a host synchronisation on CUDA; sums for the log stay on the device until `drain_log`.
+        """
+        # a pure function of (seed, step, rank): resuming needs no generator state, on any number of workers
+        seed = _mix(self.config.seed, step, self.world.rank)
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also sees to GPUs, and takes a millisecond
+        else:
+            torch.manual_seed(seed)
+        self.model.train()
+        parts = split(batch.to(self.device), self.config.train.accumulate_steps)
+        size = self.objective.size(parts)
+        for part in parts:
+            terms = self._forward(part, size)
+            torch.autograd.backward(terms.total)
+            self._note({"loss": terms.total.detach(), **{f"loss/{k}": v for k, v in terms.parts.items()}})
+        norm = self.gradients.finish()
+        if self.device.type == "cpu" and not math.isfinite(norm.item()):
+            self._fail(batch, step)
+        self._note({"grad_norm": norm})
+        self._set_learning_rates(step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._window_steps += 1
+
+    def _forward(self, batch: Batch, size: StepSize | None = None) -> LossTerms:
+        with autocast(self.device, self.config.train.precision):
+            outputs = self.model(batch.features)
+        terms: LossTerms = self.objective({name: value.float() for name, value in outputs.items()}, batch, size)
+        return terms
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._window[name] = self._window[name] + value if name in self._window else value
+
+    def _set_learning_rates(self, step: int) -> None:
+        for optimizer, schedule, lr in zip(self.optimizers, self.schedules, self.base_lrs, strict=True):
+            rate = lr * schedule.factor(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def drain_log(self, *, step: int) -> dict[str, float]:
+        """Means over the steps since the last call, over all ranks; TrainingError where they are not finite."""
+        if not self._window_steps:
+            return {}
+        names = list(self._window)
+        sums = torch.stack([self._window[name].float() for name in names])
+        means = (self.world.sum_(sums) / (self.world.size * self._window_steps)).tolist()
+        self._window, self._window_steps = {}, 0
+        values = dict(zip(names, means, strict=True))
+        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+            self._fail(None, step)
+        penalty = float(self.regularization.value(self.model))
+        parts = [name for name in values if name.startswith("loss/")]
+        if len(parts) == 1 and not penalty:  # the sum is its only part
+            del values[parts[0]]
+        logged = {f"train/{name}": value for name, value in values.items()}
+        if penalty:
+            logged["train/loss/regularization"] = penalty
+            logged["train/loss"] += penalty
+        rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
+        logged["learning_rate"] = rates[0]
+        if len(rates) > 1:
+            logged.update({f"learning_rate/{i}": rate for i, rate in enumerate(rates)})
+        return logged
+
+    def _fail(self, batch: Batch | None, step: int) -> None:
+        batch = batch.to(self.device) if batch is not None else None
+        raise explain_non_finite(
+            self.model, self.schema, batch, self._forward, world=self.world, step=step, learning_rates=self.base_lrs
+        )
+
+    def evaluate(self, source: EvalSource) -> dict[str, float]:
+        """`evaluate_model` of the model as it stands."""
+        precision = self.config.train.precision
+        return evaluate_model(
+            self.model, self.metrics, source, world=self.world, device=self.device, precision=precision
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes weights, optimizer states and schedules from a checkpoint of the same run."""
+        self.model.load_state_dict(checkpoint.model)
+        for optimizer, state in zip(self.optimizers, checkpoint.optimizers or [], strict=True):
+            optimizer.load_state_dict(state)
+        for schedule, state in zip(self.schedules, checkpoint.state["schedules"], strict=True):
+            schedule.load_state_dict(state)
+
+    def write(self, directory: Path, progress: Progress) -> None:
+        """Writes a checkpoint's files into `directory`."""
+        progress.schedules = [schedule.state_dict() for schedule in self.schedules]
+        checkpoint_module.write(
+            directory,
+            config=self.config,
+            schema=self.schema,
+            model=self.model,
+            optimizers=self.optimizers,
+            state={**progress.to_dict(), "fingerprint": self.config.fingerprint(), "world_size": self.world.size},
+        )
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A well-spread 63-bit seed (splitmix64's finaliser), so that neighbouring steps share nothing."""
+    x = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) & (2**64 - 1)
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (x ^ (x >> 31)) >> 1
