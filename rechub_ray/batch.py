@@ -58,7 +58,8 @@ class Batch:
     """One batch.
 
     Shapes:
-        labels: (B, L) float32 in schema order. weight: (B,) float32, >= 0. group: (B,) int64.
+        labels: (B, L) float32 in schema order, NaN where an optional label is missing.
+        weight: (B,) float32, >= 0. group: (B,) int64.
     """
 
     features: Features

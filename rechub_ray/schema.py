@@ -19,6 +19,7 @@ from rechub_ray.registry import check_booleans, config_error
 VERSION = 1
 T = TypeVar("T")
 
+LabelKind = Literal["binary", "regression", "multiclass"]
 PositiveInt = Annotated[int, Ge(1), Lt(2**63)]
 _STRICT = pydantic.ConfigDict(extra="forbid")
 
@@ -78,11 +79,26 @@ class Label:
 
     Args:
         name: the parquet column.
-        kind: `binary` (0 or 1) or `regression` (any finite number).
+        kind: `binary` (0 or 1), `regression` (any finite number) or `multiclass` (a class id in [0, num_classes)).
+        optional: whether a null (or NaN) is allowed; such a row does not count for this label.
+        num_classes: of a multiclass label, in [2, 2**24): class ids travel as float32, which is exact up to there.
+
+    Raises:
+        SchemaError: a multiclass label without `num_classes`, or another label with it.
     """
 
     name: str
-    kind: Literal["binary", "regression"] = "binary"
+    kind: LabelKind = "binary"
+    optional: bool = False
+    num_classes: Annotated[int, Ge(2), Lt(2**24)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "multiclass") != (self.num_classes is not None):
+            raise SchemaError(
+                f"label '{self.name}' of kind {self.kind}",
+                expected="num_classes, the number of classes" if self.kind == "multiclass" else "no num_classes",
+                got="none" if self.num_classes is None else self.num_classes,
+            )
 
 
 Feature: TypeAlias = SparseFeature | DenseFeature | SequenceFeature
@@ -95,13 +111,13 @@ class Schema:
 
     Args:
         features: in the order in which they stand in a batch.
-        labels: at least one.
+        labels: what is predicted; none for data whose target is a feature (retrieval, next item).
         group: column of session or user ids, for GAUC and pairwise losses.
         weight: column of sample weights (>= 0).
         row_id: column that names a row in predictions.
 
     Raises:
-        SchemaError: no label, names not unique, a shared table that does not exist or differs in size.
+        SchemaError: names not unique, a shared table that does not exist or differs in size.
     """
 
     features: tuple[Feature, ...]
@@ -111,8 +127,6 @@ class Schema:
     row_id: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            raise SchemaError("the schema has no label", expected="at least one label column")
         columns = self.columns
         twice = sorted({name for name in columns if columns.count(name) > 1} - {self.group, self.row_id})
         if twice:
@@ -173,9 +187,19 @@ class Schema:
         raise SchemaError(f"the schema has no feature '{name}'", hint=nearest(name, self.feature_names))
 
     def label(self, name: str | None = None) -> Label:
-        """The label called `name`; the first one for None."""
-        if name is None:
+        """Return the label called `name`; the first one for None.
+
+        Raises:
+            SchemaError: there is no such label.
+        """
+        if name is None and self.labels:
             return self.labels[0]
+        if not self.labels:
+            raise SchemaError(
+                "the schema has no label" + (f", so none called '{name}'" if name else ""),
+                hint="Name label columns in the recipe of `rechub-ray prepare`.",
+            )
+        name = str(name)
         for label in self.labels:
             if label.name == name:
                 return label
@@ -275,7 +299,7 @@ def _checked(cls: type[T], data: Any, where: str) -> T:
         check_booleans(data, dataclasses.asdict(value))  # type: ignore[call-overload]
     except pydantic.ValidationError as error:
         raise SchemaError(f"{place}: {config_error(error)}") from None
-    except ConfigError as error:
+    except (ConfigError, SchemaError) as error:
         raise SchemaError(f"{place}: {error}") from None
     return value
 

@@ -49,7 +49,6 @@ def test_the_file_gives_the_same_schema_and_changes_the_fingerprint(schema: Sche
 @pytest.mark.parametrize(
     ("features", "labels", "extra", "words"),
     [
-        ((), (), {}, "no label"),
         ((SparseFeature("a", 2), DenseFeature("a")), (Label("y"),), {}, "two roles in the schema. Got: a."),
         ((SparseFeature("y", 2),), (Label("y"),), {}, "two roles"),
         ((SparseFeature("a", 2),), (Label("y"),), {"weight": "a"}, "two roles"),
@@ -61,6 +60,22 @@ def test_the_file_gives_the_same_schema_and_changes_the_fingerprint(schema: Sche
 def test_what_does_not_fit_together(features: Any, labels: Any, extra: dict[str, str], words: str) -> None:
     with pytest.raises(SchemaError, match=words):
         Schema(features, labels, **extra)
+
+
+def test_a_schema_without_labels_says_so_when_asked_for_one() -> None:
+    schema = Schema((SparseFeature("item", 3),), ())
+    assert Schema.from_dict(schema.to_dict()) == schema
+    with pytest.raises(SchemaError, match="has no label"):
+        schema.label()
+    with pytest.raises(SchemaError, match="no label, so none called 'click'"):
+        schema.label("click")
+
+
+@pytest.mark.parametrize("classes", [1, 2**24, 2.5, True])
+def test_the_number_of_classes_is_a_small_whole_number(classes: Any) -> None:
+    data = {"features": [], "labels": [{"name": "y", "kind": "multiclass", "num_classes": classes}]}
+    with pytest.raises(SchemaError, match=r"label 0 \('y'\): 'num_classes'"):
+        Schema.from_dict(data)
 
 
 def change(schema: Schema, place: list[Any], value: Any) -> dict[str, Any]:
@@ -79,7 +94,8 @@ def change(schema: Schema, place: list[Any], value: Any) -> dict[str, Any]:
         (["lables"], [], ["lables", "Did you mean 'labels'?"]),
         (["features"], {}, ["'features'", "a list"]),
         (["labels"], "click", ["'labels'", "a list"]),
-        (["labels"], [], ["no label"]),
+        (["labels", 0, "kind"], "multiclass", ["label 0 ('click')", "num_classes"]),
+        (["labels", 0, "num_classes"], 3, ["label 0 ('click')", "no num_classes", "Got: 3"]),
         (["labels", 0], "click", ["label 0"]),
         (["labels", 0, "kind"], "ordinal", ["label 0 ('click')", "'kind'"]),
         (["group"], ["session"], ["'group'"]),

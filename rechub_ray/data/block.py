@@ -65,7 +65,8 @@ class Block:
 
     Shapes:
         sparse: (n, F) int32, or int64 where a vocabulary needs it. dense: (n, D) float32. sequences: one a feature.
-        labels: (n, L) float32, NaN where targets were not read. weight: (n,) float32. group: (n,) int64.
+        labels: (n, L) float32, NaN where an optional label is missing or targets were not read.
+        weight: (n,) float32. group: (n,) int64.
         row_id: n integers or strings.
     """
 
@@ -133,7 +134,7 @@ class Block:
 
     def to_table(self) -> pa.Table:
         """An Arrow table that shares the block's memory: matrices become fixed-size lists."""
-        columns = {"labels": _matrix(self.labels)}
+        columns = {"labels": _matrix(self.labels)} if self.labels.shape[1] else {"rows": pa.nulls(self.rows)}
         if self.sparse.shape[1]:
             columns["sparse"] = _matrix(self.sparse)
         if self.dense.shape[1]:
@@ -153,8 +154,8 @@ class Block:
     def from_table(cls, table: pa.Table, schema: Schema) -> Block:
         """The block behind `to_table`; shares the table's memory where a column is in one chunk."""
         columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
-        labels = _unmatrix(columns["labels"])
-        nothing = labels[:, :0]
+        nothing = np.empty((table.num_rows, 0), np.float32)
+        labels = _unmatrix(columns["labels"]) if "labels" in columns else nothing
         return cls(
             _unmatrix(columns["sparse"]) if "sparse" in columns else nothing.astype(id_type(schema)),
             _unmatrix(columns["dense"]) if "dense" in columns else nothing,

@@ -216,8 +216,13 @@ def check_columns(columns: pa.Schema, schema: Schema, *, targets: bool, where: s
             fits, expected = _is_list(kind) and pt.is_integer(kind.value_type), "a list of an integer type"
         _expect(fits, feature.name, expected, kind, where)
     if targets:
-        for name in [label.name for label in schema.labels] + ([schema.weight] if schema.weight else []):
-            _expect(_is_number(columns.field(name).type), name, "a number", columns.field(name).type, where)
+        for label in schema.labels:
+            kind = columns.field(label.name).type
+            fits = _is_number(kind) or (label.optional and pt.is_null(kind))
+            _expect(fits, label.name, "a number", kind, where)
+        if schema.weight is not None:
+            kind = columns.field(schema.weight).type
+            _expect(_is_number(kind), schema.weight, "a number", kind, where)
         if schema.group is not None:
             kind = columns.field(schema.group).type
             _expect(pt.is_integer(kind), schema.group, "an integer type", kind, where)

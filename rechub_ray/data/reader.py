@@ -143,11 +143,11 @@ def _array(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _values(column: pa.Array, name: str, where: str, per_row: int = 1) -> Array:
+def _values(column: pa.Array, name: str, where: str, per_row: int = 1, hint: str | None = None) -> Array:
     """The column as NumPy, without a copy for numbers; nulls are refused."""
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() // per_row
-        hint = "`rechub-ray prepare` turns nulls into id 0 or a fill value."
+        hint = hint or "`rechub-ray prepare` turns nulls into id 0 or a fill value."
         _refuse(where, name, row, "null", "a value in every row", hint)
     values: Array = column.to_numpy(zero_copy_only=False)
     return values
@@ -180,13 +180,29 @@ def _dense(table: pa.Table, feature: DenseFeature, where: str) -> Array:
 
 
 def _label(table: pa.Table, label: Label, where: str) -> Array:
+    """The label's values in float32; NaN where an optional label is missing."""
+    column = _array(table, label.name)
+    if label.optional:
+        filled: Array = column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
+        missing = np.isnan(filled)
+    else:
+        hint = "A label that some rows lack is `optional: true`."
+        filled = _values(column, label.name, where, hint=hint)
+        missing = np.zeros(len(filled), bool)
     with np.errstate(over="ignore"):
-        values = _values(_array(table, label.name), label.name, where).astype(np.float32, copy=False)
+        values = filled.astype(np.float32, copy=False)
     if label.kind == "regression":
-        _check_finite(values, label.name, where)
-    elif not ((values == 0) | (values == 1)).all():
-        row = int(np.argmin((values == 0) | (values == 1)))
-        _refuse(where, label.name, row, values[row], "0 or 1 in a binary label")
+        is_right, expected = np.isfinite(values), "a finite number"
+    elif label.kind == "multiclass":
+        top = int(label.num_classes or 0)
+        is_right = (values >= 0) & (values < top) & (np.floor(values) == values)
+        expected = f"a class id in [0, {top})"
+    else:
+        is_right, expected = (values == 0) | (values == 1), "0 or 1 in a binary label"
+    is_right = is_right | missing
+    if not is_right.all():
+        row = int(np.argmin(is_right))
+        _refuse(where, label.name, row, values[row], expected)
     return values
 
 

@@ -235,3 +235,55 @@ def test_remote_files(shard, schema):
         assert found_rows(block) == [expected_row(row) for row in rows]
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+LABELS = (
+    Label("click", optional=True),
+    Label("stars", "multiclass", num_classes=5),
+    Label("price", "regression", optional=True),
+)
+TARGETS = {"click": [1, None, 0, None], "stars": [4, 0, 2, 1], "price": [None, 2.5, float("nan"), -1.0]}
+
+
+def test_labels_of_all_kinds_and_missing_ones(tmp_path):
+    pq.write_table(pa.table({"a": [0, 1, 1, 0], **TARGETS}), tmp_path / "a.parquet")
+    schema = Schema((SparseFeature("a", 2),), LABELS)
+    block = read_piece(piece(tmp_path / "a.parquet", rows=4), schema)
+    nan = np.nan
+    np.testing.assert_array_equal(block.labels, [[1, 4, nan], [nan, 0, 2.5], [0, 2, nan], [nan, 1, -1]])
+
+
+@pytest.mark.parametrize("values", [pa.nulls(4), pa.array([None] * 4, pa.float64()), pa.array([None] * 4, pa.int8())])
+def test_an_optional_label_may_be_missing_everywhere(tmp_path, values):
+    pq.write_table(pa.table({"a": [0, 1, 1, 0], "y": values}), tmp_path / "a.parquet")
+    schema = Schema((SparseFeature("a", 2),), (Label("y", optional=True),))
+    assert np.isnan(read_piece(piece(tmp_path / "a.parquet", rows=4), schema).labels).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "words"),
+    [
+        (Label("y"), [0, None, 1, 1], ["row 1", "null", "optional: true"]),
+        (Label("y"), [0, 1, float("nan"), 1], ["row 2", "0 or 1"]),
+        (Label("y", optional=True), [None, 0, 1, 2], ["row 3", "0 or 1"]),
+        (Label("y", "regression", optional=True), [None, 0, float("inf"), 2], ["row 2", "a finite number"]),
+        (Label("y", "regression"), [0.5, float("nan"), 1.0, 2.0], ["row 1", "a finite number"]),
+        (Label("y", "multiclass", num_classes=3), [0, 1, 3, 2], ["row 2", "a class id in [0, 3)"]),
+        (Label("y", "multiclass", num_classes=3), [0, 1, 0.5, 2], ["row 2", "a class id in [0, 3)"]),
+        (Label("y", "multiclass", num_classes=3), [0, -1, 0, 2], ["row 1", "a class id in [0, 3)"]),
+    ],
+)
+def test_labels_that_are_not_of_their_kind_are_refused(tmp_path, label, values, words):
+    pq.write_table(pa.table({"a": [0, 1, 1, 0], "y": values}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read_piece(piece(tmp_path / "a.parquet", rows=4), Schema((SparseFeature("a", 2),), (label,)))
+    assert all(word in str(caught.value) for word in ["'y'", *words]), caught.value
+
+
+def test_a_schema_without_labels_keeps_its_rows(tmp_path):
+    pq.write_table(pa.table({"a": [0, 1, 1, 0]}), tmp_path / "a.parquet")
+    schema = Schema((SparseFeature("a", 2),), ())
+    block = read_piece(piece(tmp_path / "a.parquet", rows=4), schema)
+    again = Block.from_table(block.to_table(), schema)
+    assert (block.rows, block.labels.shape, again.rows) == (4, (4, 0), 4)
+    assert again.sparse.tolist() == block.sparse.tolist()
