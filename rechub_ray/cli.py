@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rechub_ray.errors import ConfigError, RechubError, nearest
+from rechub_ray.errors import ConfigError, RechubError, masked, nearest
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "validate", "list")
 
@@ -164,7 +164,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
     result = prepare(config_module.merge(config_module.read_yaml(options.recipe), options.overrides))
     print_report(result.stats)
-    print(f"\n{len(result.schema.features)} features -> {result.out}")
+    print(f"\n{len(result.schema.features)} features -> {masked(result.out)}")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -214,7 +214,7 @@ def _predict(options: argparse.Namespace) -> None:
         probabilities=not options.logits,
         overrides=options.overrides,
     )
-    print(f"{rows} rows -> {options.out}")
+    print(f"{rows} rows -> {masked(options.out)}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -223,7 +223,7 @@ def _export(options: argparse.Namespace) -> None:
     _refuse_overrides(options)
     out = options.out or default_path(options.checkpoint)
     report = export_onnx(options.checkpoint, out, probabilities=not options.logits)
-    print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
+    print(f"{masked(report.path)}: largest difference from PyTorch {report.max_abs_difference:.2g}")
 
 
 def _list(options: argparse.Namespace) -> None:

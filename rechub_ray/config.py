@@ -15,7 +15,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic_core import PydanticCustomError
 
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, masked, nearest
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -358,17 +358,17 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    """YAML text that `load` reads back as the same configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """YAML text that `load` reads back as the same configuration, but for keys in URIs, which are masked."""
+    return masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted path -> scalar, as overrides name them."""
+    """Dotted path -> scalar, as overrides name them; keys in URIs are masked."""
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
         if pairs is None:
-            yield path, value
+            yield path, masked(value) if isinstance(value, str) else value
         else:
             for key, inner in pairs:
                 yield from leaves(inner, f"{path}.{key}" if path else str(key))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+MASK = "***"
+_KEYS_HINT = "Keys belong in the environment (AWS_ACCESS_KEY_ID and the like), not in a URI."
+_USER = re.compile(r"(?<=://)(?:[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]*|[^\s/@'\"]*)@")  # the first way: a "/" in a secret
+_PARAMETER = re.compile(r"([?&](?:[\w-]*(?:key|secret|token|passw|credential)[\w-]*|sig)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 class RechubError(Exception):
     """Base of every error that a user can mend.
 
-    The command line prints it as one paragraph and exits with code 2; a traceback is for bugs only.
+    The command line prints it as one paragraph and exits with code 2; a traceback is for bugs only. Keys in URIs are
+    masked, whoever put them into the text.
 
     Args:
         message: what is wrong, with the place (file, key, column) named.
@@ -26,6 +33,10 @@ class RechubError(Exception):
         got: object = None,
         hint: str | None = None,
     ) -> None:
+        texts = [None if text is None else masked(str(text)) for text in (message, expected, got, hint)]
+        if texts != [None if text is None else str(text) for text in (message, expected, got, hint)]:
+            texts[3] = f"{texts[3]} {_KEYS_HINT}" if texts[3] else _KEYS_HINT
+            message, expected, got, hint = str(texts[0]), texts[1], texts[2], texts[3]
         self.message, self.expected, self.got, self.hint = message, expected, got, hint
         parts = [message if message.endswith("?") else message.rstrip(".") + "."]
         if expected is not None:
@@ -71,6 +82,21 @@ class TrainingError(RechubError):
 
 class ResourceError(RechubError):
     """The request does not fit the machines."""
+
+
+def masked(text: str) -> str:
+    """Return `text` with the keys of every URI in it replaced by `***`; a masked URI opens with the environment's keys.
+
+    Args:
+        text: a path, a URI, or any text that holds some.
+
+    Example:
+        >>> masked("cannot open 's3://KEY:SECRET@bucket/data?scheme=http'")
+        "cannot open 's3://***@bucket/data?scheme=http'"
+        >>> masked("abfs://box/data?account_key=abc")
+        'abfs://box/data?account_key=***'
+    """
+    return _PARAMETER.sub(rf"\g<1>{MASK}", _USER.sub(f"{MASK}@", text))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ import os
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.errors import MASK, ConfigError, DataError
+from rechub_ray.errors import masked as masked
 
 
 def is_uri(path: str) -> bool:
@@ -68,6 +69,7 @@ _LOCAL = pafs.LocalFileSystem()
 # by folder, because opening one object store may take several requests (its region, credentials)
 @functools.lru_cache(maxsize=256)
 def _open(uri: str) -> tuple[pafs.FileSystem, str]:
+    uri = _without_mask(uri)
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
         return filesystem, path.rstrip("/")
@@ -87,6 +89,13 @@ def _open(uri: str) -> tuple[pafs.FileSystem, str]:
             hint="Object stores may need a driver: pip install s3fs, gcsfs or adlfs.",
         ) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), str(path).rstrip("/")
+
+
+def _without_mask(uri: str) -> str:
+    """Return a URI that `masked` wrote without its mask: the environment has the keys."""
+    address, query = _cut(uri.replace(f"://{MASK}@", "://", 1))
+    kept = [item for item in query.lstrip("?").split("&") if item and not item.endswith(f"={MASK}")]
+    return address + ("?" + "&".join(kept) if kept else "")
 
 
 def exists(filesystem: pafs.FileSystem, path: str, kind: pafs.FileType = pafs.FileType.File) -> bool:

@@ -358,3 +358,10 @@ def test_a_module_of_ones_own_brings_its_component(tmp_path: Path, monkeypatch: 
 def test_what_a_resumed_run_must_share(override: str, changed: set[str]) -> None:
     old, new = config.load(BASE).fingerprint(), config.load(BASE, [override]).fingerprint()
     assert {key for key in old if old[key] != new[key]} == changed
+
+
+def test_written_configurations_hold_no_keys() -> None:
+    run = config.load({"model": "lr"}, ["data.root=s3://KEY:SECRET@bucket/data", "name=x"])
+    assert run.data.root == "s3://KEY:SECRET@bucket/data"
+    assert config.load(yaml.safe_load(config.dump(run))).data.root == "s3://***@bucket/data"
+    assert config.flat(run)["data.root"] == "s3://***@bucket/data"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 
 from rechub_ray import errors
-from rechub_ray.errors import ConfigError, DataError, RechubError, nearest
+from rechub_ray.errors import ConfigError, DataError, RechubError, masked, nearest
 
 KINDS = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, RechubError)]
 
@@ -56,3 +57,32 @@ def test_a_subclass_of_ones_own_survives_pickling() -> None:
 )
 def test_nearest(name: str, known: list[str], sentence: str) -> None:
     assert nearest(name, known) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://KEY:SECRET@bucket/a", "s3://***@bucket/a"),
+        ("s3://KEY:SE/C+R=T@bucket/a@b", "s3://***@bucket/a@b"),
+        ("gs://TOKEN@bucket/a", "gs://***@bucket/a"),
+        ("http://host:9000/a@b", "http://host:9000/a@b"),
+        ("s3://bucket/user@host/file", "s3://bucket/user@host/file"),
+        ("abfs://box/a?account_key=K&x=1&SAS_TOKEN=T", "abfs://box/a?account_key=***&x=1&SAS_TOKEN=***"),
+        ("s3://b/a?scheme=http&region=eu", "s3://b/a?scheme=http&region=eu"),
+        ("from s3://A:B@c/d to 's3://E:F@g/h'", "from s3://***@c/d to 's3://***@g/h'"),
+        ("someone@example.org wrote a:b@c", "someone@example.org wrote a:b@c"),
+    ],
+)
+def test_keys_in_uris_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
+    assert masked(shown) == shown
+
+
+@pytest.mark.parametrize("place", ["message", "expected", "got", "hint"])
+def test_no_error_shows_a_key(place: str) -> None:
+    arguments: dict[str, Any] = {"message": "what", place: "'s3://KEY:SECRET@bucket'"}
+    error = DataError(**arguments)
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert "SECRET" not in str(each)
+        assert "s3://***@bucket" in str(each)
+        assert str(each).count("Keys belong in the environment") == 1

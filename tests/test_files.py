@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.fs as pafs
 import pytest
@@ -86,3 +87,16 @@ def test_a_missing_file_is_an_os_error_that_gives_its_reason(tmp_path: Path) -> 
 def test_an_unknown_scheme() -> None:
     with pytest.raises(DataError, match=r"cannot open 'nothing://x'.*fsspec"):
         files.open_filesystem("nothing://x")
+
+
+def test_a_masked_uri_opens_with_the_environment_s_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def from_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+        asked.append(uri)
+        return pafs.LocalFileSystem(), "bucket/a"
+
+    monkeypatch.setattr(pafs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    name = uuid.uuid4().hex
+    files.open_filesystem(files.masked(f"s3://KEY:SECRET@{name}/folder/file?scheme=http&session_token=T&region=eu"))
+    assert asked == [f"s3://{name}/folder?scheme=http&region=eu"]

@@ -20,7 +20,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.evaluation import pick_device
-from rechub_ray.files import is_uri, join, write_text
+from rechub_ray.files import is_uri, join, masked, write_text
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
@@ -116,7 +116,7 @@ def train(
             k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
         },
     )
-    write_text(join(directory, "result.json"), json.dumps(dataclasses.asdict(result), indent=1))
+    write_text(join(directory, "result.json"), masked(json.dumps(dataclasses.asdict(result), indent=1)))
     return result
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import logging
 import math
 import os
 import sys
@@ -15,7 +17,7 @@ from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
-from rechub_ray.files import absolute, check_writable, exists, join, join_all, open_filesystem
+from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -25,6 +27,8 @@ from rechub_ray.schedules import SCHEDULES, Schedule
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
 from rechub_ray.world import World
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         ConfigError, SchemaError, DataError, CheckpointError: the first thing found wrong.
     """
     config = _anchored(config)
+    _warn_of_keys(config)
     data = config.data
     schema = Schema.load(join(data.root, data.schema_file))
     if data.features is not None:
@@ -90,6 +95,19 @@ def _anchored(config: RunConfig) -> RunConfig:
         "data": config.data.model_copy(update={"root": absolute(config.data.root)}),
     }
     return config.model_copy(update=places)
+
+
+def _warn_of_keys(config: RunConfig) -> None:
+    """Says which paths hold keys: files and trackers get them masked, process lists and shell histories do not."""
+    data = config.model_dump(mode="json")
+    data |= {f"data.{key}": value for key, value in data.pop("data").items()}
+    named = [key for key, value in data.items() if (text := json.dumps(value)) != masked(text)]
+    if named:
+        _log.warning(
+            "keys in a URI ('%s'): written files hold *** in their place. Set them in the environment instead "
+            "(AWS_ACCESS_KEY_ID and the like), on every host",
+            "', '".join(named),
+        )
 
 
 def _places(config: RunConfig) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, masked, nearest
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -56,10 +56,10 @@ def print_result(result: RunResult) -> None:
         f"waiting for data {seconds['data']:.1f} s, evaluation {seconds['evaluate']:.1f} s, "
         f"saving {seconds['save']:.1f} s"
     )
-    console.print(f"best checkpoint  {result.best_checkpoint}")
+    console.print(f"best checkpoint  {masked(result.best_checkpoint)}")
     if result.onnx:
-        console.print(f"ONNX             {result.onnx}")
-    console.print(f"all files        {result.model_dir}")
+        console.print(f"ONNX             {masked(result.onnx)}")
+    console.print(f"all files        {masked(result.model_dir)}")
 
 
 def print_metrics(metrics: Mapping[str, float], split: str) -> None:

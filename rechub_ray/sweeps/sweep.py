@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig, Section
-from rechub_ray.errors import ConfigError, RechubError, nearest
+from rechub_ray.errors import ConfigError, RechubError, masked, nearest
 from rechub_ray.files import absolute, is_uri
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -254,8 +254,8 @@ def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None
 
 
 def dump(sweep: Sweep) -> str:
-    """YAML text that `load` reads back as the same sweep."""
-    return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """YAML text that `load` reads back as the same sweep, but for keys in URIs, which are masked."""
+    return masked(yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def trial_config(
