@@ -227,18 +227,48 @@ class ByFile(Form):
 
 
 class ByColumn(Form):
-    """Rows whose `column` is one of `values[split]`; a value of no split is a bad row."""
+    """Rows whose `column` is one of `values[split]`; a value of no split is a bad row.
+
+    true and false are also found as text (`true`, `True`, `TRUE`), whole numbers also with `.0`.
+    """
 
     by: Literal["column"] = "column"
     column: Name
-    values: dict[Name, tuple[str, ...]]
+    values: dict[Name, tuple[bool | str, ...]]
 
     @pydantic.field_validator("values", mode="before")
     @classmethod
     def _texts(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            return {k: [str(x) for x in (v if isinstance(v, list | tuple) else [v])] for k, v in values.items()}
+            return {
+                k: [x if isinstance(x, bool) else str(x) for x in (v if isinstance(v, list | tuple) else [v])]
+                for k, v in values.items()
+            }
         return values
+
+    @pydantic.model_validator(mode="after")
+    def _once(self) -> ByColumn:
+        owners: dict[str, str] = {}
+        for split in self.values:
+            for text in self.texts(split):
+                if owners.setdefault(text, split) != split:
+                    raise PydanticCustomError(
+                        "values",
+                        "'{text}' belongs to the splits '{one}' and '{other}'",
+                        {"text": text, "one": owners[text], "other": split},
+                    )
+        return self
+
+    def texts(self, split: str) -> list[str]:
+        """The texts that a split's values are found as."""
+        found: dict[str, None] = {}
+        for value in self.values[split]:
+            if isinstance(value, bool):
+                found |= dict.fromkeys((str(value).lower(), str(value), str(value).upper()))
+            else:
+                whole = value.removesuffix(".0")
+                found |= dict.fromkeys((value, whole, f"{whole}.0") if whole.lstrip("-").isdigit() else (value,))
+        return list(found)
 
 
 class AtRandom(Form):

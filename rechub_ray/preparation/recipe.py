@@ -92,7 +92,7 @@ class Recipe(Form):
         if "features" in data:
             data["features"] = _features(data["features"])
         if data.get("split") is not None:
-            data["split"] = _variant(data["split"], _SPLITS, "by", "split")
+            data["split"] = _variant(_with_lists(data["split"]), _SPLITS, "by", "split")
         recipe = _checked(cls, data)
         _check_names(recipe)
         _check_split(recipe)
@@ -174,6 +174,14 @@ def _features(nodes: Any) -> list[Form]:
             several = [{"name": name, **rest} for name in node["columns"]]
         features += [_variant(one, _FEATURES, "kind", f"features.{i}") for one in several]
     return features
+
+
+def _with_lists(split: Any) -> Any:
+    """A split by column with every value in a list: `values: {test: true}` stands for `{test: [true]}`."""
+    if not isinstance(split, Mapping) or not isinstance(split.get("values"), Mapping):
+        return split
+    values = {key: list(x) if isinstance(x, list | tuple) else [x] for key, x in split["values"].items()}
+    return {**split, "values": values}
 
 
 def _variant(node: Any, forms: Mapping[str, type[Form]], tag: str, where: str) -> Form:

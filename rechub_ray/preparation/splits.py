@@ -65,8 +65,8 @@ def _at_random(block: Block, seed: int, fractions: list[float]) -> Codes:
 def _by_column(split: ByColumn, table: pa.Table, flaws: Flaws) -> Codes:
     texts = to_text(table[split.column])
     codes = np.full(len(texts), -1, dtype=np.int8)
-    for code, values in enumerate(split.values.values()):
-        member = pc.is_in(texts, value_set=pa.array(values, pa.string())).to_numpy(zero_copy_only=False)
+    for code, name in enumerate(split.values):
+        member = pc.is_in(texts, value_set=pa.array(split.texts(name), pa.string())).to_numpy(zero_copy_only=False)
         codes[member] = code
     flaws.add(codes < 0, f"column '{split.column}': {{value}} belongs to no split", texts)
     return np.maximum(codes, 0)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rechub_ray.errors import ConfigError
-from rechub_ray.preparation import prepare
+from rechub_ray.preparation import Recipe, prepare
 
 LABEL = [{"name": "y", "expression": "1"}]
 EVENTS = """u,i,t
@@ -55,6 +57,30 @@ def test_split_by_column(lab: Any) -> None:
     out = prepare(node).out
     assert lab.split(out)["x"] == [1, 2, 4]
     assert lab.split(out, "test")["x"] == [3]
+
+
+@pytest.mark.parametrize("values", [{"train": True, "test": False}, {"train": [True], "test": ["False", "false"]}])
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_split_by_true_and_false(lab: Any, form: str, values: dict[str, Any]) -> None:
+    frame = pd.DataFrame({"x": [1, 2, 3], "keep": [True, False, True]})
+    path = lab.raw / f"a.{form}"
+    if form == "csv":
+        frame.to_csv(path, index=False)
+    elif form == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    node = lab.recipe(
+        files=path.name,
+        format={"type": form},
+        split={"by": "column", "column": "keep", "values": values},
+        features=[{"kind": "numeric", "name": "x"}],
+        labels=[{"name": "y", "expression": "keep == True"}],
+    )
+    out = prepare(node).out
+    assert lab.split(out) == {"x": [1, 3], "y": [1, 1]}
+    assert lab.split(out, "test") == {"x": [2], "y": [0]}
+    assert Recipe.load(Path(out) / "recipe.json") == Recipe.from_dict(node)
 
 
 @pytest.mark.parametrize(
