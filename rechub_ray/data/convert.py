@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from rechub_ray.data.manifest import check_columns, needed_columns
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import DataError, nearest
 from rechub_ray.files import exists, open_filesystem
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
@@ -53,13 +54,11 @@ def write_rows(
         filesystem.delete_dir(root)
     filesystem.create_dir(root, recursive=True)
     rows, writer = 0, None
-    with filesystem.open_output_stream(f"{root}/part-00000.parquet") as sink:
+    with filesystem.open_output_stream(f"{root}/part-00000.parquet") as sink, contextlib.ExitStack() as opened:
         for table in _in_row_groups(_typed(data, schema, padding or {}, targets, what)):
-            writer = writer or pq.ParquetWriter(sink, table.schema)
+            writer = writer or opened.enter_context(SealedWriter(sink, table.schema))
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             rows += table.num_rows
-        if writer is not None:
-            writer.close()
     if not rows:
         raise DataError(f"{what}: no rows", expected="at least one")
     return rows

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from rechub_ray.data.shard import read_footer
 from rechub_ray.errors import DataError, nearest
-from rechub_ray.files import absolute, join, open_filesystem
+from rechub_ray.files import absolute, join, open_filesystem, reason
 from rechub_ray.schema import DenseFeature, Schema, SparseFeature
 
 Location: TypeAlias = str | Path | Sequence[str | Path]
@@ -32,10 +32,14 @@ class DataFile:
     Args:
         path: absolute local path, or a URI.
         row_groups: rows of each of its row groups.
+        checksum: of its footer (see `shard.Footer`); empty where it is not known.
+        is_sealed: whether damage to its values is noticed.
     """
 
     path: str
     row_groups: tuple[int, ...]
+    checksum: str = ""
+    is_sealed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class RowGroup:
     file: str
     index: int
     rows: int
+    checksum: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Manifest:
     def row_groups(self) -> tuple[RowGroup, ...]:
         """All row groups that hold rows, file by file."""
         return tuple(
-            RowGroup(file.path, index, rows)
+            RowGroup(file.path, index, rows, file.checksum)
             for file in self.files
             for index, rows in enumerate(file.row_groups)
             if rows
@@ -112,16 +117,28 @@ class Manifest:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change when a file comes, goes or changes its rows; the folder's own place is left out."""
-        text = json.dumps([(file.path.rsplit("/", 1)[-1], file.row_groups) for file in self.files])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits that change when a file comes, goes or changes; the folder's own place is left out."""
+        return _digest([(_name(file.path), file.row_groups, file.checksum) for file in self.files])
+
+    @functools.cached_property
+    def rows_fingerprint(self) -> str:
+        """As `fingerprint`, by names and numbers of rows alone: what checkpoints of earlier versions hold."""
+        return _digest([(_name(file.path), file.row_groups) for file in self.files])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"files": [{"path": file.path, "row_groups": list(file.row_groups)} for file in self.files]}
+        return {"files": [dataclasses.asdict(file) | {"row_groups": list(file.row_groups)} for file in self.files]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Manifest:
-        return cls(tuple(DataFile(file["path"], tuple(file["row_groups"])) for file in data["files"]))
+        return cls(tuple(DataFile(**file | {"row_groups": tuple(file["row_groups"])}) for file in data["files"]))
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _digest(files: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def _list_files(place: str, key: str) -> Iterator[str]:
@@ -171,15 +188,19 @@ def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:
 def _read_footer(path: str, *, schema: Schema, targets: bool) -> DataFile:
     filesystem, inside = open_filesystem(path)
     try:
-        with filesystem.open_input_file(inside) as stream, pq.ParquetFile(stream) as file:
-            metadata, columns = file.metadata, file.schema_arrow
-            check_columns(columns, schema, targets=targets, where=path)
-            return DataFile(path, tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)))
+        with filesystem.open_input_file(inside) as stream:
+            footer = read_footer(stream)
+        metadata = footer.metadata
+        check_columns(metadata.schema.to_arrow_schema(), schema, targets=targets, where=path)
+        rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        return DataFile(path, rows, footer.checksum, footer.is_sealed)
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read", got=reason(error), hint="Ask its owner for the permission.") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is not a readable parquet file",
             got=str(error).split("\n")[0],
-            hint="It is cut off or of another format; write it again, or take it out of the folder.",
+            hint="It is damaged, cut off or of another format; write it again, or take it out of the folder.",
         ) from None
 
 

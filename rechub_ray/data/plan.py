@@ -49,6 +49,7 @@ class Piece:
         start: first row, counted after the permutation.
         stop: one past the last row.
         key: key of the row group's `permutation`; None leaves the rows as they stand.
+        checksum: of the file's footer; empty where any file of that name will do.
     """
 
     lane: int
@@ -58,6 +59,7 @@ class Piece:
     start: int
     stop: int
     key: tuple[int, ...] | None
+    checksum: str = ""
 
     @property
     def rows(self) -> int:
@@ -66,7 +68,7 @@ class Piece:
     @property
     def whole(self) -> Piece:
         """Its row group, as it stands in the file."""
-        return Piece(0, self.file, self.row_group, self.group_rows, 0, self.group_rows, None)
+        return Piece(0, self.file, self.row_group, self.group_rows, 0, self.group_rows, None, self.checksum)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -228,7 +230,8 @@ class EpochPlan:
     def _piece(self, lane: int, group: int, start: int, stop: int) -> Piece:
         found = self._groups[group]
         # + 1 because numpy seeds (a, b) and (a, b, 0) alike
-        return Piece(lane, found.file, found.index, found.rows, start, stop, key=(*self._key, group + 1))
+        key = (*self._key, group + 1)
+        return Piece(lane, found.file, found.index, found.rows, start, stop, key, found.checksum)
 
 
 class EvalPlan:
@@ -244,8 +247,9 @@ class EvalPlan:
         """What the rank reads, in order."""
         rows = self._rows.between(self.rows * rank // world_size, self.rows * (rank + 1) // world_size)
         return [
-            Piece(0, self._groups[group].file, self._groups[group].index, self._groups[group].rows, start, stop, None)
+            Piece(0, found.file, found.index, found.rows, start, stop, None, found.checksum)
             for group, start, stop in zip(rows.group.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)
+            for found in (self._groups[group],)
         ]
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
-import pyarrow.parquet as pq
 
 from rechub_ray.data.block import Array, Block, Ragged, gather, id_type
 from rechub_ray.data.manifest import check_columns, needed_columns
 from rechub_ray.data.plan import Piece, permutation
+from rechub_ray.data.shard import Footer, read_footer, read_row_group
 from rechub_ray.errors import DataError
 from rechub_ray.files import open_filesystem
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
@@ -68,11 +68,12 @@ def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
         if info.type == pa.fs.FileType.NotFound:
             _changed(where, "no such file")
         footer = _footer(piece.file, info.size, info.mtime_ns)
-        if piece.row_group >= footer.num_row_groups:
-            _changed(where, f"a file with {footer.num_row_groups} row groups")
+        if piece.checksum and piece.checksum != footer.checksum:
+            _changed(where, "another file of that name")
+        if piece.row_group >= footer.metadata.num_row_groups:
+            _changed(where, f"a file with {footer.metadata.num_row_groups} row groups")
         with filesystem.open_input_file(path) as stream:
-            file = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
-            return file.read_row_group(piece.row_group, columns=columns, use_threads=False)
+            return read_row_group(stream, footer, piece.row_group, columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot read {where}",
@@ -84,10 +85,10 @@ def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
 # a footer lists every column of every row group, so parsing it again for each piece would cost more than the piece;
 # size and time are in the key because the same path may be written anew within one process
 @functools.lru_cache(maxsize=16)
-def _footer(path: str, size: int, mtime_ns: int) -> pq.FileMetaData:
+def _footer(path: str, size: int, mtime_ns: int) -> Footer:
     filesystem, inside = open_filesystem(path)
     with filesystem.open_input_file(inside) as stream:
-        return pq.read_metadata(stream)
+        return read_footer(stream)
 
 
 def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: Array | None = None) -> Block:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import ConfigError
 from rechub_ray.schema import DenseFeature, Feature, Label, Schema, SequenceFeature, SparseFeature
 
@@ -156,7 +156,7 @@ def write_click_logs(
         shares = np.diff(np.linspace(0, count, (files if split == "train" else 1) + 1).astype(int))
         (root / split).mkdir()
         for file, share in enumerate(shares.tolist()):
-            with pq.ParquetWriter(root / split / f"part-{file:05d}.parquet", _arrow_schema(schema)) as writer:
+            with SealedWriter(root / split / f"part-{file:05d}.parquet", _arrow_schema(schema)) as writer:
                 for chunk, size in enumerate(_chunks(share)):
                     table, label, probability = world.rows(np.random.default_rng([seed, 1, number, file, chunk]), size)
                     writer.write_table(table.select(schema.columns), row_group_size=row_group_rows)
@@ -195,7 +195,7 @@ def write_criteo_like(
     for number, (split, count) in enumerate(counts.items()):
         (root / split).mkdir()
         for file, share in enumerate(_chunks(count, 1_000_000)):
-            with pq.ParquetWriter(root / split / f"part-{file:05d}.parquet", _arrow_schema(schema)) as writer:
+            with SealedWriter(root / split / f"part-{file:05d}.parquet", _arrow_schema(schema)) as writer:
                 for chunk, size in enumerate(_chunks(share)):
                     draw = np.random.default_rng([seed, 2, number, file, chunk])
                     table = _criteo_rows(draw, size, sizes)

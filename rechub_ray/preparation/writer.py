@@ -10,6 +10,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.preparation.sources import BadRow
 
 
@@ -48,7 +49,7 @@ class ShardWriter:
         self.shard_rows = shard_rows - shard_rows % self.row_group_rows
         self._waiting: list[pa.Table] = []
         self._rows = self._written = self._shards = 0
-        self._file: pq.ParquetWriter | None = None
+        self._file: SealedWriter | None = None
 
     def add(self, table: pa.Table) -> None:
         """Takes in rows; full row groups are written."""
@@ -77,7 +78,7 @@ class ShardWriter:
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"part-{self.number:05d}-{self._shards:03d}.parquet"
-            self._file = pq.ParquetWriter(path, rows.schema, compression="snappy")
+            self._file = SealedWriter(path, rows.schema, compression="snappy")
             self._shards += 1
             self._written = 0
         self._file.write_table(rows.combine_chunks(), row_group_size=self.row_group_rows)

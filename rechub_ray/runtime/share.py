@@ -184,6 +184,6 @@ def _smallest_store() -> float:
 def decoded_bytes(job: Job) -> int:
     """Memory of all splits, as blocks: the first row group's bytes a row, times all rows."""
     first = job.train.row_groups[0]
-    piece = Piece(0, first.file, first.index, first.rows, 0, first.rows, None)
+    piece = Piece(0, first.file, first.index, first.rows, 0, first.rows, None, first.checksum)
     rows = sum(split.rows for split in (job.train, job.valid, job.test) if split is not None)
     return int(read_whole(piece, job.schema).num_bytes / first.rows * rows)

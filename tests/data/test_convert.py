@@ -67,7 +67,9 @@ def test_many_small_batches_become_full_row_groups(tmp_path: Path, monkeypatch: 
     schema = Schema((SparseFeature("item", 1000),), (Label("click"),))
     batches = [({"item": torch.arange(i * 3, i * 3 + 3)}, torch.zeros(3)) for i in range(7)]
     assert write_rows(batches, str(tmp_path), schema) == 21
-    assert Manifest.scan(tmp_path, schema).files[0].row_groups == (8, 8, 5)
+    (file,) = Manifest.scan(tmp_path, schema).files
+    assert file.row_groups == (8, 8, 5)
+    assert file.is_sealed
     assert read_back(tmp_path)["item"] == list(range(21))
 
 

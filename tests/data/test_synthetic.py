@@ -12,6 +12,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.synthetic import area_under_curve, table_sizes, write_click_logs, write_criteo_like
 from rechub_ray.errors import ConfigError
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
@@ -39,6 +40,7 @@ def test_click_logs_fit_their_schema(tmp_path: Path) -> None:
     for split, rows in info.rows.items():
         table = pq.read_table(tmp_path / "out" / split)
         assert table.num_rows == rows
+        assert all(file.is_sealed for file in Manifest.scan(tmp_path / "out" / split, schema).files)
         assert table.column_names == schema.columns
         for feature in schema.features:
             values = table[feature.name].combine_chunks()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import DataError
 from rechub_ray.preparation import Encoder, prepare
 from rechub_ray.schema import Schema
@@ -54,7 +55,9 @@ def test_every_encoding_by_hand(lab: Any) -> None:
 def test_shard_types_are_those_of_the_schema(lab: Any) -> None:
     lab.write(train__csv=TRAIN, test__csv=TEST)
     changes = {"group": "user", "weight": "rating", "row_id": "item", "on_bad_rows": "quarantine"}
-    out = prepare(lab.recipe(**changes)).out
+    result = prepare(lab.recipe(**changes))
+    out = result.out
+    assert all(file.is_sealed for file in Manifest.scan(f"{out}/train", result.schema).files)
     found = pq.read_schema(Path(out) / "train" / "part-00000.parquet")
     assert {f.name: str(f.type) for f in found} == {
         "user": "int32",
