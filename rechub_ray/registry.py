@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
+import pkgutil
+import threading
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import pydantic
 
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, RechubError, nearest
 
 T = TypeVar("T")
+_searching = threading.RLock()  # one for all registries: one of their own would keep them from being pickled
 
 
 class Registry(Generic[T]):
@@ -19,7 +25,12 @@ class Registry(Generic[T]):
 
     Positional constructor arguments are what the house hands in (the schema, parameters, ...); keyword-only
     arguments are the user's configuration and are checked against their annotations
-    (``Annotated[float, Ge(0)]`` gives a range). Numbers are lax, because PyYAML reads ``1e-3`` as a string.
+    (``Annotated[float, Ge(0)]`` gives a range). Names are found in any case.
+
+    Args:
+        kind: what a component is called in messages.
+        package: the package whose modules, at any depth, hold the components; all are imported when a component is
+            first asked for. None: only what registers itself is known.
 
     Example:
         >>> colours: Registry[object] = Registry("colour")
@@ -32,21 +43,29 @@ class Registry(Generic[T]):
         3
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
+        self._package = package
         self._classes: dict[str, type[T]] = {}
         self._forms: dict[str, type[pydantic.BaseModel]] = {}
+        self._is_searched, self._is_searching = package is None, False
 
     def register(self, name: str) -> Callable[[type[Any]], type[Any]]:
-        """Class decorator that makes the class known as `name`."""
+        """Class decorator that makes the class known as `name`.
+
+        Raises:
+            ConfigError: another class has the name already, in whatever case.
+        """
 
         def decorate(cls: type[Any]) -> type[Any]:
-            known = self._classes.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
-                raise ConfigError(
-                    f"{self.kind} '{name}' is registered twice",
-                    got=f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}",
-                )
+            if not cls.__module__.startswith(f"{self._package}."):
+                self._search()  # what is here comes first, so that a clash of names does not depend on the order
+            for other, known in self._classes.items():
+                if other.lower() == name.lower() and (other != name or known.__qualname__ != cls.__qualname__):
+                    raise ConfigError(
+                        f"{self.kind} '{name}' is registered twice",
+                        got=f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}",
+                    )
             self._classes[name] = cls
             self._forms.pop(name, None)
             cls.registered_name = name
@@ -56,17 +75,29 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
+        self._search()
         return sorted(self._classes)
 
     def get(self, name: str, *, where: str = "") -> type[T]:
-        """The class known as `name`.
+        """Return the class known as `name`, in any case.
 
         Raises:
             ConfigError: for an unknown name; suggests the nearest one.
         """
-        if not isinstance(name, str) or name not in self._classes:
-            raise ConfigError(f"{_at(where)}unknown {self.kind} '{name}'", hint=nearest(str(name), self._classes))
-        return self._classes[name]
+        return self._classes[self._known(name, where)]
+
+    def attribute(self, package: str, name: str) -> type[T]:
+        """Return the component class called `name` below a package: the `__getattr__` of packages of components.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        if name[:1].isupper():  # a class: modules and dunder names are the import system's
+            self._search()
+            for cls in self._classes.values():
+                if cls.__name__ == name and cls.__module__.startswith(f"{package}."):
+                    return cls
+        raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     def validate(self, node: Any, *, where: str = "", also: tuple[str, ...] = ()) -> dict[str, Any]:
         """The node `{name: ..., <keyword arguments>}` checked, with numbers converted and every default filled in.
@@ -91,8 +122,7 @@ class Registry(Generic[T]):
                 got=dict(node),
                 hint=_meant_name(node) or f"Known: {', '.join(self.names())}.",
             )
-        name = node["name"]
-        self.get(name, where=f"{where}.name" if where else "name")
+        name = self._known(node["name"], f"{where}.name" if where else "name")
         form = self._form(name)
         arguments = {str(key): value for key, value in node.items() if key != "name"}
         for key in arguments:
@@ -114,6 +144,29 @@ class Registry(Generic[T]):
         arguments = self.validate(node, where=where)
         return self.get(arguments.pop("name"))(*context, **arguments)
 
+    def _known(self, name: Any, where: str) -> str:
+        """Return the name as it was registered."""
+        self._search()
+        if isinstance(name, str):
+            for known in self._classes if name not in self._classes else [name]:
+                if known.lower() == name.lower():
+                    return known
+        raise ConfigError(f"{_at(where)}unknown {self.kind} '{name}'", hint=nearest(str(name), self._classes))
+
+    def _search(self) -> None:
+        if self._is_searched:
+            return
+        with _searching:
+            if self._is_searched or self._is_searching:  # a component that asks for another one while it is imported
+                return
+            assert self._package is not None
+            self._is_searching = True
+            try:
+                _import_below(self._package, self.kind)
+                self._is_searched = True
+            finally:
+                self._is_searching = False
+
     def _form(self, name: str) -> type[pydantic.BaseModel]:
         if name not in self._forms:
             cls = self._classes[name]
@@ -133,6 +186,26 @@ class Registry(Generic[T]):
                 **fields,
             )
         return self._forms[name]
+
+
+def _import_below(package: str, kind: str) -> None:
+    """Import every module below a package."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        try:
+            importlib.import_module(module.name)
+        except RechubError:
+            raise
+        except Exception as error:
+            spec = importlib.util.find_spec(module.name)
+            file = spec.origin if spec is not None else module.name
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+            raise ConfigError(
+                f"cannot import the {kind}s in '{file}'" + (f", line {lines[-1]}" if lines else ""),
+                got=f"{type(error).__name__}: {error}",
+                hint="Mend the file, or move it out of the package.",
+            ) from error
+        if module.ispkg:
+            _import_below(module.name, kind)
 
 
 def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigError:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -126,6 +131,85 @@ def test_two_classes_cannot_have_one_name_but_a_class_may_come_again(shapes: Reg
     with pytest.raises(ConfigError, match="registered twice"):
         shapes.register("circle")(Other)
     assert shapes.names() == ["circle"]
+
+
+def test_names_are_found_in_any_case(shapes: Registry[Any]) -> None:
+    assert shapes.get("Circle") is shapes.get("CIRCLE") is Circle
+    assert shapes.validate({"name": "Circle", "radius": 1})["name"] == "circle"
+    assert type(shapes.build({"name": "CIRCLE", "radius": 1}, None)) is Circle
+    with pytest.raises(ConfigError, match="registered twice"):
+        shapes.register("Circle")(Circle)
+
+
+COMPONENT = """
+from components.base import THINGS
+@THINGS.register("{name}")
+class {cls}:
+    def __init__(self, *, size: int = 1): self.size = size
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of components in two files, one of them in a package below."""
+    folder = tmp_path / "components"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "base.py").write_text(
+        "from rechub_ray.registry import Registry\nTHINGS = Registry('thing', __package__)\n"
+    )
+    (folder / "__init__.py").write_text(
+        "from components.base import THINGS\ndef __getattr__(name): return THINGS.attribute(__name__, name)\n"
+    )
+    (folder / "one.py").write_text(COMPONENT.format(name="one", cls="One"))
+    (folder / "deep" / "__init__.py").write_text("")
+    (folder / "deep" / "two.py").write_text(COMPONENT.format(name="two", cls="Two"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "components"]:
+        del sys.modules[name]
+
+
+def test_a_file_below_the_package_is_enough(package: Path) -> None:
+    things = importlib.import_module("components.base").THINGS
+    assert "components.one" not in sys.modules, "nothing is imported before a component is asked for"
+    assert things.names() == ["one", "two"]
+    assert things.build("Two").size == 1
+    assert importlib.import_module("components").Two is things.get("two")
+    with pytest.raises(AttributeError, match="no attribute 'Three'"):
+        _ = importlib.import_module("components").Three
+
+
+def test_a_class_from_elsewhere_cannot_take_a_name_before_the_package_is_searched(package: Path) -> None:
+    things = importlib.import_module("components.base").THINGS
+    with pytest.raises(ConfigError, match=r"registered twice.*components\.one\.One and"):
+        things.register("one")(Circle)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\nimport no_such_thing", ["bad.py', line 2.", "ModuleNotFoundError: No module named 'no_such_thing'"]),
+        ("def", ["bad.py'", "SyntaxError"]),
+        (COMPONENT.format(name="ONE", cls="Again"), ["' is registered twice", "components.bad.Again"]),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_every_time(package: Path, text: str, words: list[str]) -> None:
+    (package / "bad.py").write_text(text)
+    things = importlib.import_module("components.base").THINGS
+    for _ in range(2):
+        with pytest.raises(ConfigError) as caught:
+            things.get("one")
+        assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_component_may_ask_for_another_one_while_it_is_imported(package: Path) -> None:
+    (package / "asks.py").write_text("from components.base import THINGS\nKNOWN = THINGS.names()\n")
+    assert importlib.import_module("components.base").THINGS.names() == ["one", "two"]
+
+
+def test_registries_can_be_pickled(package: Path) -> None:
+    things = importlib.import_module("components.base").THINGS
+    assert things.names() == pickle.loads(pickle.dumps(things)).names() == ["one", "two"]
 
 
 def test_hidden_arguments_are_a_bug(shapes: Registry[Any]) -> None:

@@ -1,6 +1,13 @@
-"""All losses; importing this package registers them."""
+"""Losses: one file each, found by `LOSSES` when one is first asked for."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from rechub_ray.losses.base import LOSSES, Loss, weighted_sum
-from rechub_ray.losses.bce import BCE
 
-__all__ = ["BCE", "LOSSES", "Loss", "weighted_sum"]
+__all__ = ["LOSSES", "Loss", "weighted_sum"]
+
+
+def __getattr__(name: str) -> Any:
+    return LOSSES.attribute(__name__, name)

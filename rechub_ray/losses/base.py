@@ -61,4 +61,4 @@ def weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:
     return values.sum() if weight is None else (values * weight).sum()
 
 
-LOSSES: Registry[Loss] = Registry("loss")
+LOSSES: Registry[Loss] = Registry("loss", __package__)

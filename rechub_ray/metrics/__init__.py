@@ -1,29 +1,14 @@
-"""Metrics: whole evaluation sets over any number of workers, from logits."""
+"""Metrics: whole evaluation sets over any number of workers, from logits; one file each, found by `METRICS`."""
 
-from rechub_ray.metrics.accuracy import Accuracy
-from rechub_ray.metrics.auc import AUC
-from rechub_ray.metrics.auc_histogram import AUCHistogram
+from __future__ import annotations
+
+from typing import Any
+
 from rechub_ray.metrics.base import METRICS, Accumulator, Metric
-from rechub_ray.metrics.calibration import Calibration
-from rechub_ray.metrics.expected_calibration_error import ExpectedCalibrationError
-from rechub_ray.metrics.gauc import GAUC
-from rechub_ray.metrics.log_loss import LogLoss
 from rechub_ray.metrics.metric_set import MetricSet
-from rechub_ray.metrics.mse import MSE
-from rechub_ray.metrics.rmse import RMSE
 
-__all__ = [
-    "METRICS",
-    "AUC",
-    "GAUC",
-    "MSE",
-    "RMSE",
-    "AUCHistogram",
-    "Accumulator",
-    "Accuracy",
-    "Calibration",
-    "ExpectedCalibrationError",
-    "LogLoss",
-    "Metric",
-    "MetricSet",
-]
+__all__ = ["METRICS", "Accumulator", "Metric", "MetricSet"]
+
+
+def __getattr__(name: str) -> Any:
+    return METRICS.attribute(__name__, name)

@@ -136,4 +136,4 @@ class Accumulator:
         return result if world.is_main else None
 
 
-METRICS: Registry[Metric] = Registry("metric")
+METRICS: Registry[Metric] = Registry("metric", __package__)

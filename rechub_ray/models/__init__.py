@@ -1,6 +1,13 @@
-"""All models; importing this package registers them."""
+"""Models: one file each, found by `MODELS` when one is first asked for."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from rechub_ray.models.base import MODELS, Model
-from rechub_ray.models.ranking import FM, LR, DCNv2, DeepFM, MLPRanker, WideDeep
 
-__all__ = ["FM", "LR", "MODELS", "DCNv2", "DeepFM", "MLPRanker", "Model", "WideDeep"]
+__all__ = ["MODELS", "Model"]
+
+
+def __getattr__(name: str) -> Any:
+    return MODELS.attribute(__name__, name)

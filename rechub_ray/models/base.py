@@ -58,4 +58,4 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
     return remember
 
 
-MODELS: Registry[Model] = Registry("model")
+MODELS: Registry[Model] = Registry("model", __package__)

@@ -70,7 +70,7 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
         """
 
 
-OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer")
+OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer", __package__)
 
 
 def takes_row_gradients(optimizer: type[Any] | torch.optim.Optimizer) -> bool:

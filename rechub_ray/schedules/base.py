@@ -49,4 +49,4 @@ class Schedule(abc.ABC):
         return rate / self.base_lr if self.base_lr else 0.0
 
 
-SCHEDULES: Registry[Schedule] = Registry("schedule")
+SCHEDULES: Registry[Schedule] = Registry("schedule", __package__)

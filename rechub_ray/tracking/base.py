@@ -78,4 +78,4 @@ class Tracker(abc.ABC):
         """Flushes; called once, also after an error."""
 
 
-TRACKERS: Registry[Tracker] = Registry("tracker")
+TRACKERS: Registry[Tracker] = Registry("tracker", __package__)

@@ -144,5 +144,10 @@ def test_without_a_folder_that_can_be_written() -> None:
 
 
 def test_importing_the_models_does_not_import_numba() -> None:
-    code = "import sys, rechub_ray.models, rechub_ray.optimizers, rechub_ray.loop; sys.exit('numba' in sys.modules)"
+    code = (
+        "import sys, rechub_ray.loop\n"
+        "from rechub_ray.config import load\n"
+        "load({'model': 'deepfm'})\n"  # searches for all components
+        "sys.exit('numba' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

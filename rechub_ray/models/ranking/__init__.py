@@ -1,10 +1,11 @@
 """Ranking models: the probability that a row's label is 1."""
 
-from rechub_ray.models.ranking.dcn_v2 import DCNv2
-from rechub_ray.models.ranking.deepfm import DeepFM
-from rechub_ray.models.ranking.fm import FM
-from rechub_ray.models.ranking.lr import LR
-from rechub_ray.models.ranking.mlp import MLPRanker
-from rechub_ray.models.ranking.wide_deep import WideDeep
+from __future__ import annotations
 
-__all__ = ["FM", "LR", "DCNv2", "DeepFM", "MLPRanker", "WideDeep"]
+from typing import Any
+
+from rechub_ray.models.base import MODELS
+
+
+def __getattr__(name: str) -> Any:
+    return MODELS.attribute(__name__, name)
