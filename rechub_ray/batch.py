@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from typing import TypeAlias
@@ -100,13 +101,39 @@ class LossTerms:
     parts: dict[str, Tensor]
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """The batch as at most `parts` batches of nearly equal size, in order (views, no copies)."""
-    parts = min(parts, batch.rows)
+def split(batch: Batch, parts: int, *, by_group: bool = False) -> list[Batch]:
+    """Return the batch as at most `parts` batches of nearly equal size, in order (views, no copies).
+
+    Args:
+        batch: at least one row.
+        parts: number of parts (>= 1); fewer where the batch has fewer rows, or groups.
+        by_group: cut between groups only (runs of equal values of `batch.group`, read on the host).
+    """
+    parts = min(parts, count_groups(batch) if by_group else batch.rows)
     if parts == 1:
         return [batch]
     bounds = [i * batch.rows // parts for i in range(parts + 1)]
+    if by_group:
+        borders = [0, *_group_borders(batch), batch.rows]
+        middles = [first + last for first, last in itertools.pairwise(borders)]
+        cuts = [0]
+        for part in range(1, parts):  # the nearest border, but a group or more in each part
+            nearest = bisect.bisect_left(middles, 2 * bounds[part])
+            cuts.append(min(max(nearest, cuts[-1] + 1), len(middles) - (parts - part)))
+        bounds = [*(borders[cut] for cut in cuts), batch.rows]
     return [_rows(batch, start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def count_groups(batch: Batch) -> int:
+    """Return the number of groups (runs of equal values of `batch.group`) of a batch of at least one row."""
+    return len(_group_borders(batch)) + 1
+
+
+def _group_borders(batch: Batch) -> list[int]:
+    """The rows that begin a group, but the first."""
+    assert batch.group is not None
+    borders: list[int] = (1 + (batch.group[1:] != batch.group[:-1]).nonzero().squeeze(1)).tolist()
+    return borders
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:

@@ -58,7 +58,9 @@ class DataSection(Section):
         train: split folder relative to `root` (or an absolute path or URI), or a list of them.
         valid, test: one folder, or null.
         features: names of the features to use; null takes all of the schema.
-        batch_size: rows a worker and forward pass.
+        batch_size: rows a worker and forward pass; on average with `group_by`.
+        group_by: train whole groups: all rows of one value of the schema's group column come in one step, on one
+            worker, in one forward pass. The data needs each group together in one row group (`prepare: cluster_by`).
         eval_batch_size: rows a worker and forward pass in evaluation.
         read_threads: reading threads in the process when Ray does not read (scaling.num_workers = 0).
         keep_bytes: decoded data up to this size, and half of the smallest host's object store, is read once and stays
@@ -72,6 +74,7 @@ class DataSection(Section):
     test: Place | None = "test"
     features: Annotated[list[str], MinLen(1)] | None = None
     batch_size: Count = 4096
+    group_by: bool = False
     eval_batch_size: Count = 16384
     read_threads: Count = 1
     keep_bytes: Annotated[int, Ge(0)] = 2**30
@@ -236,6 +239,11 @@ class RunConfig(Section):
         """The run's folder."""
         return self.model_dir or f"runs/{self.name}"
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step over all workers; on average with `data.group_by`."""
+        return self.data.batch_size * self.train.accumulate_steps * max(self.scaling.num_workers, 1)
+
     def fingerprint(self) -> dict[str, str]:
         """Hashes of the parts that a resumed run must share with the run it continues.
 
@@ -252,6 +260,8 @@ class RunConfig(Section):
             "train": train,
             "data.features": data["data"]["features"],
         }
+        if self.data.group_by:  # a run of before there were groups may go on without
+            parts["data.group_by"] = True
         return {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
 
 

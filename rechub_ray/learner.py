@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.allocator import keep_freed_memory
-from rechub_ray.batch import Batch, LossTerms, split
+from rechub_ray.batch import Batch, LossTerms, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.data.plan import Position
@@ -76,7 +76,8 @@ class Learner:
         torch.manual_seed(config.seed)
         self.model = MODELS.build(config.model, schema, where="model")
         self.model.to(device)
-        self.objective = Objective(schema, config.losses, world=world).to(device)
+        by_group = config.data.group_by
+        self.objective = Objective(schema, config.losses, world=world, equal_rows=not by_group).to(device)
         self.metrics = MetricSet(schema, config.metrics)
         self.built = build_optimizers(config.optimizers, self.model)
         self.optimizers = [item.optimizer for item in self.built]
@@ -104,7 +105,7 @@ class Learner:
         else:
             torch.manual_seed(seed)
         self.model.train()
-        parts = split(batch.to(self.device), self.config.train.accumulate_steps)
+        parts = self._parts(batch)
         size = self.objective.size(parts)
         for part in parts:
             terms = self._forward(part, size)
@@ -120,6 +121,16 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._window_steps += 1
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The step's forward passes, on the device; equally many on every rank, since a model may exchange moments."""
+        number = self.config.train.accumulate_steps
+        if number == 1 or not self.config.data.group_by:
+            return split(batch.to(self.device), number)
+        # cut where the batch is: borders of groups are read on the host
+        groups = torch.tensor([count_groups(batch)], device=self.device)
+        number = min(number, *(int(count) for count in self.world.gather(groups)))
+        return [part.to(self.device) for part in split(batch, number, by_group=True)]
 
     def _forward(self, batch: Batch, size: StepSize | None = None) -> LossTerms:
         with autocast(self.device, self.config.train.precision):

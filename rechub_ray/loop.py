@@ -160,7 +160,7 @@ class Fit:
                 self.learner.train_step(batch, step=progress.step)
             epoch = progress.position.epoch
             progress.step += 1
-            progress.rows += self.train.global_batch
+            progress.rows += self.train.rows_at(progress.position)
             progress.position = self.train.advance(progress.position, 1)
             epoch_ended = progress.position.epoch > epoch
             run_ended = settings.steps is not None and progress.step >= total_steps

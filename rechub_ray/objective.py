@@ -25,11 +25,11 @@ class StepSize:
 
     Args:
         counts: one a loss, over all parts and ranks, seen from one rank (divided by the number of ranks).
-        rows: this rank's rows in all parts.
+        rows: of all parts; this rank's, or where ranks differ in them all ranks', divided like the counts.
     """
 
     counts: list[Tensor | float]
-    rows: int
+    rows: Tensor | float
 
 
 class Objective(nn.Module):
@@ -44,6 +44,8 @@ class Objective(nn.Module):
         schema: has the labels.
         loss_nodes: `{name: bce, <arguments>}` each.
         world: the ranks that train together; None takes the current ones.
+        equal_rows: every rank has as many rows in a step as the others, so that what depends on their number only
+            need not be added up over the ranks. False with whole groups (`data.group_by`).
 
     Attributes:
         names: the losses' keys in `LossTerms.parts`: `bce`, or `bce/<label>` where the schema has several labels; the
@@ -55,9 +57,11 @@ class Objective(nn.Module):
         SchemaError: unknown label.
     """
 
-    def __init__(self, schema: Schema, loss_nodes: Sequence[Any], *, world: World | None = None) -> None:
+    def __init__(
+        self, schema: Schema, loss_nodes: Sequence[Any], *, world: World | None = None, equal_rows: bool = True
+    ) -> None:
         super().__init__()
-        self.world = world or World.current()
+        self.world, self.equal_rows = world or World.current(), equal_rows
         self.losses = nn.ModuleList(
             LOSSES.build(node, schema, where=f"losses.{i}") for i, node in enumerate(loss_nodes)
         )
@@ -79,15 +83,19 @@ class Objective(nn.Module):
 
     def size(self, parts: Sequence[Batch]) -> StepSize:
         """The size of the step whose rows are those of `parts`; called alike on every rank."""
-        counts = [sum((loss.count(part) for part in parts), start=0.0) for loss in self._losses()]
+        counts: list[Tensor | float] = [sum((loss.count(part) for part in parts), start=0.0) for loss in self._losses()]
+        counts.append(float(sum(part.rows for part in parts)))
+        if not self.equal_rows and self.world.size > 1:
+            like = parts[0].labels
+            counts = [count if isinstance(count, Tensor) else like.new_tensor(count) for count in counts]
         data_dependent = [count for count in counts if isinstance(count, Tensor)]
         if data_dependent:
             shared = self.world.sum_(torch.stack(data_dependent)) / self.world.size
             # a count of zero comes with a sum of zero
             each = iter(torch.where(shared > 0, shared, 1))
             counts = [next(each) if isinstance(count, Tensor) else count for count in counts]
-        counts = [count if isinstance(count, Tensor) else max(count, 1.0) for count in counts]
-        return StepSize(counts, sum(part.rows for part in parts))
+        *counts, rows = [count if isinstance(count, Tensor) else max(count, 1.0) for count in counts]
+        return StepSize(counts, rows)
 
     def forward(self, outputs: Outputs, batch: Batch, size: StepSize | None = None) -> LossTerms:
         """The loss of this rank's rows (outputs in float32); with `size` the batch's share in that step's loss."""

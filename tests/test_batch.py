@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences, split
+from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences, count_groups, split
 
 LENGTHS = [[2, 0, 3, 1, 0, 4, 1], [0, 0, 1, 2, 2, 0, 0], [0, 0, 0, 0, 0, 0, 0]]  # a list a feature
 
@@ -69,6 +69,29 @@ def test_parts_are_the_batch(form: str, parts: int) -> None:
                 p.features.sequences.ids[i] for p in pieces if isinstance(p.features.sequences, PaddedSequences)
             ]
             assert torch.equal(torch.cat(rejoined), ids)
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts", "sizes"),
+    [
+        ([5, 5, 5, 5, 1, 2, 2], 2, [4, 3]),
+        ([5, 5, 5, 5, 5, 2, 2], 2, [5, 2]),
+        ([5, 5, 5, 5, 5, 2, 2], 3, [5, 2]),
+        ([1, 2, 3, 3, 3, 3, 3], 3, [1, 1, 5]),
+        ([3, 3, 3, 3, 3, 2, 1], 3, [5, 1, 1]),
+        ([1, 1, 1, 1, 1, 1, 1], 4, [7]),
+        ([1, 2, 3, 4, 5, 6, 7], 9, [1] * 7),
+    ],
+)
+def test_parts_of_whole_groups(groups: list[int], parts: int, sizes: list[int]) -> None:
+    batch = make_batch("ragged")
+    batch.group = torch.tensor(groups)
+    assert count_groups(batch) == len(set(groups))
+    pieces = split(batch, parts, by_group=True)
+    assert [piece.rows for piece in pieces] == sizes
+    assert torch.equal(torch.cat([piece.features.sparse for piece in pieces]), batch.features.sparse)
+    found = [set(piece.group.tolist()) for piece in pieces if piece.group is not None]
+    assert sum(map(len, found)) == len(set(groups)), "a group lies in two parts"
 
 
 def test_rows_without_targets_stay_without() -> None:

@@ -89,6 +89,28 @@ def test_the_mean_over_ranks_is_the_global_batchs(weighted: bool) -> None:
     torch.testing.assert_close(torch.cat(gradients) / 2, whole.grad)
 
 
+@dataclasses.dataclass(frozen=True)
+class RankAmong(World):
+    """A rank whose partners add known numbers."""
+
+    partners: tuple[float, ...] = ()
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        return tensor.add_(torch.tensor(self.partners))
+
+
+def test_ranks_that_differ_in_rows_have_the_global_batchs_mean() -> None:
+    logit, batch = draw(12)
+    expected = Objective(ONE, ["bce"])({"logit": logit, "loss/own": torch.tensor(10 / 12)}, batch).total
+    totals = []
+    for rank, (rows, own) in enumerate([(slice(0, 10), 1.0), (slice(10, 12), 0.0)]):
+        other = 12.0 - (rows.stop - rows.start)
+        world = RankAmong(rank=rank, size=2, partners=(other, other))
+        objective = Objective(ONE, ["bce"], world=world, equal_rows=False)
+        totals.append(objective({"logit": logit[rows], "loss/own": torch.tensor(own)}, take(batch, rows)).total)
+    torch.testing.assert_close(torch.stack(totals).mean(), expected)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_uneven_parts_of_a_step_add_up_to_the_whole_batch_on_every_rank(weighted: bool) -> None:
     logit, batch = draw(11, weighted=weighted)

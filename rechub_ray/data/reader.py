@@ -32,12 +32,11 @@ def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
             forbids; names file, row group, column, row and value.
     """
     where = f"{piece.file}, row group {piece.row_group}"
-    table = _read_row_group(piece, needed_columns(schema, targets=targets), where)
-    if table.num_rows != piece.group_rows:
-        _changed(where, f"{table.num_rows} rows where there were {piece.group_rows}")
+    table = read_columns(piece, needed_columns(schema, targets=targets), where)
     check_columns(table.schema, schema, targets=targets, where=piece.file)
     if piece.key is not None:
-        take: Array | None = permutation(piece.group_rows, *piece.key)[piece.start : piece.stop]
+        group = _group(table, schema, where) if piece.by_group else None
+        take: Array | None = _permuted(piece, group)
     elif piece.rows < piece.group_rows:
         take = np.arange(piece.start, piece.stop)
     else:
@@ -58,10 +57,38 @@ def pick(whole: Block, piece: Piece) -> Block:
     """What `read_piece` gives, bit for bit, from what `read_whole` gave."""
     if piece.key is None:
         return whole.slice(piece.start, piece.stop)
-    return whole.take(permutation(piece.group_rows, *piece.key)[piece.start : piece.stop])
+    return whole.take(_permuted(piece, whole.group))
 
 
-def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
+def group_starts(group: Array) -> Array:
+    """Return the first row of each run of equal values; the rows are at least one."""
+    return np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+
+
+def _permuted(piece: Piece, group: Array | None) -> Array:
+    """The piece's rows of its row group, in the order of its key; `group` is the row group's column."""
+    assert piece.key is not None
+    if not piece.by_group:
+        return permutation(piece.group_rows, *piece.key)[piece.start : piece.stop]
+    assert group is not None
+    starts = group_starts(group)
+    lengths = np.diff(starts, append=len(group))
+    order = permutation(len(starts), *piece.key)
+    # a piece begins and ends with a group
+    order = order[slice(*np.searchsorted(np.cumsum(lengths[order]), (piece.start, piece.stop), "right"))]
+    lengths = lengths[order]
+    return np.repeat(starts[order] - np.cumsum(lengths) + lengths, lengths) + np.arange(piece.rows)
+
+
+def read_columns(piece: Piece, columns: list[str], where: str) -> pa.Table:
+    """Return columns of the piece's whole row group, as they stand in the file.
+
+    Args:
+        piece: names the row group, and says how many rows it has. columns: their names. where: names it in errors.
+
+    Raises:
+        DataError: the file cannot be read, or changed since its manifest was made.
+    """
     filesystem, path = open_filesystem(piece.file)
     try:
         info = filesystem.get_file_info(path)
@@ -73,13 +100,16 @@ def _read_row_group(piece: Piece, columns: list[str], where: str) -> pa.Table:
         if piece.row_group >= footer.metadata.num_row_groups:
             _changed(where, f"a file with {footer.metadata.num_row_groups} row groups")
         with filesystem.open_input_file(path) as stream:
-            return read_row_group(stream, footer, piece.row_group, columns)
+            table = read_row_group(stream, footer, piece.row_group, columns)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"cannot read {where}",
             got=str(error).split("\n")[0],
             hint="The file is damaged or was changed while it was read; write it again, or take it out.",
         ) from None
+    if table.num_rows != piece.group_rows:
+        _changed(where, f"{table.num_rows} rows where there were {piece.group_rows}")
+    return table
 
 
 # a footer lists every column of every row group, so parsing it again for each piece would cost more than the piece;
@@ -120,7 +150,7 @@ def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: A
             row[:] = _label(table, label, where)
         weight = None if schema.weight is None else _weight(table, schema.weight, where)
         if schema.group is not None:
-            group = _values(_array(table, schema.group), schema.group, where).astype(np.int64, copy=False)
+            group = _group(table, schema, where)
     row_id = None if schema.row_id is None else _array(table, schema.row_id)
     return Block(
         _rows_first(ids, take),
@@ -215,6 +245,11 @@ def _weight(table: pa.Table, name: str, where: str) -> Array:
         row = int(np.argmax(values < 0))
         _refuse(where, name, row, values[row], "a weight >= 0")
     return values
+
+
+def _group(table: pa.Table, schema: Schema, where: str) -> Array:
+    assert schema.group is not None
+    return _values(_array(table, schema.group), schema.group, where).astype(np.int64, copy=False)
 
 
 def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array | None, kind: type[Any]) -> Ragged:

@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import Annotated, Protocol
@@ -15,8 +16,9 @@ from annotated_types import Ge
 from rechub_ray.batch import Batch
 from rechub_ray.data.block import Block
 from rechub_ray.data.collate import collate
+from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.data.plan import Cut, EpochPlan, EvalPlan, Piece, Position, lanes_for
+from rechub_ray.data.plan import Cut, EpochPlan, EvalPlan, Piece, Position, geometry
 from rechub_ray.data.reader import read_piece
 from rechub_ray.errors import DataError
 from rechub_ray.schema import Schema
@@ -111,18 +113,19 @@ class TrainSource:
     """Training batches of one worker.
 
     Which rows are in a step depends on seed, epoch and global batch only (for world sizes that divide 8); every rank
-    takes the same number of steps.
+    takes the same number of steps. With groups, ranks differ in the rows of a step, and so do steps.
 
     Args:
         manifest: the training split.
         schema: what to read.
-        batch_size: rows a step of this worker (>= 1).
+        batch_size: rows a step of this worker (>= 1), on average where groups are whole.
         seed: order of the rows (>= 0).
         world: this worker's place.
         reader: how pieces become blocks.
+        groups: the split's groups, to take whole ones (`schema.group` is their column); None takes single rows.
 
     Raises:
-        DataError: the rows do not fill one step of all workers.
+        DataError: the rows or groups do not fill one step of all workers.
     """
 
     def __init__(
@@ -134,35 +137,48 @@ class TrainSource:
         seed: int,
         world: World,
         reader: Reader,
+        groups: Groups | None = None,
     ) -> None:
         self._manifest, self._seed, self._world, self._reader = manifest, seed, world, reader
+        self._groups = groups
         self._schema = dataclasses.replace(schema, row_id=None)  # names rows of predictions; training has no use for it
-        self._lanes = lanes_for(world.size)
         self._ahead: _Reading | None = None
         self.batch_size = batch_size
         self.global_batch = batch_size * world.size
+        self._lanes, self.steps_per_epoch = geometry(
+            manifest, groups, global_batch=self.global_batch, world_size=world.size
+        )
+        """Steps of an epoch that is not cut by a change of geometry, on every rank."""
         if manifest.rows < self.global_batch:
             raise DataError(
                 f"the training data has {manifest.rows} rows, too few for one step",
                 expected=f"at least {world.size} workers x {batch_size} rows = {self.global_batch}",
                 hint="Lower the batch size or the number of workers.",
             )
-        self.fingerprint = hashlib.sha256(f"{manifest.fingerprint}/{seed}".encode()).hexdigest()[:16]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch that is not cut by a change of geometry, on every rank."""
-        return self._manifest.rows // self.global_batch
+        if self.steps_per_epoch == 0 and groups is not None:
+            raise DataError(
+                f"the training data has {groups.count} groups, too few for one step",
+                expected=f"at least one for each of {world.size} workers",
+                hint="Lower the number of workers.",
+            )
+        data = manifest.fingerprint if groups is None else f"{manifest.fingerprint}/{groups.fingerprint}"
+        self.fingerprint = hashlib.sha256(f"{data}/{seed}".encode()).hexdigest()[:16]
+        self._plan = functools.lru_cache(maxsize=2)(self._make_plan)  # of this epoch and of the one that is read ahead
 
     def steps_left(self, position: Position) -> int:
         """Steps from `position` to the end of its epoch."""
         position = self.normalise(position)
-        return (self._manifest.rows - position.rows_done) // self.global_batch
+        return self._steps(position) - position.step
+
+    def rows_at(self, position: Position) -> int:
+        """Return the rows that all workers train in the step that begins at `position`."""
+        position = self.normalise(position)
+        return self._rows_between(position, position.step, position.step + 1)
 
     def normalise(self, position: Position) -> Position:
         """A saved position as one of the present geometry: what other geometries consumed goes into `cuts`.
 
-        At the end of an epoch, where less than one global batch is left, it is the start of the next one.
+        At the end of an epoch, where less than one step is left, it is the start of the next one.
 
         Raises:
             DataError: in the middle of an epoch, where the data or the seed are not those of the saved position.
@@ -177,7 +193,7 @@ class TrainSource:
         if position.step and (position.lanes, position.global_batch) != (self._lanes, self.global_batch):
             cut = Cut(position.lanes, position.global_batch, position.step)
             position = dataclasses.replace(position, cuts=(*position.cuts, cut), step=0)
-        if self._manifest.rows - position.rows_done < self.global_batch:
+        if position.step >= self._steps(position):
             position = Position(epoch=position.epoch + 1)
         return dataclasses.replace(position, lanes=self._lanes, global_batch=self.global_batch, data=self.fingerprint)
 
@@ -187,7 +203,20 @@ class TrainSource:
         while (left := self.steps_left(position)) <= steps:
             steps -= left
             position = self.normalise(Position(epoch=position.epoch + 1))
-        return dataclasses.replace(position, step=position.step + steps)
+        stop = position.step + steps
+        rows = self._rows_between(position, position.step, stop)
+        return dataclasses.replace(position, step=stop, rows_done=position.rows_done + rows)
+
+    def _steps(self, position: Position) -> int:
+        """Steps of the stretch that the position is in."""
+        return self._plan(position.epoch, position.cuts).steps if position.cuts else self.steps_per_epoch
+
+    def _rows_between(self, position: Position, start: int, stop: int) -> int:
+        """Rows of all workers in the steps [start, stop) of the position's stretch."""
+        if start == stop:
+            return 0
+        plan = self._plan(position.epoch, position.cuts)
+        return plan.rows_before(stop) - plan.rows_before(start)
 
     def epoch(self, position: Position, *, another_follows: bool = False) -> Generator[Batch, None, None]:
         """This worker's batches from exactly `position` to the end of its epoch; one batch a step.
@@ -204,17 +233,17 @@ class TrainSource:
         reading = begun or self._begin(position)
         plan, pieces = reading.plan, reading.pieces
         lanes = {lane: _Lane() for lane in plan.owned(self._world.rank, self._world.size)}
-        shares = plan.shares
         with contextlib.closing(reading.blocks) as blocks:
             upcoming, unread = zip(pieces, blocks, strict=True), len(pieces)
-            for _ in range(position.step, plan.steps):
+            for step in range(position.step, plan.steps):
                 parts: list[Block] = []
                 for number, lane in lanes.items():
-                    while lane.rows < shares[number]:
+                    rows = plan.rows_of(number, step)
+                    while lane.rows < rows:
                         piece, block = next(upcoming)
                         lanes[piece.lane].add(block)
                         unread -= 1
-                    parts += lane.take(shares[number])
+                    parts += lane.take(rows)
                 if not unread and another_follows and self._ahead is None:
                     self._ahead = self._begin(self.normalise(Position(epoch=position.epoch + 1)))
                 yield collate(parts)
@@ -226,16 +255,20 @@ class TrainSource:
             self._ahead = None
 
     def _begin(self, position: Position) -> _Reading:
-        plan = EpochPlan(
-            self._manifest,
-            seed=self._seed,
-            epoch=position.epoch,
-            cuts=position.cuts,
-            lanes=self._lanes,
-            global_batch=self.global_batch,
-        )
+        plan = self._plan(position.epoch, position.cuts)
         pieces = plan.pieces(self._world.rank, self._world.size, position.step)
         return _Reading(position, plan, pieces, self._reader(pieces, self._schema))
+
+    def _make_plan(self, epoch: int, cuts: tuple[Cut, ...]) -> EpochPlan:
+        return EpochPlan(
+            self._manifest,
+            seed=self._seed,
+            epoch=epoch,
+            cuts=cuts,
+            lanes=self._lanes,
+            global_batch=self.global_batch,
+            groups=self._groups,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _check_resume(config: RunConfig, resume: Resume) -> int:
     checkpoint = store.read_newest()
     assert checkpoint is not None
     old, new = checkpoint.state["fingerprint"], config.fingerprint()
-    differing = [key for key in new if old.get(key) != new[key]]
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     schema = _used_schema(config)
     if checkpoint.schema.fingerprint() != schema.fingerprint():
         differing.append("the schema")
@@ -182,8 +182,7 @@ class _Listener:
         self, job: Job, objects: list[Any], callback_fn: Callable[[int, float], None] | None, step: int
     ) -> None:
         config = job.config
-        rows = config.data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
-        self._total_steps = config.train.steps or (config.train.epochs or 1) * (job.train.rows // rows)
+        self._total_steps = config.train.steps or (config.train.epochs or 1) * job.steps_per_epoch
         self._config, self._callback_fn = config, callback_fn
         self._starts = 0
         self._configured = self._open(step)
@@ -271,11 +270,14 @@ def validate(config: RunConfig) -> str:
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])
-    rows = config.data.batch_size * config.train.accumulate_steps * max(scaling.num_workers, 1)
+    steps = job.steps_per_epoch
+    step = f"{job.rows_per_step:,.0f} rows a step"
+    if job.groups is not None:
+        step += f" on average, of {job.groups.count / steps:,.1f} whole groups"
     length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
     splits = {name: getattr(job, name) for name in ("train", "valid", "test")}
     sizes = ", ".join(f"{name} {m.rows:,} rows in {len(m.row_groups)} row groups" for name, m in splits.items() if m)
     return (
-        f"OK: {config.model['name']} for {length}; {rows:,} rows a step, {job.train.rows // rows:,} steps an epoch\n"
+        f"OK: {config.model['name']} for {length}; {step}, {steps:,} steps an epoch\n"
         f"data: {sizes}; {len(job.schema.features)} features, labels {', '.join(x.name for x in job.schema.labels)}"
     )

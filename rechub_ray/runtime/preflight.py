@@ -15,7 +15,9 @@ import torch
 
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.plan import geometry
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
 from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
 from rechub_ray.metrics import MetricSet
@@ -30,6 +32,9 @@ from rechub_ray.world import World
 
 _log = logging.getLogger(__name__)
 
+_LARGEST_GROUP = 16
+"""Rows of a group are at most this many times `data.batch_size`: memory has to hold them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -37,6 +42,7 @@ class Job:
 
     Args:
         config: the run. schema: the features in use. train, valid, test: the row groups of each split.
+        groups: those of the training split, with `data.group_by`.
     """
 
     config: RunConfig
@@ -44,6 +50,19 @@ class Job:
     train: Manifest
     valid: Manifest | None
     test: Manifest | None
+    groups: Groups | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of a whole epoch, on every rank."""
+        workers = max(self.config.scaling.num_workers, 1)
+        rows = self.config.rows_per_step
+        return geometry(self.train, self.groups, global_batch=rows, world_size=workers)[1]
+
+    @property
+    def rows_per_step(self) -> float:
+        """Rows of an optimizer step over all workers; with groups their mean, as an epoch holds all rows."""
+        return self.config.rows_per_step if self.groups is None else self.train.rows / self.steps_per_epoch
 
 
 def check(config: RunConfig, *, like: Job | None = None) -> Job:
@@ -74,13 +93,13 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
             valid=_scan(config, "valid", schema) if data.valid else None,
             test=_scan(config, "test", schema) if data.test else None,
         )
-    rows = data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
-    if rows > job.train.rows:
+    if config.rows_per_step > job.train.rows:
         raise ConfigError(
-            f"'data.batch_size': one step takes {rows} rows (batch_size {data.batch_size} x accumulate_steps "
-            f"{config.train.accumulate_steps} x workers {max(config.scaling.num_workers, 1)})",
+            f"'data.batch_size': one step takes {config.rows_per_step} rows (batch_size {data.batch_size} x "
+            f"accumulate_steps {config.train.accumulate_steps} x workers {max(config.scaling.num_workers, 1)})",
             expected=f"at most the {job.train.rows} rows of the training split",
         )
+    job = dataclasses.replace(job, groups=_groups(job) if data.group_by else None)
     _check_start(config)
     check_writable(config.directory(), what="'model_dir'")
     return job
@@ -118,6 +137,31 @@ def _places(config: RunConfig) -> tuple[object, ...]:
 def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
     places: str | list[str] = getattr(config.data, split)
     return Manifest.scan(join_all(config.data.root, places), schema, key=f"data.{split}")
+
+
+def _groups(job: Job) -> Groups:
+    """The groups of the training split, of which a worker can train each one at once."""
+    if job.schema.group is None:
+        raise ConfigError(
+            "'data.group_by' keeps groups whole, but the schema has no group column",
+            hint="Name one as `group` in the recipe of `rechub-ray prepare`.",
+        )
+    groups = job.groups or Groups.scan(job.train, job.schema.group)
+    largest, limit = groups.largest, _LARGEST_GROUP * job.config.data.batch_size
+    if largest.rows > limit:
+        raise ConfigError(
+            f"'data.batch_size': the group {largest.value} of column '{job.schema.group}' has {largest.rows:,} rows, "
+            f"which are to be trained at once ({largest.file})",
+            expected=f"at most {_LARGEST_GROUP} x batch_size {job.config.data.batch_size} = {limit:,} rows a group",
+            hint=f"Set data.batch_size to {-(-largest.rows // _LARGEST_GROUP)} or more, or leave such groups out.",
+        )
+    workers = job.config.scaling.num_workers
+    if groups.count < workers:
+        raise ConfigError(
+            f"'scaling.num_workers': {workers} workers, of which each needs a group in every step",
+            expected=f"at most the {groups.count} groups of the training split",
+        )
+    return groups
 
 
 def _selected(schema: Schema, names: list[str]) -> Schema:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rechub_ray.data.block import Block
-from rechub_ray.data.plan import EpochPlan, EvalPlan, Piece, lanes_for
+from rechub_ray.data.plan import EpochPlan, EvalPlan, Piece, geometry
 from rechub_ray.data.reader import pick, read_piece, read_whole
 from rechub_ray.errors import RechubError
 from rechub_ray.schema import Schema
@@ -39,14 +39,9 @@ def to_keep(job: Job) -> list[Piece]:
     config, limit = job.config, limit_bytes(job.config)
     if not limit or config.train.epochs == 1 or 1.1 * decoded_bytes(job) > limit:  # an estimate
         return []
-    workers = config.scaling.num_workers
-    first_epoch = EpochPlan(
-        job.train,
-        seed=config.seed,
-        epoch=0,
-        lanes=lanes_for(workers),
-        global_batch=config.data.batch_size * config.train.accumulate_steps * workers,
-    )
+    rows, workers = config.rows_per_step, config.scaling.num_workers
+    lanes, _ = geometry(job.train, job.groups, global_batch=rows, world_size=workers)
+    first_epoch = EpochPlan(job.train, seed=config.seed, epoch=0, lanes=lanes, global_batch=rows, groups=job.groups)
     # an epoch leaves a remainder out, which later ones read
     train = first_epoch.pieces(0, 1) + EvalPlan(job.train).pieces(0, 1)
     valid, test = ([] if split is None else EvalPlan(split).pieces(0, 1) for split in (job.valid, job.test))

@@ -29,14 +29,7 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     config, schema = job.config, job.schema
     store = Store(config.directory(), keep=config.checkpoint.keep)
     _check_shared(store, world)
-    train = TrainSource(
-        job.train,
-        schema,
-        batch_size=config.data.batch_size * config.train.accumulate_steps,
-        seed=config.seed,
-        world=world,
-        reader=reader,
-    )
+    train = train_source(job, world, reader)
     learner = Learner(config, schema, world=world, device=device, total_steps=schedule_steps_of(config, train))
     progress = _restore(learner, store, world)
     if world.is_main:
@@ -57,6 +50,20 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
         "best_checkpoint": join(store.location, best),
         "workers": world.size,
     }
+
+
+def train_source(job: Job, world: World, reader: Reader) -> TrainSource:
+    """Return the training batches of one worker; a batch holds its rows of one optimizer step."""
+    config = job.config
+    return TrainSource(
+        job.train,
+        job.schema,
+        batch_size=config.data.batch_size * config.train.accumulate_steps,
+        seed=config.seed,
+        world=world,
+        reader=reader,
+        groups=job.groups,
+    )
 
 
 def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSource | None:

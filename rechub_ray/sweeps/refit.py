@@ -63,9 +63,8 @@ def refit_config(job: Job, *, epochs: float, directory: str) -> RunConfig:
     same. There is a checkpoint at least once an epoch.
     """
     config, data = job.config, job.config.model_dump(mode="json")
-    batch = config.data.batch_size * config.train.accumulate_steps * max(config.scaling.num_workers, 1)
-    whole = config.train.epochs or (config.train.steps or 1) / (job.train.rows // batch)
-    per_epoch = (job.train.rows + (job.valid.rows if job.valid else 0)) // batch
+    whole = config.train.epochs or (config.train.steps or 1) / job.steps_per_epoch
+    per_epoch = int((job.train.rows + (job.valid.rows if job.valid else 0)) / job.rows_per_step)
     trained = data["data"]["train"]
     splits = [*([trained] if isinstance(trained, str) else trained), data["data"]["valid"]]
     data["data"].update(train=splits, valid=None)

@@ -289,9 +289,7 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
         check_refit(job)
     for what, overrides in space.probes():
         _probe(sweep, job, what, overrides, directory)
-    workers = max(job.config.scaling.num_workers, 1)
-    per_epoch = job.train.rows // (job.config.data.batch_size * job.config.train.accumulate_steps * workers)
-    epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / per_epoch)
+    epochs = float(job.config.train.epochs or (job.config.train.steps or 1) / job.steps_per_epoch)
     checked = CheckedSweep(sweep=sweep, job=job, space=space, objectives=objectives, epochs=epochs)
     for name in (sweep.search.name, sweep.scheduler.name):
         check_packages(name)

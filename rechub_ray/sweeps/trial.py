@@ -20,14 +20,15 @@ import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.plan import Position
 from rechub_ray.data.reader import read_piece
-from rechub_ray.data.source import ReadPiece, ThreadReader, TrainSource
+from rechub_ray.data.source import ReadPiece, ThreadReader
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
-from rechub_ray.runtime.worker import is_passing
+from rechub_ray.runtime.worker import is_passing, train_source
 from rechub_ray.sweeps.exports import export_trial
 from rechub_ray.sweeps.group import train_trial
 from rechub_ray.sweeps.objectives import Objective, model_size
@@ -230,14 +231,7 @@ def fork(job: Job, path: str, store: Store) -> None:
     checkpoint = read(path, optimizers=True)
     config = job.config
     world = World(0, max(config.scaling.num_workers, 1))
-    source = TrainSource(
-        job.train,
-        job.schema,
-        batch_size=config.data.batch_size * config.train.accumulate_steps,
-        seed=config.seed,
-        world=world,
-        reader=ThreadReader(threads=1),
-    )
+    source = train_source(job, world, ThreadReader(threads=1))
     learner = Learner(
         config, job.schema, world=world, device=torch.device("cpu"), total_steps=schedule_steps_of(config, source)
     )
@@ -278,8 +272,7 @@ class TrialHooks:
 
     def started(self, step: int) -> None:
         config = self._job.config
-        workers = max(config.scaling.num_workers, 1)
-        self._rows = float(step * config.data.batch_size * config.train.accumulate_steps * workers)
+        self._rows = step * self._job.rows_per_step
         nodes = [node for node in config.trackers if node["name"] not in ("console", "jsonl")]
         info = RunInfo(
             name=config.name,
@@ -346,9 +339,8 @@ class TrialHooks:
     def _epochs(self, path: str) -> float:
         """Epochs trained, whole ones as whole numbers: rungs are compared exactly."""
         state = json.loads(Path(path, "state.json").read_text())
-        position = state["position"]
-        done = position["step"] * position["global_batch"] + sum(cut["rows"] for cut in position["cuts"])
-        return float(position["epoch"] + min(done / max(self._job.train.rows, 1), 1.0))
+        position = Position.from_dict(state["position"])
+        return float(position.epoch + min(position.rows_done / max(self._job.train.rows, 1), 1.0))
 
     def finished(self, result: dict[str, Any]) -> None:
         """The run came to its end by itself."""

@@ -7,8 +7,12 @@ import logging
 import threading
 import time
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from rechub_ray.data.groups import Groups
 from rechub_ray.data.ingest import KeptReader, RayReader, decode_once
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.plan import EpochPlan, EvalPlan, Position
@@ -56,6 +60,31 @@ def test_training_batches_equal_those_of_threads(ray_cluster, manifest, schema, 
     for batch, wanted in zip(found, expected, strict=True):
         assert_same(batch, wanted)
     assert not ingest_threads()
+
+
+def test_whole_groups_equal_those_of_threads(ray_cluster, tmp_path, schema, trained, write_shards):
+    table = write_shards(tmp_path / "raw", schema, rows=600, files=1)
+    session = np.repeat(np.arange(150)[::-1], 4)
+    table = table.set_column(table.column_names.index("session"), "session", pa.array(session))
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train" / "part-0.parquet", row_group_size=40)
+    manifest = Manifest.scan(tmp_path / "train", schema)
+    groups = Groups.scan(manifest, "session")
+    row_groups = decoded(manifest, trained)
+    readers = [
+        ThreadReader(),
+        RayReader(**SMALL),
+        KeptReader(Untouched(), trained, lambda known: row_groups[known:]),
+    ]
+    found = []
+    for reader in readers:
+        source = TrainSource(manifest, schema, batch_size=16, seed=1, world=World(1, 2), reader=reader, groups=groups)
+        found.append(list(source.epoch(source.advance(Position(epoch=1), 3))))
+    assert len(found[0]) == 600 // 32 - 3
+    for wanted, *others in zip(*found, strict=True):
+        assert (wanted.group.unique(return_counts=True)[1] == 4).all()
+        for batch in others:
+            assert_same(batch, wanted)
 
 
 def test_evaluation_and_prediction_equal_those_of_threads(ray_cluster, manifest, schema):

@@ -32,7 +32,7 @@ def manifest(tmp_path: Path, schema: Schema, write_shards: Any) -> Manifest:
 
 @pytest.fixture
 def job(manifest: Manifest, schema: Schema) -> Any:
-    return SimpleNamespace(train=manifest, valid=manifest, test=None, schema=schema)
+    return SimpleNamespace(train=manifest, valid=manifest, test=None, groups=None, schema=schema)
 
 
 def batches(manifest: Manifest, schema: Schema, read: ReadPiece) -> Iterator[Batch]:
