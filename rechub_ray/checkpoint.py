@@ -36,7 +36,8 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import CheckpointError, RechubError, nearest
-from rechub_ray.files import exists, join, open_filesystem, split
+from rechub_ray.files import cannot_write, exists, join, open_filesystem, split
+from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.schema import Schema
@@ -189,6 +190,7 @@ class Store:
         self.keep = keep
         self._fs, self._root = open_filesystem(self.location)
         self._is_local = isinstance(self._fs, pafs.LocalFileSystem)
+        self._uploaded: dict[str, Any] = {}  # files of the last checkpoint in the object store
 
     def path(self, step: int) -> str:
         """Where the checkpoint of `step` is, or would be."""
@@ -229,43 +231,57 @@ class Store:
 
         Returns:
             The checkpoint's path or URI.
+
+        Raises:
+            WriteError: a full disk, for instance; the checkpoints that were there are whole.
         """
         name, best = _name(step), self.best()
         if best is not None and best > name:
             best = None
-        if self._is_local:
-            os.makedirs(self._root, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self._root))
-            try:
-                fill(temporary)
-                os.chmod(temporary, 0o755)
-                _sync(temporary)
-                final = Path(self._root) / name
-                old = final.with_name(f"{name}.old")  # the same step again: it counts until the new one is there
-                if final.exists():
-                    _remove(old)
-                    os.replace(final, old)
-                os.replace(temporary, final)
-                _sync(Path(self._root), files=False)
-                _remove(old)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                fill(Path(folder))
-                target = f"{self._root}/{name}"
-                files = sorted(Path(folder).iterdir(), key=lambda p: p.name == "manifest.json")
-                self._fs.create_dir(target)
-                if exists(self._fs, f"{target}/manifest.json"):
-                    self._fs.delete_file(f"{target}/manifest.json")
-                for file in files:  # the manifest comes last: without it the folder does not count
-                    with file.open("rb") as source, self._fs.open_output_stream(f"{target}/{file.name}") as sink:
-                        shutil.copyfileobj(source, sink, 1 << 22)
         best = name if is_best else best
-        self._replace_index({"newest": name, "best": best})
-        self._prune(name, best)
+        try:
+            if self._is_local:
+                self._save_on_disk(name, fill)
+            else:
+                self._upload(name, fill)
+            self._replace_index({"newest": name, "best": best})
+            self._prune(name, best)
+        except (OSError, SafetensorError) as error:
+            raise cannot_write(self.path(step), error) from None
         return self.path(step)
+
+    def _save_on_disk(self, name: str, fill: Callable[[Path], None]) -> None:
+        os.makedirs(self._root, exist_ok=True)
+        with writing_folder(self._root) as temporary:
+            _fill(temporary, fill)
+            os.chmod(temporary, 0o755)
+            _sync(temporary)
+            final = Path(self._root) / name
+            old = final.with_name(f"{name}.old")  # the same step again: it counts until the new one is there
+            if final.exists():
+                _remove(old)
+                os.replace(final, old)
+            os.replace(temporary, final)
+        _sync(Path(self._root), files=False)
+        _remove(old)
+
+    def _upload(self, name: str, fill: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            _fill(Path(folder), fill)
+            target = f"{self._root}/{name}"
+            facts = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["files"]
+            there = self._uploaded.pop(name, {})  # the end of a run saves its last step again, which changes a flag
+            files = [
+                path for path in Path(folder).iterdir() if there.get(path.name) != facts.get(path.name, "manifest")
+            ]
+            files.sort(key=lambda path: path.name == "manifest.json")
+            self._fs.create_dir(target)
+            if not there and exists(self._fs, f"{target}/manifest.json"):
+                self._fs.delete_file(f"{target}/manifest.json")
+            for file in files:  # the manifest comes last: without it the folder does not count
+                with file.open("rb") as source, self._fs.open_output_stream(f"{target}/{file.name}") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 22)
+            self._uploaded = {name: facts}
 
     def read_newest(self) -> Checkpoint | None:
         """The newest checkpoint that is undamaged, optimizers included; None where there is none."""
@@ -319,8 +335,7 @@ class Store:
                 self._fs.delete_file(f"{self._root}/{name}/manifest.json")
                 self._fs.delete_dir(f"{self._root}/{name}")
         if self._is_local:
-            for stale in Path(self._root).glob(".writing-*"):
-                shutil.rmtree(stale, ignore_errors=True)
+            remove_stale(self._root)
 
 
 def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str, list[str]]:
@@ -368,6 +383,17 @@ def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str
         raise CheckpointError(f"'{source}' has no parameter of this model", hint="init_map can rename them.")
     model.load_state_dict({**current, **{new: old[name] for new, name in pairs.items()}})
     return {"restored": sorted(pairs), "not_restored": sorted(set(current) - set(pairs))}
+
+
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Call `fill`; OSError where torch only says that its file is shorter than it should be."""
+    try:
+        fill(folder)
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")):
+            raise
+        (folder / "probe").write_bytes(bytes(1 << 20))  # says why
+        raise OSError(" ".join(str(error).split())[:200]) from None
 
 
 def _name(step: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -26,6 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command(options)
     except RechubError as error:
         print(f"rechub-ray: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        from rechub_ray.files import cannot_write
+
+        print(f"rechub-ray: {cannot_write(error.filename or 'a file', error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         more = {

@@ -72,6 +72,10 @@ class CheckpointError(RechubError):
     """A checkpoint is missing, incomplete, damaged, or belongs to another run."""
 
 
+class WriteError(RechubError):
+    """A file cannot be written: a full disk, a folder that takes none. Another start may get past it."""
+
+
 class ExportError(RechubError):
     """The exported model could not be made, or does not compute what the PyTorch model computes."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from rechub_ray.errors import MASK, ConfigError, DataError
+from rechub_ray.errors import MASK, ConfigError, DataError, WriteError
 from rechub_ray.errors import masked as masked
 
 
@@ -108,6 +111,26 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
+def cannot_write(path: object, error: Exception) -> WriteError:
+    """Return the error to raise where `path` could not be written."""
+    number = error.errno if isinstance(error, OSError) else None
+    is_full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return WriteError(
+        f"cannot write '{path}'",
+        got=reason(error) if isinstance(error, OSError) else error,
+        hint="Make room there, or name another folder." if is_full else "Name a folder that takes files.",
+    )
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Raise `cannot_write` where the block cannot write `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def check_writable(directory: str, *, what: str) -> None:
     """Whether `directory` takes files; a local one that is not there yet is not made, its parent is asked.
 
@@ -137,12 +160,22 @@ def read_text(path: str) -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a small UTF-8 file as a whole, making its folder."""
+    """Write a small UTF-8 file, whole or not at all, and make its folder.
+
+    Raises:
+        WriteError: the disk is full, for instance.
+    """
     filesystem, inner = open_filesystem(path)
-    filesystem.create_dir(os.path.dirname(inner), recursive=True)
     local = isinstance(filesystem, pafs.LocalFileSystem)
-    target = f"{inner}.writing" if local else inner
-    with filesystem.open_output_stream(target) as stream:
-        stream.write(text.encode())
-    if local:
-        os.replace(target, inner)
+    target, content = f"{inner}.writing" if local else inner, text.encode()
+    try:
+        filesystem.create_dir(os.path.dirname(inner), recursive=True)
+        with filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+        if local:
+            os.replace(target, inner)
+    except OSError as error:
+        if local:
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+        raise cannot_write(path, error) from None

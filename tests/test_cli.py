@@ -25,6 +25,7 @@ import rechub_ray.runtime.launch
 from rechub_ray import cli
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.lock import locked
 from rechub_ray.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -446,3 +447,55 @@ def test_the_shim_trains_unless_told_otherwise(
     with pytest.raises(SystemExit):
         cli.shim()
     assert heard == [expected]
+
+
+# --- the disk, and other runs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 400, 1500, 6000])
+def test_a_disk_that_is_full_is_one_line_and_the_same_command_goes_on(
+    home: Path, tmp_path: Path, run: Run, file_limit: Callable[[int | None], None], size: int
+) -> None:
+    command = ["train", str(home / "c.yaml"), "--model-dir", str(tmp_path / "run"), "checkpoint.every_steps=5"]
+    file_limit(size)
+    code, _, err = run(*command)
+    file_limit(None)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "cannot write" in err.splitlines()[-1]
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith((".writing", ".lock"))]
+    code, _, err = run(*command)
+    assert (code, err) == (0, "")
+
+
+def test_predictions_and_exports_that_cannot_be_written_leave_nothing(
+    home: Path, tmp_path: Path, run: Run, file_limit: Callable[[int | None], None]
+) -> None:
+    for command in (
+        ["predict", str(home / "run"), "--out", str(tmp_path / "out")],
+        ["export", str(home / "run"), "--out", str(tmp_path / "out" / "model.onnx")],
+    ):
+        file_limit(300)
+        code, _, err = run(*command)
+        file_limit(None)
+        assert code == 2
+        assert "cannot write" in err
+        assert len(err.splitlines()) == 1
+        assert not list((tmp_path / "out").glob("*"))
+    assert run("predict", str(home / "run"), "--out", str(tmp_path / "out"))[0] == 0
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_others_may_read(home: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(home / "run", folder)
+    before = (folder / "metrics.jsonl").read_bytes()
+    with locked(str(folder), what="'model_dir'", hint=""):
+        for resume in ("auto", "never"):
+            code, _, err = run("train", str(home / "c.yaml"), "--model-dir", str(folder), "--resume", resume)
+            assert code == 2
+            assert re.search(rf"another run is at work in '{folder}'.*process {os.getpid()}, since 20", err)
+            assert len(err.splitlines()) == 1
+        assert run("evaluate", str(folder))[0] == 0
+        assert run("predict", str(folder), "--out", str(tmp_path / "out"))[0] == 0
+        assert run("export", str(folder))[0] == 0
+    assert (folder / "metrics.jsonl").read_bytes() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from rechub_ray import files
-from rechub_ray.errors import DataError
+from rechub_ray.errors import DataError, WriteError
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,24 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         files.write_text(str(tmp_path / "file.txt"), "new \ud800")
     assert files.read_text(str(tmp_path / "file.txt")) == "old"
+
+
+def test_a_full_disk_leaves_the_old_text_and_nothing_half(
+    tmp_path: Path, file_limit: Callable[[int | None], None]
+) -> None:
+    files.write_text(str(tmp_path / "file.txt"), "old")
+    file_limit(100)
+    with pytest.raises(WriteError, match=r"cannot write '.*file\.txt'\. Got: File too large"):
+        files.write_text(str(tmp_path / "file.txt"), "new" * 100)
+    file_limit(None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+    assert files.read_text(str(tmp_path / "file.txt")) == "old"
+
+
+def test_why_it_cannot_be_written() -> None:
+    full = files.cannot_write("s3://K:S@b/x", OSError(errno.ENOSPC, "No space left on device"))
+    assert str(full).startswith("cannot write 's3://***@b/x'. Got: No space left on device. Make room there")
+    assert "Name a folder that takes files" in str(files.cannot_write("x", OSError(errno.EROFS, "Read-only")))
 
 
 def test_a_missing_file_is_an_os_error_that_gives_its_reason(tmp_path: Path) -> None:

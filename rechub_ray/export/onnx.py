@@ -28,7 +28,8 @@ from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.errors import ExportError
 from rechub_ray.export.parity import Check, compare
 from rechub_ray.export.serving import Port, ServingModel
-from rechub_ray.files import absolute, exists, join, open_filesystem, split
+from rechub_ray.files import absolute, cannot_write, exists, join, open_filesystem, split
+from rechub_ray.lock import writing_folder
 from rechub_ray.models.base import Model
 from rechub_ray.schema import Schema
 
@@ -304,10 +305,10 @@ class _Target:
         """A temporary folder, on the target's disk where that is local."""
         try:
             self._filesystem.create_dir(self._parent, recursive=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self._parent if self._is_local else None) as made:
-                yield made
+            with writing_folder(self._parent) if self._is_local else tempfile.TemporaryDirectory() as made:
+                yield str(made)
         except OSError as error:
-            raise ExportError(f"cannot write '{self.path}'", got=error.strerror or error) from error
+            raise cannot_write(self.path, error) from None
 
     def place(self, folder: str) -> None:
         """Moves the files, weights first, so that the model is never there without them."""

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from rechub_ray.errors import ConfigError
+from rechub_ray.files import cannot_write
+from rechub_ray.lock import writing_folder
 from rechub_ray.reports.figures import draw_all
 from rechub_ray.reports.importance import importance
 from rechub_ray.reports.page import page
@@ -38,19 +40,25 @@ def write_report(sweep_dir: str | Path) -> Path:
     Raises:
         ConfigError: matplotlib is not installed.
         DataError: a file of the sweep is missing or damaged; names it.
+        WriteError: the folder takes no files; the report that was there is whole.
     """
     available()
     directory = Path(sweep_dir)
     data = read(directory)
     shares = importance(data) if importlib.util.find_spec("sklearn") is not None else None
     figures = draw_all(data, shares)
-    folder = directory / FOLDER
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-    for figure in figures:
-        (folder / f"{figure.name}.png").write_bytes(figure.png)
-    path, new = directory / FILE_NAME, directory / f".{FILE_NAME}.new"
-    new.write_text(page(data, figures, shares), encoding="utf-8")
-    os.replace(new, path)
+    folder, path = directory / FOLDER, directory / FILE_NAME
+    try:
+        with writing_folder(str(directory)) as made:
+            for figure in figures:
+                (made / f"{figure.name}.png").write_bytes(figure.png)
+            (made / FILE_NAME).write_text(page(data, figures, shares), encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            for old in folder.glob("*.png"):
+                old.unlink()
+            os.replace(made / FILE_NAME, path)
+            for file in made.iterdir():
+                os.replace(file, folder / file.name)
+    except OSError as error:
+        raise cannot_write(path, error) from None
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pyarrow.fs import FileSelector
 from torch import Tensor
 
 from rechub_ray import config as config_module
@@ -21,7 +23,7 @@ from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import autocast, evaluate_model, pick_device
-from rechub_ray.files import absolute, check_writable, exists, join_all, open_filesystem
+from rechub_ray.files import absolute, check_writable, join_all, open_filesystem, writing
 from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -86,7 +88,7 @@ def predict(
     """
     out = absolute(str(out))  # workers do not share the driver's working folder
     filesystem, root = open_filesystem(out)
-    if exists(filesystem, f"{root}/part-00000.parquet"):
+    if any(info.extension == "parquet" for info in filesystem.get_file_info(FileSelector(root, allow_not_found=True))):
         raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
     job = dataclasses.replace(_job(checkpoint, split, overrides, targets=False), out=out, probabilities=probabilities)
     check_writable(out, what="--out")
@@ -164,10 +166,12 @@ def _write_predictions(
     job: InferenceJob, checkpoint: Checkpoint, model: Model, source: EvalSource, world: World, device: torch.device
 ) -> int:
     filesystem, root = open_filesystem(str(job.out))
-    filesystem.create_dir(root, recursive=True)
     part = f"{root}/part-{world.rank:05d}.parquet"
-    rows, writer = 0, None
-    with filesystem.open_output_stream(f"{part}.writing") as sink:
+    rows, writer, sink = 0, None, None
+    try:
+        with writing(part):
+            filesystem.create_dir(root, recursive=True)
+            sink = filesystem.open_output_stream(f"{part}.writing")
         for block in source.blocks():
             with autocast(device, job.config.train.precision):
                 outputs = model(collate([block]).to(device).features)
@@ -176,15 +180,19 @@ def _write_predictions(
             if block.row_id is not None:
                 arrays = {str(checkpoint.schema.row_id): block.row_id, **arrays}
             table = pa.table(arrays)
-            writer = writer or pq.ParquetWriter(sink, table.schema)
-            writer.write_table(table)
+            with writing(part):
+                writer = writer or pq.ParquetWriter(sink, table.schema)
+                writer.write_table(table)
             rows += block.rows
-        if writer is not None:
-            writer.close()
-    if writer is None:  # fewer rows than workers
-        filesystem.delete_file(f"{part}.writing")
-    else:
-        filesystem.move(f"{part}.writing", part)
+        with writing(part):
+            if writer is not None:
+                writer.close()
+            sink.close()
+            if writer is not None:
+                filesystem.move(f"{part}.writing", part)
+    finally:
+        with contextlib.suppress(OSError):  # it failed, or there are fewer rows than workers
+            filesystem.delete_file(f"{part}.writing")
     return rows
 
 

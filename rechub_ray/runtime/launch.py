@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from rechub_ray.data.source import ThreadReader
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.evaluation import pick_device
 from rechub_ray.files import is_uri, join, masked, write_text
+from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
@@ -80,6 +81,19 @@ def train(
     """
     started = time.perf_counter()
     job = check(config)
+    with _held(job.config):
+        return _train(job, started, resume, callback_fn, trackers or [], how)
+
+
+def _train(
+    job: Job,
+    started: float,
+    resume: Resume,
+    callback_fn: Callable[[int, float], None] | None,
+    trackers: list[Any],
+    how: Callable[[Job, Hooks], dict[str, Any]] | None,
+) -> RunResult:
+    """`train`, in a folder that is held."""
     config = job.config
     step = _check_resume(config, resume)
     directory = config.directory()
@@ -89,7 +103,7 @@ def train(
         if resume == "never":
             Store(directory).set_aside()
         write_text(join(directory, "config.yaml"), config_module.dump(config))
-        listener = _Listener(job, trackers or [], callback_fn, step)
+        listener = _Listener(job, trackers, callback_fn, step)
         try:
             report = (how or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
             best = report["best_metrics"] or report["metrics"]
@@ -118,6 +132,16 @@ def train(
     )
     write_text(join(directory, "result.json"), masked(json.dumps(dataclasses.asdict(result), indent=1)))
     return result
+
+
+@contextlib.contextmanager
+def _held(config: RunConfig) -> Iterator[None]:
+    """Hold the run's folders for this run alone."""
+    hint = "Wait until it has ended, stop it, or name another --model-dir."
+    with contextlib.ExitStack() as held:
+        for place in dict.fromkeys((config.directory(), _log_directory(config))):
+            held.enter_context(locked(place, what="'model_dir'", hint=hint))
+        yield
 
 
 def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:

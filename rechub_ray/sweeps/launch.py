@@ -19,8 +19,9 @@ from typing import Any
 from rechub_ray.config import ScalingSection
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece
-from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError, WriteError
 from rechub_ray.files import write_text
+from rechub_ray.lock import locked
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.share import shared_blocks
@@ -75,21 +76,22 @@ def tune(
     checked = check_sweep(sweep)
     sweep = checked.sweep
     directory = sweep.directory()
-    ledger = Ledger(
-        directory, checked.space, objectives=checked.objectives, rungs=rungs(sweep.scheduler, checked.epochs)
-    )
-    if resume is not None:
-        ledger.read()
-    elif ledger.path.exists():
-        raise ConfigError(
-            f"'{directory}' holds a sweep already",
-            hint=f"Go on with --resume {directory}, or name another sweep_dir.",
+    with locked(directory, what="'sweep_dir'", hint="Wait until it has ended, stop it, or name another sweep_dir."):
+        ledger = Ledger(
+            directory, checked.space, objectives=checked.objectives, rungs=rungs(sweep.scheduler, checked.epochs)
         )
-    write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
-    # one Ray for the trials and for what comes after them; it starts after the console, which shields it from SIGHUP
-    cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
-    with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
-        return _run(checked, ledger, console)
+        if resume is not None:
+            ledger.read()
+        elif ledger.path.exists():
+            raise ConfigError(
+                f"'{directory}' holds a sweep already",
+                hint=f"Go on with --resume {directory}, or name another sweep_dir.",
+            )
+        write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
+        # one Ray for the trials and what comes after them; it starts after the console, which shields it from SIGHUP
+        cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
+        with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
+            return _run(checked, ledger, console)
 
 
 def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> Sweep:
@@ -180,7 +182,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         from rechub_ray.reports import write_report
 
         watch.say(f"report: {write_report(directory)}")
-    except ConfigError as error:  # the drawing library is optional, and the sweep is done
+    except (ConfigError, WriteError) as error:  # the drawing library is optional, and the sweep is done
         watch.say(str(error))
     return SweepResult(
         directory=directory,

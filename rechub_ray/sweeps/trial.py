@@ -23,7 +23,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.plan import Position
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece, ThreadReader
-from rechub_ray.errors import CheckpointError, RechubError, TrainingError
+from rechub_ray.errors import CheckpointError, RechubError, TrainingError, WriteError
 from rechub_ray.files import write_text
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import schedule_steps_of
@@ -149,7 +149,7 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
 
 def may_pass(error: Exception) -> bool:
     """Whether another start may get past this: memory that others took, a lost worker, disk or connection."""
-    if isinstance(error, (MemoryError, OSError, torch.OutOfMemoryError)) or is_passing(error):
+    if isinstance(error, (MemoryError, OSError, WriteError, torch.OutOfMemoryError)) or is_passing(error):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rechub_ray.errors import DataError
+from rechub_ray.files import write_text
 from rechub_ray.tracking.base import TRACKERS, RunInfo, Tracker
 
 FILE_NAME = "metrics.csv"
@@ -52,12 +53,11 @@ class CsvTracker(Tracker):
         self._file.close()
 
     def _rewrite(self, rows: Iterable[list[str]]) -> None:
-        new = self._path.with_suffix(".tmp")
-        with new.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self._columns)
-            writer.writerows([*row, *[""] * (len(self._columns) - len(row))] for row in rows)
-        os.replace(new, self._path)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self._columns)
+        writer.writerows([*row, *[""] * (len(self._columns) - len(row))] for row in rows)
+        write_text(str(self._path), text.getvalue())
         self._file = self._path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
 

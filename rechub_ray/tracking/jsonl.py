@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rechub_ray.errors import DataError
+from rechub_ray.files import write_text
 from rechub_ray.tracking.base import TRACKERS, RunInfo, Tracker
 
 FILE_NAME = "metrics.jsonl"
@@ -29,11 +29,8 @@ class JsonlTracker(Tracker):
         super().__init__(run)
         run.directory.mkdir(parents=True, exist_ok=True)
         path = run.directory / FILE_NAME
-        kept = path.with_suffix(".tmp")
-        with kept.open("w", encoding="utf-8") as file:
-            if run.resumed and path.exists():
-                file.writelines(line for line, record in _records(path) if record["step"] <= run.start_step)
-        os.replace(kept, path)
+        records = _records(path) if run.resumed and path.exists() else ()
+        write_text(str(path), "".join(line for line, record in records if record["step"] <= run.start_step))
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:

@@ -20,6 +20,7 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, RechubError, ResourceError
+from rechub_ray.lock import locked
 from rechub_ray.models import MODELS
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Node, check
@@ -362,3 +363,10 @@ def test_the_shootout_gives_every_ranking_model_the_same_budget(data: Path, tmp_
     assert found.job.config.train.early_stopping.patience is None
     inner = {v.parent[1] for v in found.space.variables if v.parent is not None}
     assert inner == every - {"lr"}  # which has nothing of its own to vary
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    settings = {"base": BASE, "overrides": {"data.root": str(data)}, "space": LR, "sweep_dir": str(tmp_path / "s")}
+    with locked(str(tmp_path / "s"), what="", hint=""), pytest.raises(ConfigError, match="'sweep_dir': another run"):
+        tune(settings)
+    assert not (tmp_path / "s").exists()
