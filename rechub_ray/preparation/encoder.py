@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
@@ -23,6 +25,7 @@ from rechub_ray.preparation.transforms import (
     State,
     Transform,
     Vocabulary,
+    last,
     table_name,
     transform_of,
 )
@@ -52,13 +55,15 @@ class Encoder:
 
     Args:
         specs: the recipe's features.
+        history: the raw column that holds the histories which `prepare` made: their items are rows of their own, which
+            the fit counts once.
 
     Example:
         `Encoder.load("data/frappe").encode(pa.table({"user": ["117"], ...}))`
     """
 
-    def __init__(self, specs: tuple[FeatureSpec, ...]) -> None:
-        self.specs = specs
+    def __init__(self, specs: tuple[FeatureSpec, ...], history: str | None = None) -> None:
+        self.specs, self.history = specs, history
         self.transforms: list[Transform] = [transform_of(spec) for spec in specs]
         self.counts: dict[str, pa.Array] = {}
         for transform in self.transforms:
@@ -99,13 +104,35 @@ class Encoder:
                 parts[spec.name] = Moments()
         return FitState(parts)
 
-    def fit(self, state: FitState, parsed: dict[str, pa.Array]) -> None:
-        """Takes training rows into `state`."""
+    def fit(self, state: FitState, parsed: dict[str, pa.Array], first: npt.NDArray[np.bool_] | None = None) -> None:
+        """Take training rows into `state`.
+
+        Args:
+            first: which rows come first after those that `history.min_length` leaves out, and stand for these too.
+        """
         for transform in self.transforms:
             spec = transform.spec
             part = state.parts.get(table_name(spec) if isinstance(spec, Table) else spec.name)
             if part is not None:
-                transform.fit(part, parsed[spec.name])
+                values = parsed[spec.name]
+                if isinstance(transform, SequenceTransform) and spec.source == self.history and first is not None:
+                    values = self._rows_of_their_own(transform, values, first)
+                transform.fit(part, values)
+
+    def _rows_of_their_own(
+        self, transform: SequenceTransform, histories: pa.ListArray, first: npt.NDArray[np.bool_]
+    ) -> pa.ListArray:
+        """The items in histories that stand for rows, so that each row counts once however many histories it is in.
+
+        Those are rows that `min_length` leaves out; and, in a table that no other feature counts, each row through the
+        history of the next one.
+        """
+        name = table_name(transform.spec)
+        alone = all(s.source == self.history for s in self.specs if isinstance(s, Table) and table_name(s) == name)
+        parts = [histories.filter(pa.array(first))]
+        if alone:
+            parts.append(last(histories.filter(pa.array(~first)), 1))
+        return pa.concat_arrays(parts)
 
     def finish(self, state: FitState) -> None:
         """Takes over what all tasks saw."""
@@ -128,6 +155,13 @@ class Encoder:
         for transform in self.transforms:
             if isinstance(transform, CategoricalTransform | SequenceTransform) and table_name(transform.spec) == name:
                 transform.ids = vocabulary
+
+    def vocabulary(self, name: str) -> pa.Array:
+        """Return the texts of a feature's vocabulary in the order of their ids, which begin at 1."""
+        transform = next(t for t in self.transforms if t.spec.name == name)
+        assert isinstance(transform, CategoricalTransform | SequenceTransform)
+        assert isinstance(transform.ids, Vocabulary)
+        return transform.ids.values
 
     def encode_parsed(self, parsed: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """Parsed columns as the schema's columns."""
@@ -159,15 +193,11 @@ class Encoder:
                 fitted[transform.spec.name] = {"boundaries": transform.boundaries}
         document = {"version": VERSION, "features": [s.model_dump(mode="json") for s in self.specs], "fitted": fitted}
         (root / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        for transform in self.transforms:
-            name = transform.spec.name
-            if name in self.counts:
-                assert isinstance(transform, CategoricalTransform | SequenceTransform)
-                assert isinstance(transform.ids, Vocabulary)
-                (root / "vocab").mkdir(exist_ok=True)
-                ids = pa.array(range(1, transform.ids.size), pa.int64())
-                columns = {"value": transform.ids.values, "count": self.counts[name], "id": ids}
-                pq.write_table(pa.table(columns), root / "vocab" / f"{name}.parquet")
+        for name, counts in self.counts.items():
+            (root / "vocab").mkdir(exist_ok=True)
+            values = self.vocabulary(name)
+            columns = {"value": values, "count": counts, "id": pa.array(range(1, len(values) + 1), pa.int64())}
+            pq.write_table(pa.table(columns), root / "vocab" / f"{name}.parquet")
 
     @classmethod
     def load(cls, root: str | Path) -> Encoder:

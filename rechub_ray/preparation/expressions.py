@@ -288,7 +288,8 @@ def _chain(node: ast.BinOp) -> tuple[ast.expr, list[ast.BinOp]]:
 def number_or_truth(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa.Array:
     """Return numbers as `to_number` does, the texts true and false (also True, TRUE ...) as 1 and 0."""
     values = flat(column)
-    if pa.types.is_string(values.type):
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = to_text(values)
         truth = pc.index_in(values, value_set=_TRUTHS)
         if truth.null_count < len(truth):
             values = pc.if_else(pc.is_valid(truth), pc.if_else(pc.less(truth, 3), "0", "1"), values)

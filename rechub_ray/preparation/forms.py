@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import nearest
 from rechub_ray.preparation.expressions import Expression
+from rechub_ray.schema import LabelKind
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 Fraction = Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -101,6 +102,8 @@ class History(Form):
 
     Args:
         min_length: rows with a shorter history are left out (after the split's positions were counted).
+        ties: `exclude` keeps rows of a row's own moment out of its history; `include` takes those before it in the
+            files.
     """
 
     name: Name = "history"
@@ -111,9 +114,12 @@ class History(Form):
     separator: str | None = None
     max_length: Count = 50
     min_length: Annotated[int, pydantic.Field(ge=0)] = 0
+    ties: Literal["include", "exclude"] = "include"
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> History:
+        if self.ties == "exclude" and self.order is None:
+            raise PydanticCustomError("history", "'ties: exclude' needs 'order', the column of times")
         if (self.items is None) == (self.user is None):
             raise PydanticCustomError("history", "name either 'user' (a row an interaction) or 'items' (a row a user)")
         return self
@@ -197,11 +203,30 @@ FeatureSpec: TypeAlias = Annotated[Categorical | Sequence | Numeric | Bucket, py
 
 
 class LabelSpec(Form):
-    """A label: `expression` over raw columns (`rating >= 4`); without one, the column of that name."""
+    """A label: `expression` over raw columns (`rating >= 4`); without one, the column of that name.
+
+    Args:
+        kind: `binary` (0 or 1), `regression` (any number of float32), `multiclass` (a class: 0, 1, ...).
+        optional: a row without a value does not count for this label; else it is a bad row.
+        num_classes: of a multiclass label; without it, the highest class of the training split and one.
+    """
 
     name: Name
     expression: str | None = None
-    kind: Literal["binary", "regression"] = "binary"
+    kind: LabelKind = "binary"
+    optional: bool = False
+    num_classes: Annotated[int, pydantic.Field(ge=2, lt=2**24)] | None = None
+
+    @property
+    def reads(self) -> list[str]:
+        """The raw columns it is made of."""
+        return [self.name] if self.expression is None else Expression(self.expression).columns
+
+    @pydantic.model_validator(mode="after")
+    def _classes(self) -> LabelSpec:
+        if self.num_classes is not None and self.kind != "multiclass":
+            raise PydanticCustomError("num_classes", "'num_classes' is for labels of 'kind: multiclass'")
+        return self
 
     @pydantic.field_validator("expression")
     @classmethod

@@ -17,22 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from rechub_ray.preparation.buckets import Dealer, bounds, dealt
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read
-from rechub_ray.preparation.values import Flaws, flat, hash64, to_lists, to_text, to_time
+from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, to_time, whole_form
 from rechub_ray.preparation.writer import Quarantine
 
-BUCKET_BYTES = 64 << 20
-MAX_BUCKETS = 256
-_FLUSH_BYTES = 64 << 20
 _EXPLODE_ROWS = 65_536
-
-
-def bucket_count(source: Source, tasks: list[Task]) -> int:
-    """Buckets so that one holds about 64 MB of raw input; compressed files are taken for four times their size."""
-    sizes = {task.file: source.size(task.file) * (1 if task.length >= 0 or task.row_groups else 4) for task in tasks}
-    return max(1, min(MAX_BUCKETS, -(-sum(sizes.values()) // BUCKET_BYTES)))
+_ORIGIN = ("__file", "__row", "__from_end", "__first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +42,17 @@ class Deal:
     def __call__(self, item: tuple[int, Task]) -> int:
         number, task = item
         user, order = user_and_order(self.recipe)
-        waiting: list[pa.Table] = []
-        flushed = 0
+        dealer = Dealer(self.folder, number, self.buckets)
         with Quarantine(self.quarantine / f"part-dealt-{number:05d}.jsonl", self.recipe.on_bad_rows) as quarantine:
             for block in read(self.source, task, self.recipe.format, self.recipe.input_columns):
-                waiting.append(self._key(block, user, order, quarantine))
-                if sum(table.nbytes for table in waiting) > _FLUSH_BYTES:
-                    self._flush(waiting, number, flushed)
-                    flushed, waiting = flushed + 1, []
-            self._flush(waiting, number, flushed)
+                dealer.add(*self._keyed(block, user, order, quarantine))
+            dealer.close()
             return quarantine.rows
 
-    def _key(self, block: Block, user: str, order: str | None, quarantine: Quarantine) -> pa.Table:
+    def _keyed(self, block: Block, user: str, order: str | None, quarantine: Quarantine) -> tuple[pa.Table, pa.Array]:
+        """The block's usable rows with their place in time, and their users."""
         table, flaws = block.table, Flaws(block.table.num_rows)
-        users = to_text(table[user])
+        users = whole_form(to_text(table[user]))
         flaws.add(users.is_null().to_numpy(zero_copy_only=False), f"column '{user}' is null")
         times = to_time(table[order], order, flaws) if order is not None else np.zeros(len(users))
         good = flaws.good
@@ -72,19 +62,7 @@ class Deal:
         keys = {"__file": block.files, "__row": block.rows, "__time": times}
         for name, values in keys.items():
             table = table.append_column(name, pa.array(values))
-        table = table.append_column("__bucket", pa.array((hash64(users) % np.uint64(self.buckets)).astype(np.int32)))
-        return table.filter(pa.array(good))
-
-    def _flush(self, tables: list[pa.Table], number: int, flushed: int) -> None:
-        if not tables:
-            return
-        table = pa.concat_tables(tables, promote_options="permissive")
-        buckets = table["__bucket"].to_numpy()
-        for bucket in np.unique(buckets).tolist():
-            part = table.filter(pa.array(buckets == bucket)).drop_columns(["__bucket"])
-            folder = self.folder / f"dealt-{bucket:03d}"
-            folder.mkdir(exist_ok=True)
-            pq.write_table(part, folder / f"{number:05d}-{flushed:03d}.parquet")
+        return table.filter(pa.array(good)), users.filter(pa.array(good))
 
 
 def user_and_order(recipe: Recipe) -> tuple[str, str | None]:
@@ -102,36 +80,50 @@ class Gather:
     recipe: Recipe
     folder: Path
 
-    def __call__(self, bucket: int) -> str:
-        parts = [pq.read_table(path) for path in sorted((self.folder / f"dealt-{bucket:03d}").glob("*.parquet"))]
-        if not parts:
-            return ""
-        table = pa.concat_tables(parts, promote_options="permissive")
-        user, _ = user_and_order(self.recipe)
-        users = flat(to_text(table[user]).dictionary_encode().indices).to_numpy()
+    def __call__(self, bucket: int) -> tuple[str, int]:
+        """Return the file (none: an empty name), and how many rows have rows of their own moment in their history."""
+        table = dealt(self.folder, bucket)
+        if table is None:
+            return "", 0
+        user, ordered = user_and_order(self.recipe)
+        users = flat(whole_form(to_text(table[user])).dictionary_encode().indices).to_numpy()
         keys = [table[name].to_numpy() for name in ("__row", "__file", "__time")]
         order = np.lexsort((*keys, users))
         table, users = table.take(pa.array(order)), users[order]
-        begins, ends = _bounds(users)
+        begins, ends = _spread(*bounds(users))
         table = table.append_column("__from_end", pa.array(ends - 1 - np.arange(len(users))))
-        history = self.recipe.history
+        history, tied = self.recipe.history, 0
         if history is not None:
-            items, places = to_text(table[history.item]), np.arange(len(users))
-            lists = windows(items, np.maximum(begins, places - history.max_length), places)
+            stops = np.arange(len(users))
+            if ordered is not None:
+                moments = np.unique(keys[-1], return_inverse=True)[1][order]
+                runs, _ = _spread(*bounds(users.astype(np.int64) * (len(order) + 1) + moments))
+                tied = int((runs < stops).sum()) if history.ties == "include" else 0
+                stops = runs if history.ties == "exclude" else stops
+            lists = windows(to_text(table[history.item]), np.maximum(begins, stops - history.max_length), stops)
             table = table.append_column(history.name, lists)
-            table = table.filter(pa.array(places - begins >= history.min_length))
+            keep = stops - begins >= history.min_length
+            table = table.append_column("__first", pa.array(_first_kept(keep, begins)))
+            table = table.filter(pa.array(keep))
         table = table.sort_by([("__time", "ascending"), ("__file", "ascending"), ("__row", "ascending")])
         path = self.folder / f"gathered-{bucket:03d}.parquet"
         pq.write_table(table.drop_columns(["__time"]), path, row_group_size=65_536)
-        return str(path)
+        return str(path), tied
 
 
-def _bounds(users: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each row of a table sorted by user, where that user begins and ends."""
-    cuts = np.flatnonzero(np.diff(users)) + 1
-    begins, ends = np.append(0, cuts), np.append(cuts, len(users))
+def _spread(
+    begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Begins and ends of runs as one entry a row."""
     lengths = ends - begins
     return np.repeat(begins, lengths), np.repeat(ends, lengths)
+
+
+def _first_kept(keep: npt.NDArray[np.bool_], begins: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which rows are the first of their list that `min_length` keeps, after rows that it leaves out."""
+    before = np.append(False, keep[:-1]) | (begins == np.arange(len(keep)))
+    first: npt.NDArray[np.bool_] = keep & ~before
+    return first
 
 
 def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> pa.ListArray:
@@ -147,11 +139,12 @@ def gathered(block: Block) -> Block:
     """A block of a gathered file with its origin columns taken out."""
     table = block.table
     return Block(
-        table.drop_columns(["__file", "__row", "__from_end"]),
+        table.drop_columns([name for name in table.column_names if name in _ORIGIN]),
         table["__file"].to_numpy(),
         table["__row"].to_numpy(),
         block.bad,
         table["__from_end"].to_numpy(),
+        table["__first"].to_numpy() if "__first" in table.column_names else None,
     )
 
 
@@ -176,9 +169,11 @@ def _exploded(block: Block, history: History, lists: pa.ListArray, rows: npt.NDA
     ends = np.repeat(np.cumsum(lengths), lengths)
     begins = ends - np.repeat(lengths, lengths)
     places = np.arange(len(items))
-    table = block.table.drop_columns([history.items]).take(pa.array(owners))
-    table = table.append_column(history.item, items)
-    table = table.append_column(history.name, windows(items, np.maximum(begins, places - history.max_length), places))
+    repeated, taken = block.table.drop_columns([history.items]), pa.array(owners)
+    columns = {name: repeated[name].take(taken) for name in repeated.column_names}
+    columns[history.item] = items
+    columns[history.name] = windows(items, np.maximum(begins, places - history.max_length), places)
+    table = pa.table(columns)
     keep = places - begins >= history.min_length
     return Block(
         table.filter(pa.array(keep)),
@@ -186,6 +181,7 @@ def _exploded(block: Block, history: History, lists: pa.ListArray, rows: npt.NDA
         block.rows[owners][keep],
         block.bad if first else [],
         (ends - 1 - places)[keep],
+        _first_kept(keep, begins)[keep],
     )
 
 

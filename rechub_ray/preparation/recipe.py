@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 
 from rechub_ray.errors import ConfigError, nearest
-from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.forms import (
     AtRandom,
     Bucket,
@@ -46,6 +45,10 @@ class Recipe(Form):
         url, licence: where the data comes from; nothing is downloaded.
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
+        labels: may be empty (`[]`), where nothing is predicted from labels.
+        cluster_by: a column; the rows of one value of it lie together in one row group, in order of time where the
+            recipe names a time column (`history.order`, `split.order`, `split.column` of a split by time), else of the
+            files. It is the `group` too.
         row_group_rows: rows of a parquet row group. shard_rows: a shard never has more rows.
     """
 
@@ -64,6 +67,7 @@ class Recipe(Form):
     labels: tuple[LabelSpec, ...]
     weight: Name | None = None
     group: Name | None = None
+    cluster_by: Name | None = None
     row_id: Name | None = None
     split: SplitSpec | None = None
     on_bad_rows: Literal["error", "quarantine"] = "error"
@@ -93,6 +97,8 @@ class Recipe(Form):
             data["features"] = _features(data["features"])
         if data.get("split") is not None:
             data["split"] = _variant(_with_lists(data["split"]), _SPLITS, "by", "split")
+        if data.get("group") is None:
+            data["group"] = data.get("cluster_by")
         recipe = _checked(cls, data)
         _check_names(recipe)
         _check_split(recipe)
@@ -129,11 +135,20 @@ class Recipe(Form):
         return not whole_users and (self.history is not None or isinstance(self.split, LeaveLastOut))
 
     @property
+    def time_column(self) -> str | None:
+        """The column that orders rows in time, where the recipe names one."""
+        if self.history is not None and self.history.order is not None:
+            return self.history.order
+        if isinstance(self.split, LeaveLastOut):
+            return self.split.order
+        return self.split.column if isinstance(self.split, ByTime) else None
+
+    @property
     def input_columns(self) -> list[str]:
         """The columns to read from the input files: what is used, less what joins and the history bring."""
         used: dict[str, None] = dict.fromkeys(spec.source for spec in self.features)
         for label in self.labels:
-            used |= dict.fromkeys(Expression(label.expression).columns if label.expression else [label.name])
+            used |= dict.fromkeys(label.reads)
         extras = [self.weight, self.group, self.row_id]
         if isinstance(self.split, ByColumn | ByTime):
             extras.append(self.split.column)
@@ -205,7 +220,7 @@ def _checked(form: type[AnyForm], data: Mapping[Any, Any], where: str = "") -> A
 
 
 def _check_names(recipe: Recipe) -> None:
-    for key in ("files", "features", "labels"):
+    for key in ("files", "features"):
         if not getattr(recipe, key):
             raise ConfigError(f"'{key}' is empty", expected=f"at least one {key.removesuffix('s')}")
     for key, patterns in recipe.files.items():
@@ -216,6 +231,12 @@ def _check_names(recipe: Recipe) -> None:
     for name in roles:
         if roles.count(name) > 1:
             raise ConfigError(f"'{name}' names two columns of the output", hint="Give one another 'name'.")
+    if recipe.cluster_by not in (None, recipe.group):
+        raise ConfigError(
+            "'group' and 'cluster_by' name two columns",
+            expected="one column: training takes whole groups, and those must lie together",
+            got=f"{recipe.group} and {recipe.cluster_by}",
+        )
     joined = [name for join in recipe.joins for name in join.columns]
     for name in joined:
         if joined.count(name) > 1:

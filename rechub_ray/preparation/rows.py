@@ -12,33 +12,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rechub_ray.errors import DataError
+from rechub_ray.preparation.clusters import PLACE
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.expressions import Expression
-from rechub_ray.preparation.forms import ByTime, Format, Join, LabelSpec
+from rechub_ray.preparation.forms import ByTime, Format, Join
 from rechub_ray.preparation.histories import explode, gathered
+from rechub_ray.preparation.labels import label_column
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read, read_all
 from rechub_ray.preparation.splits import Codes, split_codes
-from rechub_ray.preparation.values import Flaws, flat, hash64, to_float, to_number, to_text, to_time
+from rechub_ray.preparation.values import Flaws, flat, hash64, to_float, to_number, to_text, to_time, whole_form
 
 
 @dataclasses.dataclass
 class ReadyRows:
-    """Rows that can be fitted and encoded: parsed features, finished other columns, split codes."""
+    """Rows that can be fitted and encoded.
+
+    Args:
+        parsed: features, not yet encoded. others: labels, weight, group and row id as they stand in the shards.
+        codes: each row's split.
+        bad: the rows of the block that cannot be used.
+        first: as in `Block`; None where there is no history.
+        places: with `cluster_by` each row's place in time and in the files, else empty.
+        matched: by side table, how many rows of the block have a partner in it; `rows`: of how many.
+    """
 
     parsed: dict[str, pa.Array]
     others: dict[str, pa.Array]
     codes: Codes
     bad: list[BadRow]
+    first: npt.NDArray[np.bool_] | None
+    places: dict[str, pa.Array]
+    matched: npt.NDArray[np.int64]
+    rows: int
 
 
 class SideTable:
-    """A side table and its keys."""
+    """A side table and its keys; whole numbers meet in any form ("7", 7, 7.0)."""
 
     def __init__(self, join: Join, table: pa.Table, where: str) -> None:
         self.join = join
-        keys = flat(to_text(table[join.key]))
+        keys = whole_form(flat(to_text(table[join.key])))
         counts = pc.value_counts(keys.drop_null())
         if len(counts) and pc.max(counts.field("counts")).as_py() > 1:
             twice = counts.field("values")[int(np.argmax(counts.field("counts").to_numpy()))].as_py()
@@ -49,12 +63,17 @@ class SideTable:
     def read(cls, source: Source, join: Join) -> SideTable:
         return cls(join, read_all(source, join.file, join.format, [join.key, *join.columns]), join.file)
 
-    def add_to(self, table: pa.Table) -> pa.Table:
-        """The table with this one's columns."""
-        places = pc.index_in(to_text(table[self.join.input_key or self.join.key]), value_set=self.keys)
+    @property
+    def input_key(self) -> str:
+        """The input's column that is looked up."""
+        return self.join.input_key or self.join.key
+
+    def add_to(self, table: pa.Table) -> tuple[pa.Table, int]:
+        """Return the table with this one's columns, and how many of its rows have a partner here."""
+        places = pc.index_in(whole_form(to_text(table[self.input_key])), value_set=self.keys)
         for name, values in self.columns.items():
             table = table.append_column(name, values.take(places))
-        return table
+        return table, len(places) - places.null_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +93,8 @@ class RowReader:
     grouped: bool = False
     starts: tuple[float, ...] = ()
 
-    def blocks(self, task: Task) -> Iterator[Block]:
-        """The task's blocks with histories and side tables."""
+    def blocks(self, task: Task) -> Iterator[tuple[Block, npt.NDArray[np.int64]]]:
+        """The task's blocks with histories and side tables, and how many of their rows each side table knows."""
         recipe = self.recipe
         stream: Iterator[Block]
         if self.grouped:
@@ -87,18 +106,20 @@ class RowReader:
             if recipe.history is not None and recipe.history.items is not None:
                 parts = list(explode(block, recipe.history))
             for part in parts:
-                for side in self.sides:
-                    part.table = side.add_to(part.table)
-                yield part
+                matched = np.zeros(len(self.sides), dtype=np.int64)
+                for number, side in enumerate(self.sides):
+                    part.table, matched[number] = side.add_to(part.table)
+                yield part, matched
 
     def ready(self, task: Task, encoder: Encoder) -> Iterator[ReadyRows]:
         """The task's usable rows, and the others as `bad`."""
-        for block in self.blocks(task):
+        for block, matched in self.blocks(task):
             table, flaws = block.table, Flaws(block.table.num_rows)
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
             codes = split_codes(self.recipe, block, table, task.split, list(self.starts), flaws)
-            bad = list(block.bad)
+            places = self._places(block, flaws) if self.recipe.cluster_by is not None else {}
+            bad, first = list(block.bad), block.first
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
                 bad.append(BadRow(self.files[block.files[row]], int(block.rows[row]), reason, text))
@@ -106,14 +127,21 @@ class RowReader:
                 good = pa.array(flaws.good)
                 parsed = {name: values.filter(good) for name, values in parsed.items()}
                 others = {name: values.filter(good) for name, values in others.items()}
+                places = {name: values.filter(good) for name, values in places.items()}
                 codes = codes[flaws.good]
-            yield ReadyRows(parsed, others, codes, bad)
+                first = None if first is None else first[flaws.good]
+            yield ReadyRows(parsed, others, codes, bad, first, places, matched, table.num_rows)
+
+    def _places(self, block: Block, flaws: Flaws) -> dict[str, pa.Array]:
+        order = self.recipe.time_column
+        times = np.zeros(len(block.rows)) if order is None else to_time(block.table[order], order, flaws)
+        return dict(zip(PLACE, map(pa.array, (times, block.files, block.rows)), strict=True))
 
     def times(self, task: Task) -> Quantiles:
         """The moments of a task's rows, for a split by fractions of time."""
         assert isinstance(self.recipe.split, ByTime)
         column, quantiles = self.recipe.split.column, Quantiles()
-        for block in self.blocks(task):
+        for block, _ in self.blocks(task):
             flaws = Flaws(block.table.num_rows)
             times = to_time(block.table[column], column, flaws)
             quantiles.add(times[flaws.good])
@@ -122,7 +150,7 @@ class RowReader:
 
 def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
     """Labels, weight, group and row id as they stand in the shards."""
-    columns = {label.name: _label(label, table, flaws) for label in recipe.labels}
+    columns = {label.name: label_column(label, table, flaws) for label in recipe.labels}
     if recipe.weight is not None:
         columns[recipe.weight] = _weight(recipe.weight, table, flaws)
     if recipe.group is not None:
@@ -154,22 +182,6 @@ def row_id_name(recipe: Recipe) -> str | None:
     return None if recipe.row_id is None else _row_id_name(recipe)
 
 
-def _label(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
-    if spec.expression is not None:
-        values, inner = Expression(spec.expression).values(table)
-        for row, reason in inner.reasons.items():
-            flaws.reasons.setdefault(row, reason)
-    else:
-        values = to_float(to_number(table[spec.name], spec.name, flaws))
-    flaws.add(_mask(pc.is_null(values)), f"label '{spec.name}' is null")
-    if spec.kind == "binary":
-        neither = pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1)))
-        flaws.add(_mask(neither), f"label '{spec.name}' is {{value}}, expected 0 or 1", values)
-    else:
-        flaws.add(_mask(pc.invert(pc.is_finite(values))), f"label '{spec.name}' is not finite")
-    return pc.cast(values, pa.float32())
-
-
 def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     values = to_float(to_number(table[name], name, flaws))
     flaws.add(_mask(pc.is_null(values)), f"weight '{name}' is null")
@@ -183,7 +195,7 @@ def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     if pa.types.is_integer(column.type) and column.type != pa.uint64():
         flaws.add(_mask(pc.is_null(flat(column))), f"group '{name}' is null")
         return pc.cast(flat(column), pa.int64())
-    texts = to_text(column)
+    texts = whole_form(to_text(column))
     flaws.add(_mask(pc.is_null(texts)), f"group '{name}' is null")
     coded = texts.dictionary_encode()
     whole = pc.match_substring_regex(coded.dictionary, r"^(0|-?[1-9]\d{0,17})$")

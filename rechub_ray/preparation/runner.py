@@ -24,7 +24,7 @@ def ray_is_up() -> bool:
 
 
 def run(function: Callable[[T], R], items: list[T], *, use_ray: bool) -> Iterator[R]:
-    """`function(item)` for every item, in the order of the items. A RechubError comes out as it is."""
+    """`function(item)` for every item, in the order of the items. A RechubError or OSError comes out as it is."""
     if not use_ray or len(items) < 2:
         yield from map(function, items)
         return
@@ -35,7 +35,7 @@ def run(function: Callable[[T], R], items: list[T], *, use_ray: bool) -> Iterato
         while turn in waiting:
             result = waiting.pop(turn)
             turn += 1
-            if isinstance(result, RechubError):
+            if isinstance(result, RechubError | OSError):
                 raise result
             yield result
 
@@ -75,7 +75,7 @@ class _Work:
         for item in batch["item"]:
             try:
                 result = self.function(pickle.loads(item))
-            except RechubError as error:
+            except (RechubError, OSError) as error:
                 result = error
             results.append(pickle.dumps(result))
         return {"number": batch["number"], "result": results}

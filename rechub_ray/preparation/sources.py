@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from rechub_ray.errors import DataError, nearest
 from rechub_ray.files import open_filesystem, reason
-from rechub_ray.preparation import text
+from rechub_ray.preparation import progress, text
 from rechub_ray.preparation.forms import Format
 
 TASK_BYTES = 64 << 20
@@ -140,6 +140,7 @@ class Block:
     Args:
         files, rows: where each row comes from: the index of its file, and its number there.
         from_end: how many rows of the same user follow (where rows were brought together by user).
+        first: which rows are the first of their user that `history.min_length` keeps, after rows that it leaves out.
     """
 
     table: pa.Table
@@ -147,6 +148,7 @@ class Block:
     rows: npt.NDArray[np.int64]
     bad: list[BadRow] = dataclasses.field(default_factory=list)
     from_end: npt.NDArray[np.int64] | None = None
+    first: npt.NDArray[np.bool_] | None = None
 
 
 def plan(source: Source, files: dict[str, tuple[str, ...]], form: Format, columns: list[str]) -> list[Task]:
@@ -234,6 +236,7 @@ def read(source: Source, task: Task, form: Format, columns: list[str]) -> Iterat
         first = task.first_row
         for data in text.blocks(source.filesystem, task, form):
             table, records, flaws, lines = text.parse(data, task.names, form, columns)
+            progress.tick(len(records), len(data))
             bad = [BadRow(task.file, first + row, reason, line) for row, reason, line in flaws]
             yield Block(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
             first += lines
@@ -250,6 +253,7 @@ def _read_parquet(source: Source, task: Task, columns: list[str]) -> Iterator[Bl
         ):
             rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
             yield Block(pa.Table.from_batches([batch]), np.full(len(rows), task.file_index, np.int32), rows)
+            progress.tick(batch.num_rows)
             first += batch.num_rows
 
 

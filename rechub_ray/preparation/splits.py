@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rechub_ray.errors import ConfigError
-from rechub_ray.preparation.forms import AtRandom, ByColumn, ByFile, ByTime, LeaveLastOut
+from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.preparation.forms import AtRandom, ByColumn, ByFile, ByTime, LeaveLastOut, SplitSpec
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import Block
@@ -95,12 +97,77 @@ def given_starts(split: ByTime) -> list[float]:
 
 
 def fitted_starts(split: ByTime, times: Quantiles) -> list[float]:
-    """The moments that cut `fractions` off; rows of one moment stay together, in the earlier split."""
+    """Return the moments that cut `fractions` off; rows of one moment stay together, in the earlier split.
+
+    Raises:
+        DataError: no row holds a time, or there are too few different ones, so that a split is empty.
+    """
     assert split.fractions is not None
+    if not len(times.values):
+        raise DataError(f"column '{split.column}' holds no time in any row")
     edges = np.cumsum(list(split.fractions.values()))[:-1].tolist()
-    starts = []
-    for edge in edges:
+    starts: list[float] = []
+    for name, edge in zip(split.fractions, edges, strict=False):
         last_before = times.at([edge])[0]
         later = times.values[times.values > last_before]
-        starts.append(float(later[0]) if len(later) else float("inf"))
+        if starts and len(later) and later[0] <= starts[-1]:
+            raise empty_split(split, name, times=times)
+        if not len(later):
+            raise empty_split(split, list(split.fractions)[len(starts) + 1], times=times)
+        starts.append(float(later[0]))
     return starts
+
+
+def empty_split(
+    split: SplitSpec | None, name: str, *, times: Quantiles | None = None, bad: int = 0, min_length: int = 0
+) -> DataError:
+    """Return the error that a split has no rows, with the reason.
+
+    Args:
+        times: the moments of all rows, for a split by time.
+        bad: rows that were set aside.
+        min_length: rows with a shorter history were left out.
+    """
+    hint = None
+    if isinstance(split, ByTime):
+        assert times is not None
+        got, hint = _moments(split, times)
+    elif isinstance(split, ByColumn):
+        got = f"no row with '{split.column}' = {' or '.join(split.texts(name)[:5])}"
+    elif isinstance(split, AtRandom) or (isinstance(split, ByFile) and name in split.carve):
+        fraction = split.fractions[name] if isinstance(split, AtRandom) else split.carve[name].fraction
+        got = f"none of the rows, with a fraction of {fraction:g}: they are few"
+    elif isinstance(split, LeaveLastOut):
+        need = split.valid + split.test
+        got = f"no user with more than {need if name == TRAIN else need - 1} rows"
+        hint = "A user's last rows are left out before anything is left to train on."
+    else:
+        got = "files without usable rows"
+    if min_length:
+        hint = f"`history.min_length: {min_length}` leaves out rows with fewer earlier rows of their user."
+    if bad:
+        hint = f"{bad:,} bad rows were set aside: without `on_bad_rows: quarantine` the first one is shown."
+    return DataError(f"the split '{name}' has no rows", expected="at least one row in every split", got=got, hint=hint)
+
+
+def _moments(split: ByTime, times: Quantiles) -> tuple[str, str]:
+    """What the time column holds, and what to do about it."""
+    if not len(times.values):
+        return f"no row with a time in '{split.column}'", "Check the time column."
+    first, last = float(times.values[0]), float(times.values[-1])
+    got = f"'{split.column}' runs from {_moment(first)} to {_moment(last)}"
+    if first == last:
+        got = f"one moment in all rows of '{split.column}': {_moment(first)}"
+    if split.starts is not None:
+        starts = zip(split.starts, given_starts(split), strict=True)
+        return got, f"The splits begin: {', '.join(f'{name} from {_moment(start)}' for name, start in starts)}."
+    got += f" ({len(times.values):,} different moments)" if first < last else ""
+    return got, "Rows of one moment stay together: give larger fractions or 'starts', or split in another way."
+
+
+def _moment(value: float) -> str:
+    """A moment as a date too, where it can be seconds since 1970."""
+    number = f"{value:.0f}" if value == round(value) else f"{value!r}"
+    if not 1e8 <= value < 1e11:
+        return number
+    return f"{number} ({datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M:%S})"

@@ -56,7 +56,7 @@ class ColumnStatistics:
             "mean": _plain(self.moments.mean if self.moments.count else math.nan),
         }
         if isinstance(what, Label):
-            return {"kind": what.kind, **ends}
+            return {"kind": what.kind, **({"nulls": self.nulls} if what.optional else {}), **ends}
         if isinstance(what, DenseFeature):
             return {"kind": "dense", "nulls": self.nulls, **ends}
         distinct = 0 if self.seen is None else int(np.bitwise_count(self.seen).sum()) - int(self.seen[0] & 1)
@@ -105,7 +105,9 @@ class SplitStatistics:
                 column.see(ids, feature.vocab_size)
         for label in labels:
             column = self.columns.setdefault(label.name, ColumnStatistics())
-            column.moments.add(table[label.name].to_numpy().astype(np.float64))
+            known = table[label.name].drop_null()
+            column.nulls += table.num_rows - len(known)
+            column.moments.add(known.to_numpy().astype(np.float64))
 
     def merge(self, other: SplitStatistics) -> None:
         self.rows += other.rows

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rechub_ray.preparation.forms import Bucket, Categorical, Numeric, Sequence, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
-from rechub_ray.preparation.values import Flaws, hash64, to_float, to_lists, to_number, to_text
+from rechub_ray.preparation.values import Flaws, hash64, to_float, to_lists, to_number, to_text, whole_form
 from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
 
 State: TypeAlias = Counter | Moments | Quantiles
@@ -26,7 +26,10 @@ class Ids(Protocol):
 
 
 class Vocabulary:
-    """Texts by id: the most frequent is 1; null and unknown texts are 0."""
+    """Texts by id: the most frequent is 1; null and unknown texts are 0.
+
+    An unknown whole number is also looked up in its other form: "7.0" finds "7", and "7" finds "7.0".
+    """
 
     def __init__(self, values: pa.Array) -> None:
         self.values = values
@@ -35,7 +38,18 @@ class Vocabulary:
     def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
         coded = texts.dictionary_encode()
         found = pc.index_in(coded.dictionary, value_set=self.values)
+        if found.null_count:
+            found = pc.coalesce(found, pc.index_in(other_form(coded.dictionary, found), value_set=self.values))
         return _spread(coded, pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1)
+
+
+def other_form(texts: pa.Array, known: pa.Array) -> pa.Array:
+    """Whole numbers with `.0` without it, and the other way around; null for the rest, and where `known` is there."""
+    texts = pc.if_else(pc.is_valid(known), None, texts)
+    whole = pc.match_substring_regex(texts, r"^-?\d+(\.0)?$")
+    pointed = pc.ends_with(texts, ".0")
+    bare = whole_form(texts)
+    return pc.if_else(whole, pc.if_else(pointed, bare, pc.binary_join_element_wise(bare, ".0", "")), None)
 
 
 def _spread(coded: pa.DictionaryArray, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -158,6 +158,18 @@ def _utc(text: str) -> str:
     return moment.isoformat()
 
 
+def whole_form(texts: pa.Array) -> pa.Array:
+    """Return texts in which whole numbers have no `.0` behind them (a null made them floats): 7.0 meets 7.
+
+    Example:
+        >>> whole_form(pa.array(["7.0", "7", "7.5", "v7.0", None])).to_pylist()
+        ['7', '7', '7.5', 'v7.0', None]
+    """
+    if not pc.any(pc.ends_with(texts, ".0")).as_py():
+        return texts
+    return pc.replace_substring_regex(texts, r"^(-?\d+)\.0$", r"\1")
+
+
 def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
     """64-bit hash of the UTF-8 bytes: FNV-1a, then the finaliser of MurmurHash3. Null hashes like the empty text.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -11,7 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rechub_ray.data.shard import SealedWriter
+from rechub_ray.errors import DataError
+from rechub_ray.files import reason
 from rechub_ray.preparation.sources import BadRow
+
+
+@contextlib.contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Turn what the system refuses to write below `place` into one line.
+
+    Raises:
+        DataError: the disk is full, the folder is read-only or gone, a quota is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write into '{place}'", got=reason(error), hint="Nothing of this attempt is left behind."
+        ) from None
 
 
 class Quarantine:
@@ -60,7 +79,7 @@ class ShardWriter:
         rows = pa.concat_tables(self._waiting)
         full = rows.num_rows - rows.num_rows % self.row_group_rows
         for start in range(0, full, self.row_group_rows):
-            self._write(rows.slice(start, self.row_group_rows))
+            self.write(rows.slice(start, self.row_group_rows))
         # a slice would keep the whole block alive
         rest = rows.slice(full).take(pa.array(range(rows.num_rows - full), pa.int64()))
         self._waiting, self._rows = [rest], rest.num_rows
@@ -68,13 +87,17 @@ class ShardWriter:
     def close(self) -> None:
         """Writes what is left."""
         if self._rows:
-            self._write(pa.concat_tables(self._waiting))
+            self.write(pa.concat_tables(self._waiting))
         self._waiting, self._rows = [], 0
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _write(self, rows: pa.Table) -> None:
+    def write(self, rows: pa.Table) -> None:
+        """Write rows, at most `row_group_rows`, as one row group."""
+        if self._file is not None and self._written + rows.num_rows > self.shard_rows:
+            self._file.close()
+            self._file = None
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"part-{self.number:05d}-{self._shards:03d}.parquet"

@@ -124,7 +124,7 @@ def test_empty_file(lab: Any) -> None:
 
 def test_header_only(lab: Any) -> None:
     lab.write(train__csv=GOOD.splitlines()[0] + "\n", test__csv=GOOD)
-    says(failure(lab, lab.recipe()), "training split has no rows")
+    says(failure(lab, lab.recipe()), "the split 'train' has no rows", "files without usable rows")
 
 
 def test_truncated_gzip(lab: Any) -> None:
@@ -185,7 +185,11 @@ def test_value_of_no_split(lab: Any) -> None:
          ["shared_with: itm", "Did you mean 'item'?"]),
         ({"features": [{"kind": "numeric", "name": "a", "transforms": ["min_max", "log1p"]}]}, ["comes last"]),
         ({"features": "user"}, ["features"]),
-        ({"labels": []}, ["'labels' is empty"]),
+        ({"labels": [{"name": "y", "num_classes": 3}]}, ["'labels.0'", "'kind: multiclass'"]),
+        ({"labels": [{"name": "y", "kind": "multiclass", "num_classes": 1}]}, ["'labels.0.num_classes'", "got 1"]),
+        ({"labels": [{"name": "y", "kind": "multi"}]}, ["'labels.0.kind'", "'multiclass'"]),
+        ({"cluster_by": "a", "group": "b"}, ["'group' and 'cluster_by'", "a"]),
+        ({"history": {"item": "i", "user": "u", "ties": "exclude"}}, ["history", "needs 'order'"]),
         ({"features": []}, ["'features' is empty"]),
         ({"files": {}}, ["'files' is empty"]),
         ({"files": []}, ["'files' is empty"]),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rechub_ray.errors import DataError
-from rechub_ray.preparation import histories, prepare, sources, text
+from rechub_ray.preparation import buckets, prepare, sources, text
 
 FEATURES = [
     {"kind": "categorical", "columns": ["u", "i"]},
@@ -64,7 +64,7 @@ def test_many_tasks_blocks_and_buckets_change_nothing(lab: Any, monkeypatch: pyt
     whole = prepare(node(lab, "whole"))
     monkeypatch.setattr(sources, "TASK_BYTES", 9000)
     monkeypatch.setattr(text, "BLOCK_BYTES", 1500)
-    monkeypatch.setattr(histories, "BUCKET_BYTES", 9000)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 9000)
     cut = prepare(node(lab, "cut"))
     assert len(list((Path(cut.out) / "train").iterdir())) > 3
     expected, found = rows(Path(whole.out)), rows(Path(cut.out))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.preparation import Recipe, prepare
 
 LABEL = [{"name": "y", "expression": "1"}]
@@ -141,7 +141,7 @@ def test_history_by_file_order_and_min_length(lab: Any) -> None:
         labels=LABEL,
     )
     out = prepare(node).out
-    # targets 11 12 21 13, histories [10] [10 11] [20] [10 11 12]; counts 10: 3, 11: 3, 12: 2, then 13 20 21
+    # targets 11 12 21 13, histories [10] [10 11] [20] [10 11 12]; the rows left out are 10 and 20: every count is 1
     assert lab.split(out) == {"i": [2, 3, 6, 4], "history": [[1], [1, 2], [5], [1, 2, 3]], "y": [1] * 4}
 
 
@@ -159,9 +159,9 @@ def test_a_user_a_line(lab: Any) -> None:
         labels=LABEL,
     )
     out = prepare(node).out
-    # training rows: u1 -> 5, u1 5 -> 6, u2 -> 6; counts 5: 2, 6: 2
-    assert lab.split(out) == {"user": [1, 1, 2], "item": [1, 2, 2], "history": [[], [1], []], "y": [1, 1, 1]}
-    assert lab.split(out, "test") == {"user": [1, 2], "item": [0, 0], "history": [[1, 2], [2]], "y": [1, 1]}
+    # training rows: u1 -> 5, u1 5 -> 6, u2 -> 6; counts 5: 1, 6: 2
+    assert lab.split(out) == {"user": [1, 1, 2], "item": [2, 1, 1], "history": [[], [2], []], "y": [1, 1, 1]}
+    assert lab.split(out, "test") == {"user": [1, 2], "item": [0, 0], "history": [[2, 1], [1]], "y": [1, 1]}
 
 
 def test_joins(lab: Any) -> None:
@@ -216,3 +216,48 @@ def test_wrong_fractions(lab: Any, change: dict[str, object], words: list[str]) 
     with pytest.raises(ConfigError) as caught:
         prepare(lab.recipe(files="train.csv", split={"by": "random", **change}))
     assert all(word in str(caught.value) for word in words)
+
+
+TIMES = {"by": "time", "column": "t"}
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({**TIMES, "fractions": {"train": 0.6, "valid": 0.2, "c": 0.2}}, ["'valid'", "one moment in all rows of 't'"]),
+        ({**TIMES, "starts": {"test": "2024-01-01"}}, ["'test'", "1700000000 (2023-11-14 22:13:20)"]),
+        ({**TIMES, "starts": {"valid": 5, "test": 1800000000}}, ["'train'", "valid from 5"]),
+        ({"by": "column", "column": "x", "values": {"train": [1, 2, 3], "test": ["ten"]}}, ["'test'", "'x' = ten"]),
+        ({"by": "random", "fractions": {"train": 0.9, "test": 0.1}, "seed": 1}, ["'test'", "a fraction of 0.1", "few"]),
+        ({"by": "leave_last_out", "user": "u", "valid": 2}, ["'train'", "no user with more than 3 rows"]),
+        ({"by": "leave_last_out", "user": "x"}, ["'train'", "no user with more than 2 rows"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("fitted", [True, False])
+def test_an_empty_split_is_an_error_with_the_reason(
+    lab: Any, split: dict[str, Any], words: list[str], fitted: bool
+) -> None:
+    lab.write(train__csv="x,t,u\n1,1700000000,a\n2,1700000000,a\n3,1700000000,a\n")
+    features = [{"kind": "categorical" if fitted else "numeric", "name": "x"}]
+    node = lab.recipe(files="train.csv", split=split, features=features, labels=LABEL)
+    with pytest.raises(DataError) as caught:
+        prepare(node)
+    assert all(word in str(caught.value) for word in ["has no rows", *words]), str(caught.value)
+    assert not lab.out.exists()
+
+
+def test_two_starts_of_one_moment(lab: Any) -> None:
+    """Most rows are of one moment, so that a split between two edges stays empty."""
+    lab.write(train__csv="x,t\n1,1\n" + "2,5\n" * 8 + "3,9\n")
+    split = {**TIMES, "fractions": {"train": 0.5, "valid": 0.2, "test": 0.3}}
+    features = [{"kind": "categorical", "name": "x"}]
+    with pytest.raises(DataError, match=r"split 'valid' has no rows.*3 different moments.*one moment stay together"):
+        prepare(lab.recipe(files="train.csv", split=split, features=features, labels=LABEL))
+
+
+def test_a_min_length_that_leaves_nothing(lab: Any) -> None:
+    lab.write(train__csv=EVENTS)
+    history = {"user": "u", "item": "i", "order": "t", "min_length": 9}
+    features = [{"kind": "sequence", "name": "history"}]
+    with pytest.raises(DataError, match=r"'train' has no rows.*`history.min_length: 9` leaves out"):
+        prepare(lab.recipe(files="train.csv", history=history, split=None, features=features, labels=LABEL))

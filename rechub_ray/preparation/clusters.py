@@ -1,0 +1,71 @@
+"""`cluster_by`: the rows of one group together, in order of time, and inside one row group of the shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rechub_ray.errors import DataError
+from rechub_ray.preparation.buckets import bounds, dealt
+from rechub_ray.preparation.writer import ShardWriter
+
+PLACE = ("__time", "__file", "__row")
+"""Columns that say where a row stands in time, and among rows of one moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Writes the shards of one split and bucket.
+
+    Args:
+        folder: where the encoded rows were dealt into buckets, a folder a split.
+        staging: where the shards go, a folder a split.
+        column: the shards' column that names a row's group.
+        files: the input files by index, for messages.
+        row_group_rows, shard_rows: as in the recipe.
+    """
+
+    folder: Path
+    staging: Path
+    column: str
+    files: tuple[str, ...]
+    row_group_rows: int
+    shard_rows: int
+
+    def __call__(self, item: tuple[str, int]) -> int:
+        """Return the rows written.
+
+        Raises:
+            DataError: a group has more rows than a row group.
+        """
+        split, bucket = item
+        table = dealt(self.folder / split, bucket)
+        if table is None:
+            return 0
+        groups = table[self.column].to_numpy()
+        time, file, row = (table[name].to_numpy() for name in PLACE)
+        order = np.lexsort((row, file, time, groups))
+        begins, ends = bounds(groups[order])
+        sizes = ends - begins
+        if sizes.max() > self.row_group_rows:
+            first = order[begins[int(sizes.argmax())]]
+            where = f"its first row is {self.files[file[first]]}, row {row[first]}"
+            raise DataError(
+                f"a group of '{self.column}' has {sizes.max():,} rows in split '{split}' ({where})",
+                expected=f"at most `row_group_rows`, {self.row_group_rows:,}, since a group lies in one row group",
+                hint="Raise 'row_group_rows' (up to 1,000,000), or cluster by something finer.",
+            )
+        table = table.drop_columns(list(PLACE)).take(pa.array(order))
+        writer = ShardWriter(self.staging / split, bucket, self.row_group_rows, self.shard_rows)
+        start = stop = 0
+        for end in ends.tolist():
+            if end - start > self.row_group_rows:
+                writer.write(table.slice(start, stop - start))
+                start = stop
+            stop = end
+        writer.write(table.slice(start, stop - start))
+        writer.close()
+        return int(table.num_rows)

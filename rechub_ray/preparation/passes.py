@@ -1,0 +1,119 @@
+"""The two passes over the rows: what one task does in each, and what its results come to."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rechub_ray.preparation.buckets import Dealer
+from rechub_ray.preparation.encoder import Encoder, FitState
+from rechub_ray.preparation.labels import Classes
+from rechub_ray.preparation.recipe import TRAIN, Recipe
+from rechub_ray.preparation.rows import RowReader
+from rechub_ray.preparation.sources import Task
+from rechub_ray.preparation.statistics import SplitStatistics
+from rechub_ray.preparation.writer import Quarantine, ShardWriter
+from rechub_ray.schema import Schema
+
+
+class Fitted:
+    """What tasks found for the fit: the encoder's state, the classes of labels, and how many rows side tables know."""
+
+    def __init__(self, state: FitState, classes: Classes, joins: int) -> None:
+        self.state, self.classes, self.rows = state, classes, 0
+        self.matched: npt.NDArray[np.int64] = np.zeros(joins, dtype=np.int64)
+
+    def merge(self, other: Fitted) -> None:
+        self.state.merge(other.state)
+        self.classes.merge(other.classes)
+        self.matched, self.rows = self.matched + other.matched, self.rows + other.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class FitTask:
+    """First pass: what has to be fitted on a task's training rows."""
+
+    reader: RowReader
+    encoder: Encoder
+
+    def __call__(self, task: Task) -> Fitted:
+        recipe = self.reader.recipe
+        train = recipe.splits.index(TRAIN)
+        found = Fitted(self.encoder.fit_state(), Classes(recipe.labels), len(recipe.joins))
+        quarantine = Quarantine(Path(), "error" if recipe.on_bad_rows == "error" else "skip")
+        for rows in self.reader.ready(task, self.encoder):
+            quarantine.add(rows.bad)
+            found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
+            parsed, others, first = rows.parsed, rows.others, rows.first
+            mine = rows.codes == train
+            if not mine.all():
+                keep = pa.array(mine)
+                parsed = {name: values.filter(keep) for name, values in parsed.items()}
+                others = {name: values.filter(keep) for name, values in others.items()}
+                first = None if first is None else first[mine]
+            found.state.rows += int(mine.sum())
+            found.classes.add(others)
+            self.encoder.fit(found.state, parsed, first)
+        return found
+
+
+class Encoded:
+    """What tasks wrote: statistics by split, bad rows, and how many rows side tables know."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.splits = {name: SplitStatistics() for name in recipe.splits}
+        self.bad = self.rows = 0
+        self.matched: npt.NDArray[np.int64] = np.zeros(len(recipe.joins), dtype=np.int64)
+
+    def merge(self, other: Encoded) -> None:
+        for name, part in other.splits.items():
+            self.splits[name].merge(part)
+        self.matched, self.rows, self.bad = self.matched + other.matched, self.rows + other.rows, self.bad + other.bad
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeTask:
+    """Second pass: a task's rows as shards of each split, or in buckets where groups are to be kept together."""
+
+    reader: RowReader
+    encoder: Encoder
+    schema: Schema
+    staging: Path
+    buckets: int
+
+    def __call__(self, item: tuple[int, Task]) -> Encoded:
+        number, task = item
+        recipe, found = self.reader.recipe, Encoded(self.reader.recipe)
+        writers = {name: self._writer(name, number) for name in recipe.splits}
+        with Quarantine(self.staging / "quarantine" / f"part-{number:05d}.jsonl", recipe.on_bad_rows) as quarantine:
+            for rows in self.reader.ready(task, self.encoder):
+                quarantine.add(rows.bad)
+                found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
+                table = pa.table({**self.encoder.encode_parsed(rows.parsed), **rows.others, **rows.places})
+                table = table.select([*self.schema.columns, *rows.places])
+                for code in np.unique(rows.codes).tolist():
+                    name, mine, parsed = recipe.splits[code], table, rows.parsed
+                    if not (rows.codes == code).all():
+                        keep = pa.array(rows.codes == code)
+                        mine = table.filter(keep)
+                        parsed = {key: values.filter(keep) for key, values in parsed.items()}
+                    writer = writers[name]
+                    if isinstance(writer, Dealer):
+                        writer.add(mine, mine[self.schema.group])
+                    else:
+                        writer.add(mine)
+                    found.splits[name].add(self.schema.features, self.schema.labels, parsed, mine)
+            for writer in writers.values():
+                writer.close()
+            found.bad = quarantine.rows
+        return found
+
+    def _writer(self, split: str, number: int) -> ShardWriter | Dealer:
+        recipe = self.reader.recipe
+        if recipe.cluster_by is not None:
+            return Dealer(self.staging / "work" / "clusters" / split, number, self.buckets)
+        return ShardWriter(self.staging / split, number, recipe.row_group_rows, recipe.shard_rows)

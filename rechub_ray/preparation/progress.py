@@ -1,0 +1,83 @@
+"""How far `prepare` is: a line on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Display
+
+T = TypeVar("T")
+_listener: Callable[[int, int], None] | None = None
+
+
+def tick(rows: int, size: int = 0) -> None:
+    """Say that a block was read: its rows, and the bytes of the file that it stood for.
+
+    Only work in the process of `prepare` is heard; a task that runs elsewhere counts when it is done.
+    """
+    if _listener is not None:
+        _listener(rows, size)
+
+
+class Progress:
+    """A bar for each pass: bytes of raw input, rows, the time that is left."""
+
+    def __init__(self) -> None:
+        console = Console(file=sys.stderr)
+        shown = sys.stderr.isatty() and not console.is_dumb_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TextColumn("{task.fields[rows]:,} rows"),
+            TimeRemainingColumn(),
+        )
+        self._display = Display(*columns, console=console, transient=True) if shown else None
+
+    def __enter__(self) -> Progress:
+        if self._display is not None:
+            self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _listener
+        _listener = None
+        if self._display is not None:
+            self._display.stop()
+
+    def over(self, what: str, results: Iterable[T], sizes: list[int]) -> Iterator[T]:
+        """Yield the results of a pass and show how far it is.
+
+        Args:
+            what: the pass, in a word.
+            results: one a task, in the order of the tasks.
+            sizes: the bytes of each task.
+        """
+        global _listener
+        if self._display is None:
+            yield from results
+            return
+        display = self._display
+        bar = display.add_task(what, total=max(sum(sizes), 1), rows=0)
+        done = inside = seen = number = 0
+
+        def listen(rows: int, size: int) -> None:
+            nonlocal inside, seen
+            inside, seen = min(inside + size, sizes[number]), seen + rows
+            display.update(bar, completed=done + inside, rows=seen)
+
+        _listener = listen
+        for result in results:
+            done, inside = done + sizes[number], 0
+            number = min(number + 1, len(sizes) - 1)
+            display.update(bar, completed=done)
+            yield result
+        _listener = None
+        display.remove_task(bar)

@@ -1,0 +1,115 @@
+"""Disks that are full, folders that take nothing: one line, no half data set, and the old one stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from rechub_ray.errors import DataError, RechubError
+from rechub_ray.preparation import encoder, prepare, staging
+
+RAW = "user,item,price,tags,rating\n1,a,2,x,5\n2,b,3,y,1\n"
+
+
+def full(*arguments: Any, **options: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+PLACES = [
+    (pq.ParquetWriter, "write_table"),
+    (pq.ParquetWriter, "__init__"),
+    (pq.ParquetWriter, "close"),
+    (pq, "write_table"),
+    (Path, "write_text"),
+    (Path, "mkdir"),
+    (Path, "rename"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), PLACES, ids=[f"{owner.__name__}.{name}" for owner, name in PLACES])
+@pytest.mark.parametrize("how", ["plain", "history", "cluster"])
+def test_a_full_disk_is_one_line_wherever_it_shows(
+    lab: Any, owner: Any, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.write(train__csv=RAW, test__csv=RAW)
+    changes: dict[str, Any] = {"overwrite": True}
+    if how == "cluster":
+        changes["cluster_by"] = "user"
+    if how == "history":
+        changes["history"] = {"user": "user", "item": "item", "order": "price"}
+        changes |= {"split": None, "files": "train.csv"}
+    lab.prepare(**changes)
+    before = {path: path.read_bytes() for path in lab.out.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(DataError) as caught:
+            lab.prepare(**changes)
+    message = str(caught.value)
+    assert "No space left on device" in message
+    assert str(lab.out) in message
+    assert "\n" not in message
+    assert {path: path.read_bytes() for path in lab.out.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in lab.folder.iterdir()) == ["out", "raw"]
+
+
+def test_a_quarantine_that_cannot_be_written(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write(train__csv=RAW + "1,a,cheap,x,5\n", test__csv=RAW)
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DataError, match="No space left"):
+        lab.prepare(on_bad_rows="quarantine")
+    assert [path.name for path in lab.folder.iterdir()] == ["raw"]
+
+
+class Broken(pafs.FSSpecHandler):
+    """A store that takes no more files after a number of them."""
+
+    left = 0
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        Broken.left -= 1
+        return full() if Broken.left < 0 else super().open_output_stream(path, metadata)
+
+
+@pytest.mark.parametrize("left", range(0, 12, 3))
+def test_an_upload_that_breaks_off_leaves_the_old_data_set_or_says_where_the_new_one_is(
+    lab: Any, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    out = f"memory://bucket/broken-{left}"
+    lab.write(train__csv=RAW, test__csv=RAW)
+    store = pafs.PyFileSystem(Broken(memory))
+    monkeypatch.setattr(staging, "open_filesystem", lambda path: (store, path.removeprefix("memory://")))
+    monkeypatch.setattr(staging, "check_writable", lambda *_, **__: None)
+    Broken.left = 1000
+    prepare(lab.recipe(out=out))
+    files = 1000 - Broken.left
+    old = memory.cat(f"/bucket/broken-{left}/schema.json")
+    lab.write(train__csv=RAW + "3,c,4,z,5\n")
+    Broken.left = left
+    with pytest.raises(RechubError, match="No space left") as caught:
+        prepare(lab.recipe(out=out, overwrite=True))
+    if left < files:
+        assert memory.cat(f"/bucket/broken-{left}/schema.json") == old
+        assert not memory.glob(f"/bucket/broken-{left}.preparing-*/*")
+        Broken.left = 1000
+        prepare(lab.recipe(out=out, overwrite=True))
+        assert memory.cat(f"/bucket/broken-{left}/schema.json") != old
+    else:
+        assert "the new data set is whole in" in str(caught.value)
+        assert memory.cat(memory.glob(f"/bucket/broken-{left}.preparing-*/schema.json")[0]) != old
+
+
+def test_the_disk_of_a_temporary_folder_is_named(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write(train__csv=RAW, test__csv=RAW)
+    monkeypatch.setenv("TMPDIR", str(lab.folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(encoder.Path, "write_text", full)
+    with pytest.raises(DataError, match=str(lab.folder)):
+        prepare(lab.recipe(out="memory://elsewhere/out"))
