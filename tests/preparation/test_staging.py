@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def test_a_full_disk_is_one_line_wherever_it_shows(
     assert "\n" not in message
     assert {path: path.read_bytes() for path in lab.out.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in lab.folder.iterdir()) == ["out", "raw"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"cluster_by": "u"}])
+def test_a_file_that_may_not_grow(lab: Any, changes: dict[str, Any]) -> None:
+    """The system's own refusal in the middle of a shard, nothing patched."""
+    lab.write(train__csv="u,x,y\n" + "".join(f"{i},{i * 7919 % 100003}.{i},{i % 2}\n" for i in range(40_000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot write into .*out'. Got: File too large") as caught:
+            prepare(lab.single(features=[{"kind": "numeric", "name": "x"}], **changes))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in lab.folder.iterdir()] == ["raw"]
 
 
 def test_a_quarantine_that_cannot_be_written(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
