@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rechub_ray.preparation.sources import Source, Task
-from rechub_ray.preparation.text import is_compressed
 from rechub_ray.preparation.values import flat, hash64
 
 BUCKET_BYTES = 64 << 20
@@ -22,7 +21,7 @@ _FLUSH_BYTES = 64 << 20
 def task_bytes(source: Source, tasks: list[Task]) -> list[int]:
     """Return the bytes of each task; a compressed file is taken for four times its size."""
     shares = collections.Counter(task.file for task in tasks)
-    sizes = {file: source.size(file) * (4 if is_compressed(file) else 1) for file in shares}
+    sizes = {task.file: source.size(task.file) * (4 if task.compression else 1) for task in tasks}
     return [task.length if task.length >= 0 else sizes[task.file] // shares[task.file] for task in tasks]
 
 

@@ -12,8 +12,8 @@ from rechub_ray.errors import DataError
 from rechub_ray.preparation.buckets import bounds, dealt
 from rechub_ray.preparation.writer import ShardWriter
 
-PLACE = ("__time", "__file", "__row")
-"""Columns that say where a row stands in time, and among rows of one moment."""
+PLACE = ("__time", "__fraction", "__file", "__row")
+"""Columns that say where a row stands in time (see `moments`), and among rows of one moment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Cluster:
         if table is None:
             return 0
         groups = table[self.column].to_numpy()
-        time, file, row = (table[name].to_numpy() for name in PLACE)
-        order = np.lexsort((row, file, time, groups))
+        places = [table[name].to_numpy() for name in PLACE]
+        order = np.lexsort((*reversed(places), groups))
         begins, ends = bounds(groups[order])
         sizes = ends - begins
         if sizes.max() > self.row_group_rows:
             first = order[begins[int(sizes.argmax())]]
-            where = f"its first row is {self.files[file[first]]}, row {row[first]}"
+            where = f"its first row is {self.files[places[-2][first]]}, row {places[-1][first]}"
             raise DataError(
                 f"a group of '{self.column}' has {sizes.max():,} rows in split '{split}' ({where})",
                 expected=f"at most `row_group_rows`, {self.row_group_rows:,}, since a group lies in one row group",

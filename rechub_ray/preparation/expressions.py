@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rechub_ray.errors import ConfigError
-from rechub_ray.preparation.values import Flaws, flat, to_float, to_number, to_text
+from rechub_ray.preparation.values import Flaws, to_float, to_number, to_text
 
 Kind: TypeAlias = Literal["column", "number", "truth", "text"]
 
@@ -35,7 +35,6 @@ _ARITHMETIC: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
 _ALLOWED = "column names, numbers, True, False, texts, + - * /, comparisons, in, and, or, not"
 _MAX_DEPTH = 100
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
-_TRUTHS = pa.array(["false", "False", "FALSE", "true", "True", "TRUE"])
 
 
 class Expression:
@@ -190,7 +189,7 @@ class Expression:
     def _evaluate(self, node: ast.expr, table: pa.Table, flaws: Flaws, as_text: bool = False) -> Any:
         match node:
             case ast.Name():
-                return to_text(table[node.id]) if as_text else number_or_truth(table[node.id], node.id, flaws)
+                return to_text(table[node.id]) if as_text else to_number(table[node.id], node.id, flaws)
             case ast.Constant():
                 return pa.scalar(int(node.value) if isinstance(node.value, bool) else node.value)
             case ast.BoolOp():
@@ -283,17 +282,6 @@ def _chain(node: ast.BinOp) -> tuple[ast.expr, list[ast.BinOp]]:
         chain.append(first)
         first = first.left
     return first, chain[::-1]
-
-
-def number_or_truth(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa.Array:
-    """Return numbers as `to_number` does, the texts true and false (also True, TRUE ...) as 1 and 0."""
-    values = flat(column)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        values = to_text(values)
-        truth = pc.index_in(values, value_set=_TRUTHS)
-        if truth.null_count < len(truth):
-            values = pc.if_else(pc.is_valid(truth), pc.if_else(pc.less(truth, 3), "0", "1"), values)
-    return to_number(values, name, flaws)
 
 
 def _rows(value: Any, rows: int) -> pa.Array:

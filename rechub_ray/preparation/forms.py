@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -11,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import nearest
 from rechub_ray.preparation.expressions import Expression
+from rechub_ray.preparation.values import FLOAT32_MAX
 from rechub_ray.schema import LabelKind
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -37,7 +39,7 @@ class Form(pydantic.BaseModel):
 
 
 class Format(Form):
-    """How a raw file is laid out. `.gz` and other compressions are recognised by the file's ending.
+    """How a raw file is laid out. Compression (gzip, bz2, zstd, lz4; brotli by `.br`) is recognised by its content.
 
     Args:
         type: `csv`, `tsv` (csv with tabs, without quotes), `jsonl`, `parquet`, or `json_map` (side tables only: one
@@ -47,7 +49,8 @@ class Format(Form):
         quote: the quoting character; null for none.
         newlines_in_values: quoted fields may hold line breaks (such a file is read by one task).
         strip: cut blanks around every value.
-        null_values: texts that stand for a missing value.
+        null_values: texts that stand for a missing value, in every type of file and in lists too. The empty text, null
+            and NaN always do.
         rest: the last column takes the rest of the line, delimiters included (`user item item item ...`).
     """
 
@@ -59,18 +62,28 @@ class Format(Form):
     newlines_in_values: bool = False
     encoding: str = "utf-8"
     strip: bool = False
-    null_values: tuple[str, ...] = ("",)
+    null_values: tuple[str, ...] = ("", "nan", "NaN")
     rest: bool = False
 
     @pydantic.model_validator(mode="after")
     def _columns_once(self) -> Format:
         if self.type in ("csv", "tsv") and self.header == (self.columns is not None):
             raise PydanticCustomError("columns", "either 'header: true', or 'header: false' and 'columns'")
+        twice = [name for name in self.columns or () if (self.columns or ()).count(name) > 1]
+        if twice:
+            raise PydanticCustomError("columns", "'columns' names '{name}' twice", {"name": twice[0]})
         try:
             "".encode(self.encoding)
         except LookupError:
             raise PydanticCustomError("encoding", "unknown encoding '{name}'", {"name": self.encoding}) from None
         return self
+
+    @property
+    def lines_are_bytes(self) -> bool:
+        """Whether a file can be cut at the bytes of its line ends before it is decoded (not so in UTF-16)."""
+        name = codecs.lookup(self.encoding).name
+        stateful = ("utf-7", "utf-8-sig", "utf-16", "utf-32", "iso2022", "hz")
+        return not name.startswith(stateful) and "\n".encode(name) == b"\n"
 
     @property
     def separator(self) -> str:
@@ -79,6 +92,13 @@ class Format(Form):
     @property
     def quoting(self) -> str | None:
         return None if self.type == "tsv" or self.rest or len(self.separator) > 1 else self.quote
+
+
+class File(Form):
+    """Raw files: `path` is a path, a folder or a glob, and `format` says how these differ from the recipe's format."""
+
+    path: Annotated[str, pydantic.Field(min_length=1)]
+    format: Format = Format()
 
 
 class Join(Form):
@@ -180,7 +200,7 @@ class Numeric(Column):
 
     kind: Literal["numeric"] = "numeric"
     transforms: tuple[Literal["log1p", "standardise", "standardize", "min_max"], ...] = ()
-    fill: float = 0.0
+    fill: Annotated[float, pydantic.Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] = 0.0
     dim: Count = 1
     separator: str | None = pydantic.Field(default=None, min_length=1)
 

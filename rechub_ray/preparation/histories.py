@@ -18,10 +18,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from rechub_ray.preparation.buckets import Dealer, bounds, dealt
+from rechub_ray.preparation.clusters import PLACE
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read
-from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, to_time, whole_form
+from rechub_ray.preparation.times import moments
+from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form
 from rechub_ray.preparation.writer import Quarantine
 
 _EXPLODE_ROWS = 65_536
@@ -44,7 +46,7 @@ class Deal:
         user, order = user_and_order(self.recipe)
         dealer = Dealer(self.folder, number, self.buckets)
         with Quarantine(self.quarantine / f"part-dealt-{number:05d}.jsonl", self.recipe.on_bad_rows) as quarantine:
-            for block in read(self.source, task, self.recipe.format, self.recipe.input_columns):
+            for block in read(self.source, task):
                 dealer.add(*self._keyed(block, user, order, quarantine))
             dealer.close()
             return quarantine.rows
@@ -54,12 +56,14 @@ class Deal:
         table, flaws = block.table, Flaws(block.table.num_rows)
         users = whole_form(to_text(table[user]))
         flaws.add(users.is_null().to_numpy(zero_copy_only=False), f"column '{user}' is null")
-        times = to_time(table[order], order, flaws) if order is not None else np.zeros(len(users))
+        times, fractions = np.zeros(len(users), np.int64), np.zeros(len(users))
+        if order is not None:
+            times, fractions = moments(table[order], order, flaws, self.recipe.time_format)
         good = flaws.good
         for row, reason in sorted(flaws.reasons.items()):
             block.bad.append(BadRow(self.files[block.files[row]], int(block.rows[row]), reason))
         quarantine.add(block.bad)
-        keys = {"__file": block.files, "__row": block.rows, "__time": times}
+        keys = {"__file": block.files, "__row": block.rows, "__time": times, "__fraction": fractions}
         for name, values in keys.items():
             table = table.append_column(name, pa.array(values))
         return table.filter(pa.array(good)), users.filter(pa.array(good))
@@ -87,7 +91,7 @@ class Gather:
             return "", 0
         user, ordered = user_and_order(self.recipe)
         users = flat(whole_form(to_text(table[user])).dictionary_encode().indices).to_numpy()
-        keys = [table[name].to_numpy() for name in ("__row", "__file", "__time")]
+        keys = [table[name].to_numpy() for name in reversed(PLACE)]
         order = np.lexsort((*keys, users))
         table, users = table.take(pa.array(order)), users[order]
         begins, ends = _spread(*bounds(users))
@@ -96,8 +100,9 @@ class Gather:
         if history is not None:
             stops = np.arange(len(users))
             if ordered is not None:
-                moments = np.unique(keys[-1], return_inverse=True)[1][order]
-                runs, _ = _spread(*bounds(users.astype(np.int64) * (len(order) + 1) + moments))
+                time, fraction = keys[-1][order], keys[-2][order]
+                new = np.append(True, (np.diff(users) != 0) | (np.diff(time) != 0) | (np.diff(fraction) != 0))
+                runs, _ = _spread(*bounds(np.cumsum(new)))
                 tied = int((runs < stops).sum()) if history.ties == "include" else 0
                 stops = runs if history.ties == "exclude" else stops
             lists = windows(to_text(table[history.item]), np.maximum(begins, stops - history.max_length), stops)
@@ -105,9 +110,9 @@ class Gather:
             keep = stops - begins >= history.min_length
             table = table.append_column("__first", pa.array(_first_kept(keep, begins)))
             table = table.filter(pa.array(keep))
-        table = table.sort_by([("__time", "ascending"), ("__file", "ascending"), ("__row", "ascending")])
+        table = table.sort_by([(name, "ascending") for name in PLACE])
         path = self.folder / f"gathered-{bucket:03d}.parquet"
-        pq.write_table(table.drop_columns(["__time"]), path, row_group_size=65_536)
+        pq.write_table(table.drop_columns(["__time", "__fraction"]), path, row_group_size=65_536)
         return str(path), tied
 
 

@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rechub_ray.errors import DataError
-from rechub_ray.preparation.expressions import Expression, number_or_truth
+from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.forms import LabelSpec
-from rechub_ray.preparation.values import Flaws, to_float
+from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, to_float, to_number
 from rechub_ray.schema import Label
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MAX_CLASSES = 2**24 - 1
 
 
@@ -30,7 +29,7 @@ def label_column(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
         for row, reason in inner.reasons.items():
             flaws.reasons.setdefault(row, reason)
     else:
-        values = to_float(number_or_truth(table[spec.name], spec.name, flaws))
+        values = to_float(to_number(table[spec.name], spec.name, flaws))
     if not spec.optional:
         wanted = "`optional: true` keeps such rows for the other labels"
         flaws.add(_mask(pc.is_null(values)), f"label '{spec.name}' is null ({wanted})")
@@ -50,7 +49,7 @@ def label_column(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
             values,
         )
     else:
-        past = pc.greater(pc.abs(values), _FLOAT32_MAX)
+        past = pc.greater(pc.abs(values), FLOAT32_MAX)
         flaws.add(_mask(past), f"label '{spec.name}' is {{value}}, which is past float32", values)
     return pc.cast(values, pa.float32(), safe=False)
 

@@ -19,8 +19,9 @@ from rechub_ray.files import absolute, is_uri
 from rechub_ray.preparation import histories
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.clusters import Cluster
+from rechub_ray.preparation.columns import Column
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.forms import ByTime, LabelSpec
+from rechub_ray.preparation.forms import ByTime, Format, LabelSpec
 from rechub_ray.preparation.labels import Classes
 from rechub_ray.preparation.notes import check_joins, notes
 from rechub_ray.preparation.passes import Encoded, EncodeTask, FitTask, Fitted
@@ -97,13 +98,13 @@ class _Run:
         self.work = staging / "work"
         source = Source.open(recipe.source)
         source.verify(recipe.checksums, recipe.url)
-        self.tasks = plan(source, recipe.files, recipe.format, recipe.input_columns)
+        self.tasks = plan(source, recipe.files, recipe.input_columns, recipe.uses)
         files = tuple(dict.fromkeys(task.file for task in self.tasks))
         raw_bytes = sum(source.size(file) for file in files)
         self.use_ray = ray_is_up() or raw_bytes >= RAY_BYTES if use_ray is None else use_ray
         self.buckets = bucket_count(task_bytes(source, self.tasks))
         self.bad = self.tied = 0
-        sides = tuple(SideTable.read(source, join) for join in recipe.joins)
+        sides = tuple(SideTable.read(source, join, recipe.uses) for join in recipe.joins)
         self.reader = RowReader(source, recipe, files, sides)
 
     def prepare(self) -> tuple[Schema, dict[str, Any]]:
@@ -149,8 +150,8 @@ class _Run:
             self.tied += tied
             if path:
                 file = pq.ParquetFile(path)
-                names, groups = tuple(file.schema_arrow.names), tuple(range(file.num_row_groups))
-                self.tasks.append(Task(path, row_groups=groups, names=names))
+                columns, groups = tuple(map(Column, file.schema_arrow.names)), tuple(range(file.num_row_groups))
+                self.tasks.append(Task(path, form=Format(type="parquet"), row_groups=groups, columns=columns))
         self.reader = dataclasses.replace(reader, source=histories.local(), grouped=True)
 
     def _starts(self, split: ByTime) -> list[float]:

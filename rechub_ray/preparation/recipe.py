@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.preparation.columns import Takes, Use
 from rechub_ray.preparation.forms import (
     AtRandom,
     Bucket,
@@ -17,6 +21,7 @@ from rechub_ray.preparation.forms import (
     ByTime,
     Categorical,
     FeatureSpec,
+    File,
     Form,
     Format,
     History,
@@ -41,7 +46,10 @@ class Recipe(Form):
     Args:
         source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
         out: the folder to write; it must not exist, unless `overwrite`.
-        files: path, glob or list of them, relative to `source`; a mapping `split: path` for a split by file.
+        files: path, folder, glob (`*`, `?`, `[ab]`, `**` for any folders) or list of them, relative to `source`; a
+            mapping `split: path` for a split by file. Folders `key=value` bring a column `key`. In place of a path,
+            `{path: ..., format: {...}}` lays over `format` what is different there.
+        time_format: `strptime` formats (one or a list) of the times written as text; without it they are ISO 8601.
         url, licence: where the data comes from; nothing is downloaded.
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
@@ -59,8 +67,9 @@ class Recipe(Form):
     source: str = "."
     out: str = ""
     overwrite: bool = False
-    files: dict[str, tuple[str, ...]]
+    files: dict[str, tuple[File, ...]]
     format: Format = Format()
+    time_format: tuple[str, ...] = ()
     joins: tuple[Join, ...] = ()
     history: History | None = None
     features: tuple[FeatureSpec, ...]
@@ -74,14 +83,36 @@ class Recipe(Form):
     row_group_rows: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = 16_384
     shard_rows: Annotated[int, pydantic.Field(ge=1)] = 1_000_000
 
-    @pydantic.field_validator("files", mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def _files(cls, files: Any) -> Any:
-        if isinstance(files, str | list | tuple):
+    def _files(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "files" not in data:
+            return data
+        files, base = data["files"], data.get("format", {})
+        if isinstance(files, str | list | tuple) or (
+            isinstance(files, Mapping) and "path" in files and "train" not in files
+        ):
             files = {"": files}
         if isinstance(files, Mapping):
-            return {key: [value] if isinstance(value, str) else value for key, value in files.items()}
-        return files
+            files = {key: _with_format(value, base) for key, value in files.items()}
+        return {**data, "files": files}
+
+    @pydantic.field_validator("time_format", mode="before")
+    @classmethod
+    def _time_formats(cls, formats: Any) -> Any:
+        formats = [formats] if isinstance(formats, str) else formats
+        for form in formats if isinstance(formats, list | tuple) else ():
+            moment = datetime.datetime(2001, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+            try:
+                datetime.datetime.strptime(moment.strftime(str(form)), str(form))
+                known = "%" in str(form)
+            except (ValueError, re.error):
+                known = False
+            if not known:
+                raise PydanticCustomError(
+                    "time_format", "'{form}' is no format of times (such as %d/%m/%Y %H:%M:%S)", {"form": str(form)}
+                )
+        return formats
 
     @classmethod
     def from_dict(cls, data: Any) -> Recipe:
@@ -144,30 +175,72 @@ class Recipe(Form):
         return self.split.column if isinstance(self.split, ByTime) else None
 
     @property
+    def uses(self) -> tuple[Use, ...]:
+        """Every use of a raw column, those that joins and the history bring included."""
+        uses = feature_uses(self.features)
+        for label in self.labels:
+            what = f"label '{label.name}'"
+            if label.expression:
+                uses += [Use(name, f"in the expression of {what}") for name in label.reads]
+            else:
+                uses.append(Use(label.name, what, "number"))
+        split, history = self.split, self.history
+        extras: list[tuple[str | None, str, Takes]] = [
+            (self.weight, "'weight'", "number"),
+            (self.group, "'group'", "value"),
+            (self.row_id, "'row_id'", "value"),
+        ]
+        if isinstance(split, ByColumn | ByTime):
+            extras.append((split.column, "'split.column'", "time" if isinstance(split, ByTime) else "value"))
+        if isinstance(split, LeaveLastOut):
+            extras += [(split.user, "'split.user'", "value"), (split.order, "'split.order'", "time")]
+        for i, join in enumerate(self.joins):
+            extras.append((join.input_key or join.key, f"'joins.{i}.input_key'", "value"))
+        if history is not None:
+            extras += [(history.user, "'history.user'", "value"), (history.order, "'history.order'", "time")]
+            if history.items is None:
+                extras.append((history.item, "'history.item'", "value"))
+            else:
+                uses.append(Use(history.items, "'history.items'", "list", history.separator))
+        return (*uses, *(Use(name, what, takes) for name, what, takes in extras if name is not None))
+
+    @property
     def input_columns(self) -> list[str]:
         """The columns to read from the input files: what is used, less what joins and the history bring."""
-        used: dict[str, None] = dict.fromkeys(spec.source for spec in self.features)
-        for label in self.labels:
-            used |= dict.fromkeys(label.reads)
-        extras = [self.weight, self.group, self.row_id]
-        if isinstance(self.split, ByColumn | ByTime):
-            extras.append(self.split.column)
-        if isinstance(self.split, LeaveLastOut):
-            extras += [self.split.user, self.split.order]
-        made: set[str] = set()
-        for join in reversed(self.joins):
-            made |= set(join.columns)
-            extras.append(join.input_key or join.key)
+        made = {name for join in self.joins for name in join.columns}
         if self.history is not None:
-            made.add(self.history.name)
-            extras += [self.history.user, self.history.order]
-            if self.history.items is None:
-                extras.append(self.history.item)
-            else:
-                made.add(self.history.item)
-                extras.append(self.history.items)
-        used |= dict.fromkeys(name for name in extras if name is not None)
-        return [name for name in used if name not in made]
+            made |= {self.history.name} if self.history.items is None else {self.history.name, self.history.item}
+        return [name for name in dict.fromkeys(use.column for use in self.uses) if name not in made]
+
+
+def feature_uses(specs: Iterable[FeatureSpec]) -> list[Use]:
+    """What the features read."""
+    uses = []
+    for spec in specs:
+        takes: Takes = "value" if isinstance(spec, Categorical) else "number"
+        separator = None
+        if isinstance(spec, Sequence) or (isinstance(spec, Numeric) and spec.dim > 1):
+            takes, separator = "list" if isinstance(spec, Sequence) else "numbers", spec.separator
+        uses.append(Use(spec.source, f"the {spec.kind} feature '{spec.name}'", takes, separator))
+    return uses
+
+
+def _with_format(entries: Any, base: Any) -> Any:
+    """The entries of one split as files, each with the recipe's format under its own."""
+    if isinstance(entries, str | Mapping):
+        entries = [entries]
+    if not isinstance(entries, list | tuple):
+        return entries
+    files = []
+    for entry in entries:
+        entry = {"path": entry} if isinstance(entry, str) else entry
+        own = entry.get("format", {}) if isinstance(entry, Mapping) else None
+        if isinstance(own, Mapping) and isinstance(base, Mapping):
+            entry = {**entry, "format": {**base, **own}}
+        elif isinstance(own, Mapping) and isinstance(base, Format):
+            entry = {**entry, "format": {**base.model_dump(exclude_unset=True), **own}}
+        files.append(entry)
+    return files
 
 
 _FEATURES = {cls.model_fields["kind"].default: cls for cls in (Categorical, Sequence, Numeric, Bucket)}
@@ -241,8 +314,13 @@ def _check_names(recipe: Recipe) -> None:
     for name in joined:
         if joined.count(name) > 1:
             raise ConfigError(f"'joins': two side tables bring a column '{name}'")
-    if recipe.format.type == "json_map":
+    if any(file.format.type == "json_map" for files in recipe.files.values() for file in files):
         raise ConfigError("'format.type': json_map is for side tables", hint="Use it in 'joins'.")
+    for use in recipe.uses:
+        if recipe.history is not None and use.column == recipe.history.name and use.takes != "list":
+            raise ConfigError(
+                f"'history.name': the list '{use.column}' cannot be {use.what}", expected="kind: sequence"
+            )
 
 
 def _check_split(recipe: Recipe) -> None:

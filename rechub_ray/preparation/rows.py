@@ -13,15 +13,17 @@ import pyarrow.compute as pc
 
 from rechub_ray.errors import DataError
 from rechub_ray.preparation.clusters import PLACE
+from rechub_ray.preparation.columns import Use
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.forms import ByTime, Format, Join
+from rechub_ray.preparation.forms import ByTime, Join
 from rechub_ray.preparation.histories import explode, gathered
 from rechub_ray.preparation.labels import label_column
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read, read_all
 from rechub_ray.preparation.splits import Codes, split_codes
-from rechub_ray.preparation.values import Flaws, flat, hash64, to_float, to_number, to_text, to_time, whole_form
+from rechub_ray.preparation.times import moments, to_time
+from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, flat, hash64, to_float, to_number, to_text, whole_form
 
 
 @dataclasses.dataclass
@@ -60,8 +62,11 @@ class SideTable:
         self.keys, self.columns = keys, {name: flat(table[name]) for name in join.columns}
 
     @classmethod
-    def read(cls, source: Source, join: Join) -> SideTable:
-        return cls(join, read_all(source, join.file, join.format, [join.key, *join.columns]), join.file)
+    def read(cls, source: Source, join: Join, uses: tuple[Use, ...]) -> SideTable:
+        """The table in `join.file`; `uses` are the recipe's."""
+        wanted = [Use(join.key, "the key of a side table"), *(use for use in uses if use.column in join.columns)]
+        columns = list(dict.fromkeys([join.key, *join.columns]))
+        return cls(join, read_all(source, join.file, join.format, columns, wanted), join.file)
 
     @property
     def input_key(self) -> str:
@@ -97,10 +102,9 @@ class RowReader:
         """The task's blocks with histories and side tables, and how many of their rows each side table knows."""
         recipe = self.recipe
         stream: Iterator[Block]
+        stream = read(self.source, task)
         if self.grouped:
-            stream = map(gathered, read(self.source, task, Format(type="parquet"), list(task.names)))
-        else:
-            stream = read(self.source, task, recipe.format, recipe.input_columns)
+            stream = map(gathered, stream)
         for block in stream:
             parts = [block]
             if recipe.history is not None and recipe.history.items is not None:
@@ -134,8 +138,10 @@ class RowReader:
 
     def _places(self, block: Block, flaws: Flaws) -> dict[str, pa.Array]:
         order = self.recipe.time_column
-        times = np.zeros(len(block.rows)) if order is None else to_time(block.table[order], order, flaws)
-        return dict(zip(PLACE, map(pa.array, (times, block.files, block.rows)), strict=True))
+        times, fractions = np.zeros(len(block.rows), np.int64), np.zeros(len(block.rows))
+        if order is not None:
+            times, fractions = moments(block.table[order], order, flaws, self.recipe.time_format)
+        return dict(zip(PLACE, map(pa.array, (times, fractions, block.files, block.rows)), strict=True))
 
     def times(self, task: Task) -> Quantiles:
         """The moments of a task's rows, for a split by fractions of time."""
@@ -143,7 +149,10 @@ class RowReader:
         column, quantiles = self.recipe.split.column, Quantiles()
         for block, _ in self.blocks(task):
             flaws = Flaws(block.table.num_rows)
-            times = to_time(block.table[column], column, flaws)
+            times = to_time(block.table[column], column, flaws, self.recipe.time_format)
+            if flaws.reasons and self.recipe.on_bad_rows == "error":
+                row = min(flaws.reasons)
+                raise BadRow(self.files[block.files[row]], int(block.rows[row]), flaws.reasons[row]).error()
             quantiles.add(times[flaws.good])
         return quantiles
 
@@ -186,6 +195,7 @@ def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     values = to_float(to_number(table[name], name, flaws))
     flaws.add(_mask(pc.is_null(values)), f"weight '{name}' is null")
     flaws.add(_mask(pc.less(values, 0)), f"weight '{name}' is {{value}}, expected >= 0", values)
+    flaws.add(_mask(pc.greater(values, FLOAT32_MAX)), f"weight '{name}' is {{value}}, past float32", values)
     return pc.cast(values, pa.float32())
 
 

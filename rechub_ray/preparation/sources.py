@@ -6,8 +6,8 @@ import dataclasses
 import fnmatch
 import hashlib
 import posixpath
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,24 @@ import pyarrow.parquet as pq
 from rechub_ray.errors import DataError, nearest
 from rechub_ray.files import open_filesystem, reason
 from rechub_ray.preparation import progress, text
-from rechub_ray.preparation.forms import Format
+from rechub_ray.preparation.columns import TEXT, Column, Use, check_type, convert, settle
+from rechub_ray.preparation.forms import File, Format
+from rechub_ray.preparation.values import Flaws
 
 TASK_BYTES = 64 << 20
 PARQUET_TASK_ROWS = 1_000_000
 PARQUET_BATCH_ROWS = 65_536
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_UNUSED = "\x00"
+
+
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _wanted(name: str, pattern: str) -> bool:
+    """Whether a name matches; those that tools set aside (`_SUCCESS`, `.part.crc`) only where the pattern says so."""
+    return fnmatch.fnmatchcase(name, pattern) and (name[0] not in "._" or pattern[0] == name[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,33 +71,84 @@ class Source:
         return name if name.startswith("/") else posixpath.join(self.root, name)
 
     def find(self, pattern: str) -> list[str]:
-        """The files that `pattern` (a path, a folder or a glob) names, sorted.
+        """Return the files that `pattern` names, sorted: a path, a folder (all below it), or a glob.
+
+        In a glob `*`, `?` and `[ab]` match within a name and `**` any folders; folders that match stand for the files
+        below them. Names that begin with `.` or `_` are left out, unless the pattern writes that sign.
 
         Raises:
-            DataError: there is none; suggests the nearest file beside it.
+            DataError: there is none (suggests the nearest name beside it), or files and folders match alike.
         """
         path = self.path(pattern)
-        folder, name = posixpath.split(path)
-        if any(mark in name for mark in "*?["):
-            found = [file for file in self._files(folder) if fnmatch.fnmatchcase(posixpath.basename(file), name)]
-        elif self.filesystem.get_file_info(path).type == pyarrow.fs.FileType.Directory:
-            found = [file for file in self._files(path) if not posixpath.basename(file).startswith((".", "_"))]
-        elif self.filesystem.get_file_info(path).type == pyarrow.fs.FileType.File:
-            found = [path]
+        kind = self.filesystem.get_file_info(path).type
+        if kind == pyarrow.fs.FileType.File:
+            return [path]
+        if kind == pyarrow.fs.FileType.Directory:
+            found: list[str] = self._below(path)
         else:
-            found = []
+            parts = path.split("/")
+            fixed = next((i for i, part in enumerate(parts) if _is_glob(part)), len(parts) - 1)
+            matched = self._matching("/".join(parts[:fixed]), parts[fixed:])
+            files, folders = ([info.path for info in matched if info.is_file is wanted] for wanted in (True, False))
+            if files and folders:
+                raise DataError(
+                    f"{path} matches files and folders alike",
+                    got=f"{files[0]} and {folders[0]}",
+                    hint="Name one of them (such as *.csv), or use ** for all that lies below.",
+                )
+            found = files + [file for folder in folders for file in self._below(folder)]
         if not found:
-            beside = [posixpath.basename(file) for file in self._files(folder)]
-            raise DataError(
-                f"no file {path}",
-                hint=nearest(name, beside) if beside else "The folder is missing or empty: check 'source'.",
-            )
-        return sorted(found)
+            raise self._missing(path)
+        return sorted(set(found))
 
-    def _files(self, folder: str) -> list[str]:
-        selector = pyarrow.fs.FileSelector(folder or ".", allow_not_found=True)
+    def _matching(self, folder: str, parts: list[str]) -> list[pyarrow.fs.FileInfo]:
+        first, rest = parts[0], parts[1:]
+        found: list[pyarrow.fs.FileInfo] = []
+        if first == "**":
+            found = self._matching(folder, rest or ["*"])
+        for info in self._list(folder):
+            if first == "**":
+                if not info.is_file and _wanted(info.base_name, "*"):
+                    found += self._matching(info.path, parts)
+            elif not _wanted(info.base_name, first):
+                continue
+            elif not rest:
+                found.append(info)
+            elif not info.is_file:
+                found += self._matching(info.path, rest)
+        if first == "**":
+            found = [info for info in found if info.is_file]  # the folders are walked anyway
+        return found
+
+    def _below(self, folder: str) -> list[str]:
+        found: list[str] = []
+        for info in self._list(folder):
+            if _wanted(info.base_name, "*"):
+                found += [info.path] if info.is_file else self._below(info.path)
+        return found
+
+    def _missing(self, path: str) -> DataError:
+        """What to say about a path that is not there: the first part of it that is missing."""
+        folder, name = posixpath.split(path)
+        while folder != posixpath.dirname(folder) and len(folder) > len(self.root) and not self._list(folder):
+            folder, name = posixpath.split(folder)
+        beside = [info.base_name for info in self._list(folder)]
+        return DataError(
+            f"no file {path}",
+            hint=nearest(name, beside) if beside else "The folder is missing or empty: check 'source'.",
+        )
+
+    def keys(self, path: str) -> tuple[tuple[str, str | None], ...]:
+        """Return the columns that a file's folders name (`day=2024-01-31`), and their values."""
+        inside = path.removeprefix(self.root) if path.startswith(self.root.rstrip("/") + "/") else path
+        pairs = [part.split("=", 1) for part in posixpath.dirname(inside).split("/") if "=" in part]
+        values = {unquote(key): unquote(value) for key, value in pairs if key}
+        return tuple((key, None if value == _HIVE_NULL else value) for key, value in values.items())
+
+    def _list(self, folder: str) -> list[pyarrow.fs.FileInfo]:
+        selector = pyarrow.fs.FileSelector(folder or "/", allow_not_found=True)
         try:
-            return [info.path for info in self.filesystem.get_file_info(selector) if info.is_file]
+            return sorted(self.filesystem.get_file_info(selector), key=lambda info: info.path)
         except OSError as error:
             raise DataError(f"cannot list the folder {folder}", got=reason(error), hint="Check 'source'.") from None
 
@@ -117,20 +181,29 @@ class Task:
     Args:
         split: the split that the file belongs to; empty unless the split is by file.
         file_index: the file's place among the input files.
+        form: how the file is laid out.
+        columns: what to read, in the types that all files have in common.
+        keys: columns that the file's folders name, and their values.
         offset, length: bytes of a text file; length -1 is to the end (compressed files: always all).
         first_row: number of the piece's first row, from 1, counted in lines (records of a parquet file).
         row_groups: of a parquet file.
         names: the columns of a text file.
+        compression: of a text file. recode: its encoding, where its bytes cannot be cut into lines.
     """
 
     file: str
     split: str = ""
     file_index: int = 0
+    form: Format = dataclasses.field(default_factory=lambda: Format())
+    columns: tuple[Column, ...] = ()
+    keys: tuple[tuple[str, str | None], ...] = ()
     offset: int = 0
     length: int = -1
     first_row: int = 1
     row_groups: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    compression: str | None = None
+    recode: str = ""
 
 
 @dataclasses.dataclass
@@ -151,37 +224,66 @@ class Block:
     first: npt.NDArray[np.bool_] | None = None
 
 
-def plan(source: Source, files: dict[str, tuple[str, ...]], form: Format, columns: list[str]) -> list[Task]:
-    """The tasks, in the order of the files. Depends on the files alone, never on the number of workers.
+def plan(source: Source, files: Mapping[str, Sequence[File]], columns: list[str], uses: Sequence[Use]) -> list[Task]:
+    """Return the tasks, in the order of the files. Depends on the files alone, never on the number of workers.
+
+    Args:
+        files: of each split.
+        columns: those to read.
+        uses: what they are read for.
 
     Raises:
-        DataError: a file is missing, empty, or lacks one of `columns`.
+        DataError: a file is missing, empty, of another type than its format, or lacks one of `columns`; or a column
+            has a type that a use of it cannot take, or types in two files that cannot be one.
     """
+    wholes: list[Task] = []
+    kinds: dict[str, list[tuple[str, pa.DataType]]] = {name: [] for name in columns}
     tasks: list[Task] = []
-    index = 0
-    for split, patterns in files.items():
-        for pattern in patterns:
-            for path in source.find(pattern):
-                whole = Task(path, split, index)
-                index += 1
+    for split, entries in files.items():
+        for entry in entries:
+            for path in source.find(entry.path):
+                keys = tuple((name, value) for name, value in source.keys(path) if name in columns)
+                whole = Task(path, split, len(wholes), entry.format, keys=keys)
                 if source.size(path) == 0:
                     raise DataError(f"{path} is empty")
-                tasks += (
-                    _plan_parquet(source, whole, columns)
-                    if form.type == "parquet"
-                    else _plan_text(source, whole, form, columns)
-                )
+                look = _look_at_parquet if entry.format.type == "parquet" else _look_at_text
+                wholes.append(look(source, whole, columns, uses, kinds))
+    _need_keys(source, wholes, columns)
+    settled = tuple(settle(name, uses, kinds[name]) for name in columns)
+    for whole in wholes:
+        whole = dataclasses.replace(whole, columns=settled)
+        tasks += _cut_parquet(source, whole) if whole.form.type == "parquet" else _cut_text(source, whole)
     return tasks
 
 
-def _plan_parquet(source: Source, whole: Task, columns: list[str]) -> list[Task]:
+def _look_at_parquet(
+    source: Source,
+    whole: Task,
+    columns: list[str],
+    uses: Sequence[Use],
+    kinds: dict[str, list[tuple[str, pa.DataType]]],
+) -> Task:
+    """Note the types of the file's columns."""
     try:
         with source.filesystem.open_input_file(whole.file) as stream:
-            file = pq.ParquetFile(stream)
-            need_columns(whole.file, file.schema_arrow.names, columns)
-            counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{whole.file} is not a readable parquet file", got=error) from None
+            if what := text.foreign(stream.read(512).replace(b"PAR1", b"", 1)):
+                raise DataError(f"{whole.file} is not a readable parquet file", got=what)
+            schema = pq.ParquetFile(stream).schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{whole.file} is not a readable parquet file", got=" ".join(str(error).split())) from None
+    keys = [name for name, _ in whole.keys if name not in schema.names]
+    need_columns(whole.file, [*schema.names, *keys], columns)
+    for name in columns:
+        kind = TEXT if name in keys else schema.field(name).type
+        check_type(whole.file, name, kind, uses)
+        kinds[name].append((whole.file, kind))
+    return dataclasses.replace(whole, keys=tuple(pair for pair in whole.keys if pair[0] in keys))
+
+
+def _cut_parquet(source: Source, whole: Task) -> list[Task]:
+    with source.filesystem.open_input_file(whole.file) as stream:
+        metadata = pq.ParquetFile(stream).metadata
+        counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     tasks, groups, rows, first = [], [], 0, 1
     for index, count in enumerate(counts):
         groups.append(index)
@@ -192,60 +294,130 @@ def _plan_parquet(source: Source, whole: Task, columns: list[str]) -> list[Task]
     return tasks
 
 
-def _plan_text(source: Source, whole: Task, form: Format, columns: list[str]) -> list[Task]:
+def _look_at_text(
+    source: Source,
+    whole: Task,
+    columns: list[str],
+    uses: Sequence[Use],
+    kinds: dict[str, list[tuple[str, pa.DataType]]],
+) -> Task:
+    """Find out how the file is compressed and what its columns are called."""
+    form = whole.form
     try:
-        with text.open_stream(source.filesystem, whole.file) as stream:
-            names, start = text.header(stream, form, whole.file)
+        with source.filesystem.open_input_file(whole.file) as file:
+            compressed = text.compression(file.read(16), whole.file)
+        with text.open_stream(source.filesystem, whole.file, compressed) as stream:
+            returns = text.lone_returns(stream.read(1 << 16)) if form.lines_are_bytes else True
+        recode = form.encoding if returns else ""
+        with text.open_stream(source.filesystem, whole.file, compressed, recode) as stream:
+            names, start = text.header(stream, form, whole.file, "utf-8" if recode else form.encoding)
     except OSError as error:
-        raise DataError(f"{whole.file} cannot be read", got=error) from None
-    if names:
-        need_columns(whole.file, names, columns, form)
-    whole = dataclasses.replace(whole, names=tuple(names), offset=start, first_row=2 if form.header and names else 1)
+        raise DataError(f"{whole.file} cannot be read", got=reason(error)) from None
+    inside = names or [name for name in columns if name not in dict(whole.keys)]
+    keys = tuple(pair for pair in whole.keys if pair[0] not in names)
+    need_columns(whole.file, [*inside, *dict(keys)], columns, form)
+    for name in columns:
+        kinds[name].append((whole.file, TEXT))
+    # columns that nothing uses may share a name or have none
+    names = [name if name in columns else f"{_UNUSED}{place}" for place, name in enumerate(names)]
+    return dataclasses.replace(
+        whole,
+        keys=keys,
+        names=tuple(names),
+        offset=start,
+        first_row=2 if form.header and names else 1,
+        compression=compressed,
+        recode=recode,
+    )
+
+
+def _cut_text(source: Source, whole: Task) -> list[Task]:
     size = source.size(whole.file)
-    if text.is_compressed(whole.file) or form.newlines_in_values or size <= TASK_BYTES + TASK_BYTES // 2:
+    one = whole.compression or whole.recode or whole.form.newlines_in_values
+    if one or size <= TASK_BYTES + TASK_BYTES // 2:
         return [whole]
     tasks = []
     with source.filesystem.open_input_file(whole.file) as file:
-        for offset, length, lines in text.cut(file, start, size, TASK_BYTES):
+        for offset, length, lines in text.cut(file, whole.offset, size, TASK_BYTES):
             tasks.append(dataclasses.replace(whole, offset=offset, length=length))
             whole = dataclasses.replace(whole, first_row=whole.first_row + lines)
     return tasks
 
 
+def _need_keys(source: Source, wholes: list[Task], columns: list[str]) -> None:
+    """Raise DataError where no row of the files of JSON lines has one of `columns`; a few may leave it out."""
+    tasks = [whole for whole in wholes if whole.form.type == "jsonl"]
+    missing = [name for name in columns if not any(name in dict(task.keys) for task in tasks)]
+    known: dict[str, None] = {}
+    for task in tasks:
+        try:
+            lines = (line for data in text.blocks(source.filesystem, task) for line in data.split(b"\n"))
+            missing, found = text.absent(lines, missing)
+        except (OSError, EOFError) as error:
+            raise _unreadable(task, error) from None
+        known |= dict.fromkeys(found)
+    if missing and known and len(tasks) == len(wholes):
+        where = tasks[0].file if len(tasks) == 1 else f"{tasks[0].file} and {len(tasks) - 1} more"
+        raise DataError(f"{where}: no row has '{missing[0]}'", hint=nearest(missing[0], known))
+
+
 def need_columns(file: str, have: list[str], columns: list[str], form: Format | None = None) -> None:
-    """DataError unless `have` holds all of `columns`."""
+    """Raise DataError unless `have` holds each of `columns` once."""
     for name in columns:
+        if have.count(name) > 1:
+            raise DataError(f"{file} has {have.count(name)} columns '{name}'", hint="Rename all but one of them.")
         if name in have:
             continue
-        hint = nearest(name, have)
+        hint = nearest(name, filter(None, have))
         if form is not None and len(have) == 1 and len(columns) > 1:
             hint = f"The whole first line is one column, so 'format.delimiter' ({form.separator!r}) may be wrong."
         raise DataError(f"{file} has no column '{name}'", got=", ".join(have)[:300], hint=hint)
 
 
-def read(source: Source, task: Task, form: Format, columns: list[str]) -> Iterator[Block]:
-    """The task's rows, block by block (a few megabytes each).
+def read(source: Source, task: Task) -> Iterator[Block]:
+    """Yield the task's rows, block by block (a few megabytes each).
 
     Raises:
         DataError: the file is damaged.
     """
     try:
-        if form.type == "parquet":
-            yield from _read_parquet(source, task, columns)
-            return
-        first = task.first_row
-        for data in text.blocks(source.filesystem, task, form):
-            table, records, flaws, lines = text.parse(data, task.names, form, columns)
-            progress.tick(len(records), len(data))
-            bad = [BadRow(task.file, first + row, reason, line) for row, reason, line in flaws]
-            yield Block(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
-            first += lines
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
-        raise DataError(f"{task.file} cannot be read to its end", got=" ".join(str(error).split())) from None
+        for block in _read_parquet(source, task) if task.form.type == "parquet" else _read_text(source, task):
+            for name, value in task.keys:
+                block.table = block.table.append_column(name, pa.repeat(pa.scalar(value, TEXT), block.table.num_rows))
+            yield _converted(block, task)
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise _unreadable(task, error) from None
 
 
-def _read_parquet(source: Source, task: Task, columns: list[str]) -> Iterator[Block]:
+def _unreadable(task: Task, error: Exception) -> DataError:
+    return DataError(f"{task.file} cannot be read to its end", got=" ".join(str(error).split()))
+
+
+def _converted(block: Block, task: Task) -> Block:
+    flaws = Flaws(block.table.num_rows)
+    table = convert(block.table, task.columns, task.form, flaws)
+    if not flaws.reasons:
+        return dataclasses.replace(block, table=table)
+    for row, why in sorted(flaws.reasons.items()):
+        shown = str(block.table.slice(row, 1).to_pylist()[0])
+        block.bad.append(BadRow(task.file, int(block.rows[row]), why, shown))
+    good = flaws.good
+    return Block(table.filter(pa.array(good)), block.files[good], block.rows[good], block.bad)
+
+
+def _read_text(source: Source, task: Task) -> Iterator[Block]:
     first = task.first_row
+    for data in text.blocks(source.filesystem, task):
+        table, records, flaws, lines = text.parse(data, task)
+        progress.tick(len(records), len(data))
+        bad = [BadRow(task.file, first + row, why, line) for row, why, line in flaws]
+        yield Block(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
+        first += lines
+
+
+def _read_parquet(source: Source, task: Task) -> Iterator[Block]:
+    first = task.first_row
+    columns = [column.name for column in task.columns if column.name not in dict(task.keys)]
     with source.filesystem.open_input_file(task.file) as stream:
         file = pq.ParquetFile(stream)
         for batch in file.iter_batches(
@@ -257,14 +429,18 @@ def _read_parquet(source: Source, task: Task, columns: list[str]) -> Iterator[Bl
             first += batch.num_rows
 
 
-def read_all(source: Source, file: str, form: Format, columns: list[str]) -> pa.Table:
-    """A whole (side) table in memory; its bad rows raise."""
+def read_all(source: Source, file: str, form: Format, columns: list[str], uses: Sequence[Use]) -> pa.Table:
+    """Return a whole (side) table in memory; its bad rows raise."""
     if form.type == "json_map":
-        return text.read_json_map(source.filesystem, source.find(file)[0])
-    tables: list[Any] = []
-    for task in plan(source, {"": (file,)}, form, columns):
-        for block in read(source, task, form, columns):
+        path = source.find(file)[0]
+        need_columns(path, ["key", "value"], columns)
+        return text.read_json_map(source.filesystem, path, [settle(name, uses, [(path, TEXT)]) for name in columns])
+    tables: list[pa.Table] = []
+    for task in plan(source, {"": (File(path=file, format=form),)}, columns, uses):
+        for block in read(source, task):
             if block.bad:
                 raise block.bad[0].error()
             tables.append(block.table)
-    return pa.concat_tables(tables, promote_options="permissive")
+    if not tables:
+        raise DataError(f"{source.path(file)} has no rows")
+    return pa.concat_tables(tables)

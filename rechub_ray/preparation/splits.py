@@ -14,7 +14,8 @@ from rechub_ray.preparation.forms import AtRandom, ByColumn, ByFile, ByTime, Lea
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import Block
-from rechub_ray.preparation.values import Flaws, to_text, to_time, uniform
+from rechub_ray.preparation.times import KNOWN, is_number, to_time
+from rechub_ray.preparation.values import Flaws, to_text, uniform
 
 Codes = npt.NDArray[np.int8]
 
@@ -38,9 +39,9 @@ def split_codes(
     if isinstance(split, AtRandom):
         return _at_random(block, split.seed, list(split.fractions.values()))
     if isinstance(split, ByTime):
-        return np.searchsorted(
-            np.asarray(starts), to_time(table[split.column], split.column, flaws), side="right"
-        ).astype(np.int8)
+        dated = split.starts is not None and not any(map(is_number, split.starts.values()))
+        times = to_time(table[split.column], split.column, flaws, recipe.time_format, dated)
+        return np.searchsorted(np.asarray(starts), times, side="right").astype(np.int8)
     return _from_end(split, names, block)
 
 
@@ -104,7 +105,9 @@ def fitted_starts(split: ByTime, times: Quantiles) -> list[float]:
     """
     assert split.fractions is not None
     if not len(times.values):
-        raise DataError(f"column '{split.column}' holds no time in any row")
+        raise DataError(
+            f"column '{split.column}' holds no time in any row", expected=KNOWN, hint="'time_format' reads others."
+        )
     edges = np.cumsum(list(split.fractions.values()))[:-1].tolist()
     starts: list[float] = []
     for name, edge in zip(split.fractions, edges, strict=False):

@@ -2,46 +2,122 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.fs
 
 from rechub_ray.errors import DataError
+from rechub_ray.preparation.columns import LISTS, TEXT, Column
 from rechub_ray.preparation.forms import Format
+from rechub_ray.preparation.values import json_text, to_lists
 
 if TYPE_CHECKING:
     from rechub_ray.preparation.sources import Task
 
 BLOCK_BYTES = 8 << 20
 _UNIT = b"\x1f"
-_ENDINGS = (".gz", ".bz2", ".zst", ".lz4", ".br")
 _BOM = b"\xef\xbb\xbf"
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive (also .xlsx and .npz)",
+    b"\xfd7zXZ": "an xz file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"PAR1": "a parquet file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite format 3": "an SQLite file",
+    b"\x89HDF": "an HDF5 file",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
 
 Flaw = tuple[int, str, str]
 """A line that could not be read: its place in the block, the reason, its text."""
 
 
-def is_compressed(file: str) -> bool:
-    return file.endswith(_ENDINGS)
+def compression(head: bytes, file: str) -> str | None:
+    """Return how a file is compressed that begins with `head`; brotli has no mark, so there the ending counts."""
+    found = next((name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)), None)
+    if found == "bz2" and head[4:10] not in (b"1AY&SY", b"\x17rE8P\x90"):
+        found = None
+    return found or ("brotli" if file.endswith(".br") else None)
 
 
-def open_stream(filesystem: pyarrow.fs.FileSystem, file: str) -> Any:
-    """The file's bytes from its beginning, decompressed."""
-    return filesystem.open_input_stream(file, compression="detect")
+def foreign(head: bytes) -> str | None:
+    """Return what a file is that begins with `head`, where it is certainly no text; None else."""
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    found = next((what for mark, what in _OTHERS.items() if head.startswith(mark)), None)
+    return found or compression(head, "")
 
 
-def header(stream: Any, form: Format, file: str) -> tuple[list[str], int]:
-    """The column names and the byte at which the rows begin."""
+def open_stream(filesystem: pyarrow.fs.FileSystem, file: str, compressed: str | None, recode: str = "") -> Any:
+    """Return the file's bytes from its beginning, decompressed; with `recode` (an encoding) as UTF-8 in lines."""
+    stream = filesystem.open_input_stream(file, compression=compressed)
+    return _Recoded(stream, file, recode) if recode else stream
+
+
+class _Recoded:
+    """A stream in UTF-8 with `\\n` behind each line, of one whose bytes cannot be cut into lines as they are."""
+
+    def __init__(self, stream: Any, file: str, encoding: str) -> None:
+        self._stream, self._file, self._encoding = stream, file, encoding
+        self._decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
+        self._left, self._ended = b"", False
+
+    def read(self, count: int) -> bytes:
+        while len(self._left) < count and not self._ended:
+            data = self._stream.read(BLOCK_BYTES)
+            self._ended = not data
+            try:
+                self._left += self._decoder.decode(data, final=not data).encode()
+            except UnicodeError as error:
+                raise _not_in(self._encoding, self._file, error) from None
+        data, self._left = self._left[:count], self._left[count:]
+        return data
+
+    def __enter__(self) -> _Recoded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def _not_in(encoding: str, file: str, error: UnicodeError) -> DataError:
+    return DataError(f"{file} is not {encoding}", got=error, hint="Set 'format.encoding'.")
+
+
+def lone_returns(start: bytes) -> bool:
+    """Whether the lines of a file that begins with `start` end with a carriage return alone."""
+    return re.match(rb"[^\r\n]*\r[^\n]", start) is not None
+
+
+def header(stream: Any, form: Format, file: str, encoding: str) -> tuple[list[str], int]:
+    """Return the column names and the byte at which the rows begin; names that several columns have are numbered.
+
+    Args:
+        encoding: of the stream.
+
+    Raises:
+        DataError: the file is no text, or its first line does not name columns.
+    """
     start = stream.read(1 << 16)
+    if (what := foreign(start)) and form.type in ("csv", "tsv", "jsonl"):
+        hint = "Set 'format.type: parquet'." if "parquet" in what else "Unpack or convert it first."
+        hint = "Set 'format.encoding: utf-16'." if "UTF" in what else hint
+        raise DataError(f"{file} is {what}", expected=f"text ({form.type})", hint=hint)
     skip = len(_BOM) if start.startswith(_BOM) else 0
     if form.type == "jsonl" or not form.header:
         return list(form.columns or ()), skip
@@ -58,18 +134,17 @@ def header(stream: Any, form: Format, file: str) -> tuple[list[str], int]:
             f"{file}: the first line is empty", expected="column names", hint="Or set 'format.header: false'."
         )
     try:
-        content = line.decode(form.encoding)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: the first line is not {form.encoding}", got=error) from None
+        content = line.decode(encoding)
+    except UnicodeError as error:
+        raise DataError(f"{file}: the first line is not {encoding}", got=error) from None
     if len(form.separator) > 1 or form.quoting is None:
         found = content.split(form.separator)
     else:
-        found = next(csv.reader([content], delimiter=form.separator, quotechar=form.quoting))
-    found = [name.strip() for name in found]
-    for name in found:
-        if found.count(name) > 1:
-            raise DataError(f"{file}: two columns are called '{name}'", hint="Set 'header: false' and 'columns'.")
-    return found, end
+        try:
+            found = next(csv.reader([content], delimiter=form.separator, quotechar=form.quoting))
+        except csv.Error as error:
+            raise DataError(f"{file}: the first line cannot be cut into names", got=error) from None
+    return [name.strip() for name in found], end
 
 
 def cut(file: Any, start: int, size: int, target: int) -> Iterator[tuple[int, int, int]]:
@@ -89,22 +164,23 @@ def cut(file: Any, start: int, size: int, target: int) -> Iterator[tuple[int, in
         yield offset, length, lines
 
 
-def blocks(filesystem: pyarrow.fs.FileSystem, task: Task, form: Format) -> Iterator[bytes]:
-    """The task's bytes in blocks that end where a row ends, in UTF-8."""
-    for block in _raw_blocks(filesystem, task, form):
-        yield block if form.encoding.lower() in ("utf-8", "utf8") else _recode(block, task.file, form.encoding)
+def blocks(filesystem: pyarrow.fs.FileSystem, task: Task) -> Iterator[bytes]:
+    """Yield the task's bytes in blocks that end where a row ends, in UTF-8."""
+    plain = task.recode or codecs.lookup(task.form.encoding).name == "utf-8"
+    for block in _raw_blocks(filesystem, task):
+        yield block if plain else _recode(block, task.file, task.form.encoding)
 
 
 def _recode(block: bytes, file: str, encoding: str) -> bytes:
     try:
         return block.decode(encoding).encode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not {encoding}", got=error, hint="Set 'format.encoding'.") from None
+    except UnicodeError as error:
+        raise _not_in(encoding, file, error) from None
 
 
-def _raw_blocks(filesystem: pyarrow.fs.FileSystem, task: Task, form: Format) -> Iterator[bytes]:
-    if is_compressed(task.file):
-        stream = open_stream(filesystem, task.file)
+def _raw_blocks(filesystem: pyarrow.fs.FileSystem, task: Task) -> Iterator[bytes]:
+    if task.compression or task.recode:
+        stream = open_stream(filesystem, task.file, task.compression, task.recode)
         stream.read(task.offset)
     else:
         stream = filesystem.open_input_file(task.file)
@@ -118,7 +194,7 @@ def _raw_blocks(filesystem: pyarrow.fs.FileSystem, task: Task, form: Format) -> 
                 break
             left -= len(data)
             data = carry + data
-            end = _row_end(data, form)
+            end = _row_end(data, task.form)
             if end:
                 yield data[:end]
             carry = data[end:]
@@ -135,20 +211,19 @@ def _row_end(data: bytes, form: Format) -> int:
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
-def parse(
-    data: bytes, names: tuple[str, ...] | list[str], form: Format, columns: list[str]
-) -> tuple[pa.Table, npt.NDArray[np.int64], list[Flaw], int]:
-    """(columns of text, each row's line in the block, the lines that could not be read, lines in the block)."""
+def parse(data: bytes, task: Task) -> tuple[pa.Table, npt.NDArray[np.int64], list[Flaw], int]:
+    """Return the columns (texts, of JSON also lists), each row's line in the block, bad lines, and how many lines."""
     lines = data.count(b"\n") + (not data.endswith(b"\n"))
-    if form.type == "jsonl":
-        table, records, flaws = _parse_json(data, columns)
+    wanted = [column for column in task.columns if column.name not in dict(task.keys)]
+    if task.form.type == "jsonl":
+        table, records, flaws = _parse_json(data, wanted)
     else:
-        table, records, flaws = _parse_csv(data, list(names), form, columns)
+        table, records, flaws = _parse_csv(data, list(task.names), task.form, [column.name for column in wanted])
         if b"\n\n" in data or b"\n\r\n" in data or data[:1] in b"\r\n":
             filled = np.flatnonzero([bool(line.strip(b"\r")) for line in data.split(b"\n")])
             records = filled[records]
             flaws = [(int(filled[row]), reason, line) for row, reason, line in flaws]
-    return _nulls(table, form), records, flaws, lines
+    return table, records, flaws, lines
 
 
 def _parse_csv(
@@ -235,72 +310,105 @@ def _parse_rest(
     return pa.table(table), records, flaws
 
 
-def _parse_json(data: bytes, columns: list[str]) -> tuple[pa.Table, npt.NDArray[np.int64], list[Flaw]]:
-    values: dict[str, list[Any]] = {name: [] for name in columns}
-    records, flaws = [], []
+def _parse_json(data: bytes, columns: list[Column]) -> tuple[pa.Table, npt.NDArray[np.int64], list[Flaw]]:
+    records: list[int] = []
+    rows: list[list[Any]] = []
+    flaws: list[Flaw] = []
     for number, line in enumerate(data.split(b"\n")):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not a JSON object")
-        except ValueError as error:
-            flaws.append((number, f"not JSON ({error})", line.decode("utf-8", "replace")))
-            continue
-        records.append(number)
-        for name in columns:
-            values[name].append(_json_text(row.get(name)))
-    arrays = {}
-    for name, column in values.items():
-        if any(isinstance(value, list) for value in column):
-            column = [value if isinstance(value, list) or value is None else [value] for value in column]
-            arrays[name] = pa.array(column, pa.list_(pa.string()))
-        else:
-            arrays[name] = pa.array(column, pa.string())
+            row = read_json(line)
+            rows.append([_json_value(row.get(column.name), column) for column in columns])
+            records.append(number)
+        except (ValueError, RecursionError) as error:
+            flaws.append((number, str(error), line.decode("utf-8", "replace")))
+    arrays = {column.name: _json_array([row[i] for row in rows], column) for i, column in enumerate(columns)}
     return pa.table(arrays), np.array(records, dtype=np.int64), flaws
 
 
-def _json_text(value: Any) -> Any:
-    """JSON's scalars as text: integers keep every digit, whole floats lose their `.0`."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return [_json_text(element) for element in value]
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
-    return str(value) if isinstance(value, int) else json.dumps(value, sort_keys=True)
+def read_json(line: bytes) -> dict[str, Any]:
+    """Return the object in a line; ValueError where there is none, or where it holds a key twice."""
+    try:
+        row = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("not JSON (not a JSON object)")
+    return row
 
 
-def _nulls(table: pa.Table, form: Format) -> pa.Table:
-    """Blanks cut where asked; the texts that stand for a missing value as nulls."""
-    if not form.strip and form.type != "jsonl" and not form.rest:
-        return table
-    nulls = pa.array(form.null_values, pa.string())
-    for index, name in enumerate(table.column_names):
-        column = table[name]
-        if not pa.types.is_string(column.type):
-            continue
-        column = pc.utf8_trim_whitespace(column) if form.strip else column
-        column = pc.if_else(pc.is_in(column, value_set=nulls), pa.scalar(None, pa.string()), column)
-        table = table.set_column(index, name, column)
-    return table
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return row
+
+
+def _json_value(value: Any, column: Column) -> Any:
+    """A value as text, or as a list of texts where the column is one."""
+    if isinstance(value, list) and (column.listed or not column.user):
+        if any(isinstance(element, list | dict) for element in value):
+            raise ValueError(f"column '{column.name}' holds a list of lists or objects")
+        return [_unicode(json_text(element), column) for element in value]
+    if isinstance(value, list | dict):
+        what = "a list" if isinstance(value, list) else "an object"
+        raise ValueError(f"column '{column.name}' holds {what}, which cannot be {column.user or 'a value'}")
+    return _unicode(json_text(value), column)
+
+
+def _unicode(text: str | None, column: Column) -> str | None:
+    """The text, unless it holds half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"column '{column.name}' holds a text that is not Unicode") from None
+    return text
+
+
+def _json_array(values: list[Any], column: Column) -> pa.Array:
+    if not any(isinstance(value, list) for value in values):
+        return pa.array(values, TEXT)
+    texts = pa.array([None if isinstance(value, list) else value for value in values], TEXT)
+    cut = to_lists(texts, column.separator, column.name)
+    return pa.array([v if isinstance(v, list) else cut[i].as_py() for i, v in enumerate(values)], LISTS)
+
+
+def absent(lines: Iterable[bytes], names: list[str]) -> tuple[list[str], list[str]]:
+    """Return which of `names` is a key of no line of JSON, and the keys that there are."""
+    missing, known = dict.fromkeys(names), dict[str, None]()
+    for number, line in enumerate(lines):
+        if not missing:
+            break
+        # past the first lines only those are parsed in which the name stands somewhere
+        if number < 100 or any(name.encode() in line or not name.isascii() for name in missing):
+            try:
+                known |= dict.fromkeys(read_json(line))
+            except ValueError:
+                continue
+            missing = {name: None for name in missing if name not in known}
+    return list(missing), list(known)
 
 
 def _no_rows(columns: list[str]) -> pa.Table:
     return pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
-def read_json_map(filesystem: pyarrow.fs.FileSystem, file: str) -> pa.Table:
-    """One JSON object as a table: its keys in column `key`, its values in column `value`."""
-    with open_stream(filesystem, file) as stream:
+def read_json_map(filesystem: pyarrow.fs.FileSystem, file: str, columns: list[Column]) -> pa.Table:
+    """Return one JSON object as a table: its keys in column `key`, its values in column `value`."""
+    with filesystem.open_input_file(file) as opened:
+        compressed = compression(opened.read(16), file)
+    with open_stream(filesystem, file, compressed) as stream:
         try:
-            data = json.load(io.TextIOWrapper(stream, encoding="utf-8"))
-        except ValueError as error:
+            data = json.load(io.TextIOWrapper(stream, encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not JSON", got=error) from None
     if not isinstance(data, dict):
         raise DataError(f"{file} is not a JSON object", got=type(data).__name__)
     lines = [json.dumps({"key": key, "value": value}) for key, value in data.items()]
-    return _parse_json("\n".join(lines).encode(), ["key", "value"])[0]
+    table, _, flaws = _parse_json("\n".join(lines).encode(), columns)
+    if flaws:
+        raise DataError(f"{file}, key {flaws[0][0] + 1}: {flaws[0][1]}", got=flaws[0][2][:200])
+    return table

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rechub_ray.preparation.forms import Bucket, Categorical, Numeric, Sequence, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
-from rechub_ray.preparation.values import Flaws, hash64, to_float, to_lists, to_number, to_text, whole_form
+from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, hash64, to_float, to_lists, to_number, to_text, whole_form
 from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
 
 State: TypeAlias = Counter | Moments | Quantiles
@@ -82,10 +82,7 @@ class CategoricalTransform:
         self.spec, self.ids = spec, ids
 
     def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
-        column = table[self.spec.source]
-        if pa.types.is_nested(column.type):
-            column = pc.list_element(pc.list_slice(column, 0, 1, return_fixed_size_list=True), 0)
-        return to_text(column)
+        return to_text(table[self.spec.source], self.spec.source, flaws)
 
     def fit(self, state: State, values: pa.Array) -> None:
         assert isinstance(state, Counter)
@@ -108,7 +105,7 @@ class SequenceTransform:
         self.spec, self.ids = spec, ids
 
     def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
-        return to_lists(table[self.spec.source], self.spec.separator)
+        return to_lists(table[self.spec.source], self.spec.separator, self.spec.source, flaws)
 
     def fit(self, state: State, values: pa.Array) -> None:
         assert isinstance(state, Counter)
@@ -159,20 +156,24 @@ class NumericTransform:
     def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
         spec = self.spec
         if spec.dim == 1:
-            column = table[spec.source]
-            if pa.types.is_nested(column.type):
-                flaws.add(np.ones(flaws.rows, dtype=bool), f"column '{spec.source}' is a list, not a number")
-                return pa.nulls(flaws.rows, pa.float64())
-            return to_float(to_number(column, spec.source, flaws))
-        lists = to_lists(table[spec.source], spec.separator)
+            numbers = to_float(to_number(table[spec.source], spec.source, flaws))
+            self._mark_overflows(numbers, flaws)
+            return numbers
+        lists = to_lists(table[spec.source], spec.separator, spec.source, flaws)
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         flaws.add(lengths != spec.dim, f"column '{spec.source}' does not hold {spec.dim} numbers")
         inner = Flaws(len(lists.flatten()))
         numbers = to_float(to_number(lists.flatten(), spec.source, inner))
-        owners = np.repeat(np.arange(len(lists)), lengths)
-        for position, reason in inner.reasons.items():
-            flaws.reasons.setdefault(int(owners[position]), reason)
+        self._mark_overflows(numbers, inner)
+        inner.pass_on(flaws, np.repeat(np.arange(len(lists)), lengths))
         return pa.ListArray.from_arrays(lists.offsets, numbers)
+
+    def _mark_overflows(self, numbers: pa.Array, flaws: Flaws) -> None:
+        """Mark what float32 cannot hold, as it is or after the transforms (which do nothing until they are fitted)."""
+        raw = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
+        scaled = (self._logged(raw) - self.shift) / self.scale
+        past = np.maximum(np.abs(raw), np.abs(scaled)) > FLOAT32_MAX
+        flaws.add(past, f"column '{self.spec.source}': {{value}} is past float32", numbers)
 
     def _raw(self, values: pa.Array) -> pa.Array:
         return values.flatten() if pa.types.is_list(values.type) else values

@@ -1,15 +1,21 @@
-"""Raw values of any file format in their few canonical forms: text, number, time, list of texts, 64-bit hash."""
+"""Raw values of any file format in their few canonical forms: text, number, list of texts, 64-bit hash."""
 
 from __future__ import annotations
 
-import datetime
+import ast
+import json
+import math
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rechub_ray.errors import DataError
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _NULL_NUMBER = re.compile(r"^[+-]?nan$", re.IGNORECASE)
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -24,7 +30,7 @@ class Flaws:
         self.reasons: dict[int, str] = {}
 
     def add(self, mask: npt.NDArray[np.bool_], reason: str, values: pa.Array | None = None) -> None:
-        """Marks the rows in `mask`; `reason` may hold `{value}`."""
+        """Mark the rows in `mask`; `reason` may hold `{value}`."""
         for row in np.flatnonzero(mask).tolist():
             value = "" if values is None else repr(values[row].as_py())
             self.reasons.setdefault(row, reason.replace("{value}", value[:80]))
@@ -35,49 +41,196 @@ class Flaws:
         mask[list(self.reasons)] = False
         return mask
 
+    def pass_on(self, flaws: Flaws | None, owners: npt.NDArray[np.int64]) -> None:
+        """Mark the rows of `flaws` that own the elements marked here: element k belongs to row `owners[k]`.
+
+        Raises:
+            DataError: there are no `flaws` to mark.
+        """
+        for element, reason in self.reasons.items():
+            if flaws is None:
+                raise DataError(reason)
+            flaws.reasons.setdefault(int(owners[element]), reason)
+
 
 def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One contiguous array of a plain type (no dictionary)."""
+    """Return one contiguous array of a plain type: no dictionary, extension or view, no large or fixed-size variant."""
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    if isinstance(kind, pa.Bool8Type):
+        return pc.cast(column, pa.bool_())
+    if isinstance(kind, pa.BaseExtensionType):
+        return flat(column.storage)
+    if pa.types.is_dictionary(kind):
+        return flat(column.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pc.cast(column, pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return pc.cast(column, pa.binary())
+    if is_list(kind) and not pa.types.is_list(kind):
+        return _list_array(column, column.flatten())
+    return column
 
 
-def to_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Text, exactly: integers of 64 bits keep every digit, whole floats lose their `.0` (a null made them floats).
+def _list_array(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
+    """`elements` (those of all `lists`, flattened) as lists of the same lengths; null becomes empty."""
+    # Arrow's own casts from list views make lists that point outside of their elements
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = np.zeros(len(lists) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), elements)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether `kind` is one of Arrow's list types (a map is not)."""
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def to_text(column: pa.ChunkedArray | pa.Array, name: str = "", flaws: Flaws | None = None) -> pa.Array:
+    """Return texts, exactly, and the same ones whatever type a file gave the column.
+
+    Integers of 64 bits keep every digit, whole floats and decimals lose their `.0` (a null made them floats), moments
+    are in UTC and lose a fraction of zeros, NaN and the empty text are null.
+
+    Args:
+        name, flaws: bytes that are not UTF-8 mark their row, with the column's name; without `flaws` they raise.
+
+    Raises:
+        DataError: the column holds lists, structs or maps.
 
     Example:
         >>> to_text(pa.array([9007199254740993, None])).to_pylist()
         ['9007199254740993', None]
+        >>> to_text(pa.array([7.0, 0.5, float("nan")])).to_pylist()
+        ['7', '0.5', None]
     """
     values = flat(column)
     kind = values.type
     if pa.types.is_string(kind):
-        return values
+        return _no_empty(values)
     if pa.types.is_floating(kind):
-        values = pc.cast(values, pa.float64())
-        values = pc.if_else(pc.is_nan(values), None, values)
-        whole = pc.and_kleene(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
-        integers = pc.cast(pc.cast(pc.if_else(whole, values, 0.0), pa.int64()), pa.string())
-        return pc.if_else(pc.fill_null(whole, False), integers, pc.cast(values, pa.string()))
+        wide = pc.cast(values, pa.float64())
+        wide = pc.if_else(pc.is_nan(wide), None, wide)
+        whole = pc.and_kleene(pc.equal(pc.floor(wide), wide), pc.less(pc.abs(wide), 2.0**63))
+        integers = pc.cast(pc.cast(pc.if_else(whole, wide, 0.0), pa.int64()), pa.string())
+        shown = pc.if_else(pc.is_valid(wide), pc.cast(values, pa.string()), None)  # of 32 bits: 0.1, not 0.1000000015
+        return pc.if_else(pc.fill_null(whole, False), integers, shown)
+    if pa.types.is_decimal(kind) or pa.types.is_timestamp(kind):
+        if pa.types.is_timestamp(kind):
+            values = pc.cast(values, pa.timestamp(kind.unit))
+        return pc.replace_substring_regex(pc.cast(values, pa.string()), r"\.0+$|(\.\d*?[1-9])0+$", r"\1")
+    if pa.types.is_binary(kind):
+        return _no_empty(_decoded(values, name, flaws))
+    if pa.types.is_nested(kind):
+        raise DataError(f"column '{name}' is {kind}", expected="one value a row")
     return pc.cast(values, pa.string())
 
 
-def to_lists(column: pa.ChunkedArray | pa.Array, separator: str | None) -> pa.ListArray:
-    """Lists of texts: a list column, or texts cut at `separator`; null and the empty text give the empty list."""
+def _no_empty(texts: pa.Array) -> pa.Array:
+    empty = pc.equal(texts, "")
+    return pc.if_else(empty, pa.scalar(None, pa.string()), texts) if pc.any(empty).as_py() else texts
+
+
+def _decoded(values: pa.Array, name: str, flaws: Flaws | None) -> pa.Array:
+    try:
+        return pc.cast(values, pa.string())
+    except pa.ArrowInvalid:
+        pass
+    texts: list[str | None] = []
+    wrong = np.zeros(len(values), dtype=bool)
+    for row, value in enumerate(values.to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            wrong[row] = True
+    if flaws is None:
+        raise DataError(f"column '{name}' holds bytes that are not text (UTF-8)")
+    flaws.add(wrong, f"column '{name}': {{value}} is not text (UTF-8)", values)
+    return pa.array(texts, pa.string())
+
+
+def to_lists(
+    column: pa.ChunkedArray | pa.Array, separator: str | None, name: str = "", flaws: Flaws | None = None
+) -> pa.ListArray:
+    """Return lists of texts: a list column, or texts cut at `separator`; null and the empty text give the empty list.
+
+    A text that is itself a list, as JSON or Python write it (`[1, 2]`, `['a', 'b']`), is read as that list.
+
+    Args:
+        name, flaws: rows whose text or elements cannot be read are marked, with the column's name.
+    """
     values = flat(column)
-    if pa.types.is_fixed_size_list(values.type) or pa.types.is_large_list(values.type):
-        values = pc.cast(values, pa.list_(values.type.value_type))
     if not pa.types.is_list(values.type):
-        texts = to_text(values)
-        filled = pc.fill_null(texts, "")
-        lists = pc.split_pattern(filled, separator) if separator else _wrap(filled)
-        empty = pc.equal(filled, "")
-        values = pc.if_else(empty, pa.scalar([], lists.type), lists)
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), to_text(values.flatten()))
+        values = _cut(to_text(values, name, flaws), separator, name, flaws)
+    elements = values.flatten()
+    inner = Flaws(len(elements))
+    lists = _list_array(values, to_text(elements, name, inner))
+    if inner.reasons:
+        inner.pass_on(flaws, np.repeat(np.arange(len(values)), np.diff(lists.offsets.to_numpy())))
+    return lists
+
+
+def _cut(texts: pa.Array, separator: str | None, name: str, flaws: Flaws | None) -> pa.ListArray:
+    trimmed = pc.utf8_trim_whitespace(texts)
+    listed = pc.and_(pc.starts_with(trimmed, "["), pc.ends_with(trimmed, "]"))
+    filled = pc.fill_null(texts, "")
+    lists = pc.split_pattern(filled, separator) if separator else _wrap(filled)
+    lists = pc.if_else(pc.equal(filled, ""), pa.scalar([], lists.type), lists)
+    if not pc.any(listed).as_py():
+        return lists
+    coded = pc.if_else(listed, trimmed, None).dictionary_encode()
+    read = [_written_list(text) for text in coded.dictionary.to_pylist()]
+    wrong = np.array([isinstance(one, str) for one in read])[pc.fill_null(coded.indices, 0).to_numpy()]
+    wrong &= coded.indices.is_valid().to_numpy(zero_copy_only=False)
+    if wrong.any():
+        reason = f"column '{name}': {{value}} looks like a list, but neither JSON nor Python write one so"
+        if flaws is None:
+            raise DataError(reason.replace("{value}", repr(texts[int(np.flatnonzero(wrong)[0])].as_py())[:80]))
+        flaws.add(wrong, reason, texts)
+    known = pa.array([[] if isinstance(one, str) else one for one in read], pa.list_(pa.string()))
+    known = known.take(coded.indices)
+    return pc.if_else(known.is_valid(), known, lists)
+
+
+def _written_list(text: str) -> list[str | None] | str | None:
+    """Return the list that `text` writes out; None where it is a text of its own; `text` where that is not certain."""
+    parsed: Any = None
+    for read in (json.loads, ast.literal_eval, lambda text: ast.literal_eval(re.sub(r"\bnan\b", "None", text))):
+        try:
+            parsed = read(text)
+            break
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+    if isinstance(parsed, list):
+        flat_list = not any(isinstance(value, list | tuple | dict | set) for value in parsed)
+        return [json_text(value) for value in parsed] if flat_list else text
+    # `[CLS] a [SEP]` and `[rare]` are texts; `[a, b]` and `[1 2 3]` are somebody's lists
+    inside = text[1:-1]
+    return text if re.search(r"[,\s]", inside.strip()) and not re.search(r"[\[\]]", inside) else None
+
+
+def json_text(value: Any) -> str | None:
+    """Return JSON's scalars as text: integers keep every digit, whole floats lose their `.0`, NaN is null."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else to_text(pa.array([value]))[0].as_py()
+    return str(value)
 
 
 def _wrap(values: pa.Array) -> pa.ListArray:
@@ -85,12 +238,15 @@ def _wrap(values: pa.Array) -> pa.ListArray:
 
 
 def to_number(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa.Array:
-    """Numbers (int64 where all are whole, else float64); NaN is null; anything else marks its row."""
+    """Return numbers (int64 where all are whole, else float64); true and false are 1 and 0, also as texts.
+
+    NaN is null; anything else marks its row.
+    """
     values = flat(column)
     if pa.types.is_boolean(values.type) or (pa.types.is_integer(values.type) and values.type != pa.uint64()):
         return pc.cast(values, pa.int64())
     if not pa.types.is_floating(values.type):
-        values = _parse(to_text(values), name, flaws)
+        values = _parse(to_text(values, name, flaws), name, flaws)
     if pa.types.is_integer(values.type):
         return values
     values = pc.cast(values, pa.float64())
@@ -104,58 +260,33 @@ def to_number(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa
 
 
 def _parse(texts: pa.Array, name: str, flaws: Flaws) -> pa.Array:
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return pc.cast(texts, kind)
-        except pa.ArrowInvalid:
-            continue
-    trimmed = pc.utf8_trim_whitespace(texts)
+    try:
+        numbers = pc.cast(texts, pa.int64())
+        if not pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():  # Arrow reads 0x10 as 16
+            return numbers
+    except pa.ArrowInvalid:
+        pass
+    try:
+        return pc.cast(texts, pa.float64())
+    except pa.ArrowInvalid:
+        pass
+    trimmed = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    for word, digit in (("true", "1"), ("false", "0")):
+        trimmed = pc.if_else(pc.equal(trimmed, word), digit, trimmed)
     wrong = pc.invert(pc.match_substring_regex(trimmed, _NUMBER))
     for row in np.flatnonzero(pc.fill_null(wrong, False).to_numpy(zero_copy_only=False)).tolist():
         if not _NULL_NUMBER.match(trimmed[row].as_py()):
             flaws.reasons.setdefault(row, f"column '{name}': {texts[row].as_py()!r:.80} is not a number")
-    return pc.cast(pc.if_else(wrong, None, trimmed), pa.float64())
+    numbers = pc.if_else(wrong, None, trimmed)
+    try:
+        return pc.cast(numbers, pa.int64())
+    except pa.ArrowInvalid:
+        return pc.cast(numbers, pa.float64())
 
 
 def to_float(values: pa.Array) -> pa.Array:
-    """float64; whole numbers beyond 2^53 are rounded."""
+    """Return float64; whole numbers beyond 2^53 are rounded."""
     return pc.cast(values, pa.float64(), safe=False)
-
-
-def to_time(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> npt.NDArray[np.float64]:
-    """Seconds or whatever unit the numbers have; ISO 8601 texts and timestamps give seconds since 1970 (UTC)."""
-    values = flat(column)
-    if pa.types.is_date(values.type):
-        values = pc.cast(values, pa.timestamp("us"))
-    if pa.types.is_timestamp(values.type):
-        numbers = pc.divide(
-            pc.cast(pc.cast(pc.cast(values, pa.timestamp("us", values.type.tz)), pa.int64()), pa.float64()), 1e6
-        )
-    else:
-        attempt = Flaws(len(values))
-        numbers = to_float(to_number(values, name, attempt))
-        if attempt.reasons:
-            numbers = _iso(to_text(values), numbers, name, attempt, flaws)
-    flaws.add(pc.is_null(numbers).to_numpy(zero_copy_only=False), f"column '{name}' holds no time")
-    return np.asarray(pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), dtype=np.float64)
-
-
-def _iso(texts: pa.Array, numbers: pa.Array, name: str, attempt: Flaws, flaws: Flaws) -> pa.Array:
-    seconds = numbers.to_numpy(zero_copy_only=False).astype(np.float64)
-    for row in attempt.reasons:
-        text = texts[row].as_py()
-        try:
-            seconds[row] = np.datetime64(_utc(text), "us").astype(np.int64) / 1e6
-        except ValueError:
-            flaws.reasons.setdefault(row, f"column '{name}': {text!r:.80} is neither a number nor an ISO 8601 time")
-    return pa.array(seconds, from_pandas=True)
-
-
-def _utc(text: str) -> str:
-    moment = datetime.datetime.fromisoformat(text)
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-    return moment.isoformat()
 
 
 def whole_form(texts: pa.Array) -> pa.Array:
