@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from rechub_ray.config import load, merge
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.synthetic import write_click_logs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def write_data(base: str, folder: Path) -> None:
         columns = {name: pa.array(rng.integers(0, 9, rows, np.int32)) for name in FRAPPE_COLUMNS}
         columns["label"] = pa.array(rng.integers(0, 2, rows).astype(np.float32))
         (folder / split).mkdir(parents=True)
-        pq.write_table(pa.table(columns), folder / split / "part-00000.parquet", row_group_size=256)
+        _write(pa.table(columns), folder / split / "part-00000.parquet")
     features = [{"kind": "sparse", "name": name, "vocab_size": 9} for name in FRAPPE_COLUMNS]
     schema = {"version": 1, "features": features, "labels": [{"name": "label", "kind": "binary"}]}
     (folder / "schema.json").write_text(json.dumps(schema))
@@ -185,7 +186,12 @@ def _file(root: Path, split: str = "train") -> Path:
 
 
 def _rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(file)), file, row_group_size=256)
+    _write(change(pq.read_table(file)), file)
+
+
+def _write(table: pa.Table, file: Path) -> None:
+    with SealedWriter(file, table.schema) as writer:
+        writer.write_table(table, 256)
 
 
 def _no_rows(file: Path) -> None:

@@ -27,9 +27,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
 
+from rechub_ray.data.shard import SealedWriter  # noqa: E402
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature  # noqa: E402
 
 
@@ -102,7 +102,8 @@ def write_shards() -> WriteShards:
         for i in range(files):
             start, stop = rows * i // files, rows * (i + 1) // files
             part = table.slice(start, stop - start)
-            pq.write_table(part, folder / f"part-{i:05d}.parquet", row_group_size=row_group_rows)
+            with SealedWriter(folder / f"part-{i:05d}.parquet", part.schema) as writer:
+                writer.write_table(part, row_group_rows)
         return table
 
     return write

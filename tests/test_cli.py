@@ -24,6 +24,7 @@ import yaml
 import rechub_ray.runtime.launch
 from rechub_ray import cli
 from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.lock import locked
 from rechub_ray.models import MODELS
@@ -50,7 +51,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, file in enumerate(sorted((folder / "data" / split).glob("*.parquet"))):
             table = pq.read_table(file)
             names = [f"{split}-{i}-{row}" for row in range(table.num_rows)]
-            pq.write_table(table.append_column("impression", [names]), file, row_group_size=256)
+            table = table.append_column("impression", [names])
+            with SealedWriter(file, table.schema) as writer:
+                writer.write_table(table, 256)
     schema = json.loads((folder / "data" / "schema.json").read_text())
     (folder / "data" / "schema.json").write_text(json.dumps({**schema, "row_id": "impression"}))
     (folder / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {**CONFIG["data"], "root": str(folder / "data")}}))

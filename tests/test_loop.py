@@ -21,6 +21,7 @@ import torch.multiprocessing as mp
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
@@ -61,7 +62,9 @@ def weighted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = pq.read_table(file)
         weight = np.where(table["age"].to_numpy() > 0, table["recency"].to_numpy(), 0).astype(np.float32)
         (root / file.parent.name).mkdir(exist_ok=True)
-        pq.write_table(table.append_column("w", [weight]), root / file.parent.name / file.name, row_group_size=512)
+        table = table.append_column("w", [weight])
+        with SealedWriter(root / file.parent.name / file.name, table.schema) as writer:
+            writer.write_table(table, 512)
     dataclasses.replace(Schema.load(data / "schema.json"), weight="w").save(root / "schema.json")
     return root
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import difflib
+import fnmatch
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +20,7 @@ import pyarrow.types as pt
 
 from rechub_ray.data.shard import read_footer
 from rechub_ray.errors import DataError, nearest
-from rechub_ray.files import absolute, join, open_filesystem, reason
+from rechub_ray.files import absolute, is_uri, join, open_filesystem, reason
 from rechub_ray.schema import DenseFeature, Schema, SparseFeature
 
 Location: TypeAlias = str | Path | Sequence[str | Path]
@@ -82,12 +84,14 @@ class Manifest:
             threads: footers read at a time (>= 1).
 
         Raises:
-            DataError: nothing there, an unreadable file, a missing or ill-typed column; names the file.
+            DataError: nothing there, a file that is named twice or unreadable, a missing or ill-typed column; names the
+                file.
         """
         places = [location] if isinstance(location, str | Path) else list(location)
         paths = [path for place in places for path in _list_files(absolute(str(place)), key)]
         if not paths:
             raise DataError(f"'{key}' names no files", expected="a folder of parquet files, or a list of them")
+        _check_named_once(paths, key)
         read = functools.partial(_read_footer, schema=schema, targets=targets)
         with concurrent.futures.ThreadPoolExecutor(min(threads, len(paths))) as pool:
             try:
@@ -153,13 +157,21 @@ def _list_files(place: str, key: str) -> Iterator[str]:
         entries = filesystem.get_file_info(pa.fs.FileSelector(path))
     except OSError as error:
         raise DataError(f"'{key}': cannot list {place}", got=str(error)) from None
-    names = sorted(
-        entry.base_name
+    shards = [
+        entry
         for entry in entries
-        if entry.type == pa.fs.FileType.File
-        and entry.base_name.endswith(".parquet")
-        and not entry.base_name.startswith(("_", "."))
-    )
+        if entry.base_name.endswith(".parquet") and not entry.base_name.startswith(("_", "."))
+    ]
+    names = sorted(entry.base_name for entry in shards)
+    others = [entry.base_name for entry in shards if entry.type != pa.fs.FileType.File]
+    if not is_uri(place):  # links to nothing are not listed
+        others += [name for name in fnmatch.filter(os.listdir(path), "[!_.]*.parquet") if name not in names]
+    if others:  # left out, its rows would be missing without a word
+        raise DataError(
+            f"'{key}': {join(place, others[0])} is a folder, or a link to nothing",
+            expected="a parquet file",
+            hint=f"Name the folder in '{key}', or take it out of {place}.",
+        )
     if not names:
         folders = sorted(entry.base_name for entry in entries if entry.type == pa.fs.FileType.Directory)
         raise DataError(
@@ -169,6 +181,62 @@ def _list_files(place: str, key: str) -> Iterator[str]:
         )
     for name in names:
         yield join(place, name)
+
+
+def _check_named_once(paths: list[str], key: str) -> None:
+    """Raise DataError where two paths lead to one file: its rows would count twice."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        first = seen.setdefault(path if is_uri(path) else os.path.realpath(path), path)
+        if first is not path:
+            other = "" if first == path else f", once as {first}"
+            raise DataError(f"'{key}' has {path} twice{other}", hint="Name each file or folder once.")
+
+
+def remarks(splits: Mapping[str, Manifest | None]) -> list[str]:
+    """Return what a user should know about the files of a run that can go on all the same, in one line each.
+
+    Args:
+        splits: by the configuration key that names them.
+    """
+    lines = []
+    files = {key: [file for file in split.files if sum(file.row_groups)] for key, split in splits.items() if split}
+    flat = [file for some in files.values() for file in some]
+    open_ = [file.path for file in flat if not file.is_sealed]
+    if open_:
+        lines.append(
+            f"{len(open_)} of {len(flat)} data files have no checksums ({open_[0]}{_more(open_)}), so damage to their "
+            "values may go unnoticed; `rechub-ray prepare` writes files that have them"
+        )
+    for i, (key, some) in enumerate(files.items()):
+        seen: set[str] = set()
+        copies = [file.path for file in some if file.is_sealed and not _is_new(file.checksum, seen)]
+        if copies:
+            lines.append(f"'{key}' has the rows of {copies[0]}{_more(copies)} twice: another file holds the same ones")
+        for other in list(files)[i + 1 :]:
+            marks = {mark for file in some for mark in _marks(file)}
+            both = [file.path for file in files[other] if marks.intersection(_marks(file))]
+            if both:
+                lines.append(
+                    f"'{key}' and '{other}' have the same rows ({both[0]}{_more(both)}): scores on them do not say how "
+                    "well the model does on rows it has not seen"
+                )
+    return lines
+
+
+def _marks(file: DataFile) -> list[str]:
+    """What tells a file from others: its path, and its content where the checksum covers that."""
+    return [file.path, file.checksum] if file.is_sealed else [file.path]
+
+
+def _is_new(mark: str, seen: set[str]) -> bool:
+    new = mark not in seen
+    seen.add(mark)
+    return new
+
+
+def _more(paths: list[str]) -> str:
+    return f" and {len(paths) - 1} more" if len(paths) > 1 else ""
 
 
 def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rechub_ray.batch import Outputs
 from rechub_ray.checkpoint import Checkpoint, read
 from rechub_ray.config import RunConfig
 from rechub_ray.data.collate import collate
-from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import autocast, evaluate_model, pick_device
@@ -31,6 +32,8 @@ from rechub_ray.models.base import Model
 from rechub_ray.runtime.preflight import check_device
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
+
+_log = logging.getLogger(__name__)
 
 _CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling")
 
@@ -115,12 +118,10 @@ def _job(
         raise ConfigError(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
-    return InferenceJob(
-        checkpoint=saved.path,
-        config=config,
-        schema=saved.schema,
-        manifest=Manifest.scan(join_all(config.data.root, path), saved.schema, targets=targets, key=key),
-    )
+    manifest = Manifest.scan(join_all(config.data.root, path), saved.schema, targets=targets, key=key)
+    for line in remarks({key: manifest}):
+        _log.warning("%s", line)
+    return InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
 
 
 def _launch(job: InferenceJob) -> dict[str, float]:

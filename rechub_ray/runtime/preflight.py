@@ -16,7 +16,7 @@ import torch
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.groups import Groups
-from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.plan import geometry
 from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
 from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
@@ -93,6 +93,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
             valid=_scan(config, "valid", schema) if data.valid else None,
             test=_scan(config, "test", schema) if data.test else None,
         )
+        for line in remarks({"data.train": job.train, "data.valid": job.valid, "data.test": job.test}):
+            _log.warning("%s", line)
     if config.rows_per_step > job.train.rows:
         raise ConfigError(
             f"'data.batch_size': one step takes {config.rows_per_step} rows (batch_size {data.batch_size} x "

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.manifest import Manifest, remarks
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import DataError
 from rechub_ray.schema import Label, Schema, SparseFeature
 
@@ -163,3 +164,81 @@ def test_files_without_rows(tmp_path):
         pa.table({"user": np.array([1], np.int32), "click": np.array([1], np.float32)}), tmp_path / "b.parquet"
     )
     assert [group.file for group in Manifest.scan(tmp_path, schema).row_groups] == [str(tmp_path / "b.parquet")]
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["train", "train/part-00001.parquet"], "part-00001.parquet twice."),
+        (["train/part-00000.parquet", "train/../train/part-00000.parquet"], "part-00000.parquet twice."),
+        (["train", "link.parquet"], "link.parquet twice, once as "),
+    ],
+)
+def test_a_file_that_is_named_twice(shards, schema, places, words):
+    (shards.parent / "link.parquet").symlink_to(shards / "part-00000.parquet")
+    with pytest.raises(DataError) as caught:
+        Manifest.scan([shards.parent / place for place in places], schema, key="data.train")
+    assert str(caught.value).startswith("'data.train' has ")
+    assert words in str(caught.value)
+
+
+def test_shards_that_cannot_be_read_are_not_left_out(shards, schema):
+    (shards / "part-00002.parquet").symlink_to(shards / "nowhere")
+    with pytest.raises(DataError, match=r"'data': .*part-00002\.parquet is a folder, or a link to nothing"):
+        Manifest.scan(shards, schema)
+    (shards / "part-00002.parquet").unlink()
+    (shards / "part-00002.parquet").mkdir()
+    with pytest.raises(DataError, match=r"'data': .*part-00002\.parquet is a folder.* Name the folder in 'data'"):
+        Manifest.scan(shards, schema)
+
+
+def test_a_file_without_permission(shards, schema, monkeypatch):
+    def refuse(stream):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rechub_ray.data.manifest.read_footer", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"part-0000\d\.parquet cannot be read.* Permission denied"):
+        Manifest.scan(shards, schema)
+
+
+def sealed(folder, table, number=0):
+    folder.mkdir(exist_ok=True)
+    with SealedWriter(folder / f"part-0000{number}.parquet", table.schema) as writer:
+        writer.write_table(table, 50)
+    return folder
+
+
+def unsealed(folder):
+    for path in folder.glob("*.parquet"):
+        pq.write_table(pq.read_table(path), path)
+    return folder
+
+
+def test_files_without_checksums_are_said_in_one_line(shards, schema, tmp_path):
+    valid = Manifest.scan(sealed(tmp_path / "valid", pq.read_table(shards / "part-00000.parquet")), schema)
+    unsealed(shards)
+    (line,) = remarks({"data.train": Manifest.scan(shards, schema), "data.valid": valid, "data.test": None})
+    assert line.startswith("2 of 3 data files have no checksums (")
+    assert "part-00000.parquet and 1 more" in line
+    assert remarks({"data.train": valid, "data.valid": None}) == []
+
+
+def test_one_file_in_two_splits_is_said_also_where_it_is_a_copy(shards, schema, tmp_path):
+    table = pq.read_table(shards)
+    train, other = sealed(tmp_path / "a", table), sealed(tmp_path / "b", table.slice(100))
+    sealed(other, table, 1)
+    splits = {"data.train": Manifest.scan(train, schema), "data.test": Manifest.scan(other, schema)}
+    (line,) = remarks(splits)
+    assert line.startswith(f"'data.train' and 'data.test' have the same rows ({other}/part-00001.parquet):")
+    (line,) = remarks({**splits, "data.test": splits["data.train"]})
+    assert "'data.train' and 'data.test' have the same rows" in line
+    sealed(other, table.slice(100), 2)
+    (line,) = remarks({"data.train": Manifest.scan(other, schema)})
+    assert line.startswith(f"'data.train' has the rows of {other}/part-00002.parquet twice")
+    unsealed(shards)
+    plain = {"data.train": Manifest.scan(shards, schema), "data.test": Manifest.scan(shards, schema)}
+    assert len(remarks(plain)) == 2
+    empty = table.slice(0, 0)
+    some, rest = sealed(sealed(tmp_path / "c", table.slice(0, 9)), empty, 1), sealed(tmp_path / "d", table.slice(9))
+    apart = {"data.train": Manifest.scan(some, schema), "data.test": Manifest.scan(sealed(rest, empty, 1), schema)}
+    assert remarks(apart) == []
