@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,8 @@ def test_what_groups_need(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"group \d+ of column 'session' has 24 rows.*16 rows a group.*to 2 or more"):
         check(settings(data, tmp_path / "r", data__batch_size=1))
     check(settings(data, tmp_path / "r", data__batch_size=2))
-    twice = settings(data, tmp_path / "r", data__train=["train", str(data / "train")])
+    shutil.copytree(data / "train", tmp_path / "again")
+    twice = settings(data, tmp_path / "r", data__train=["train", str(tmp_path / "again")])
     with pytest.raises(DataError, match=r"the group \d+ of column 'session' lies in row group .*cluster_by"):
         check(twice)
     with pytest.raises(ConfigError, match=r"'scaling.num_workers': 600 workers, of which each needs a group"):
