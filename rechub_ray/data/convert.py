@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,12 +14,15 @@ import pyarrow.fs
 from torch import Tensor
 
 from rechub_ray.data.manifest import check_columns, needed_columns
+from rechub_ray.data.reader import BadValue, refuse, stack
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import DataError, nearest
-from rechub_ray.files import exists, open_filesystem
+from rechub_ray.files import exists, open_filesystem, reason
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
 
 ROW_GROUP_ROWS = 16_384
+_ID = r"^[+-]?\d+(\.0*)?$"
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NOTHING = -1  # fills up rectangles of ids unless the caller names another id
 
 
@@ -47,20 +51,32 @@ def write_rows(
         The number of rows, >= 1.
 
     Raises:
-        DataError: no rows, a missing column, values that do not fit a column's type.
+        DataError: no rows, a missing column or one that is there twice, a value that the schema forbids (with its row,
+            from 0, and the DataFrame's index), a disk that is full. Nothing is left in `folder` then.
     """
     filesystem, root = open_filesystem(folder)
-    if exists(filesystem, root, kind=pa.fs.FileType.Directory):
-        filesystem.delete_dir(root)
-    filesystem.create_dir(root, recursive=True)
-    rows, writer = 0, None
-    with filesystem.open_output_stream(f"{root}/part-00000.parquet") as sink, contextlib.ExitStack() as opened:
-        for table in _in_row_groups(_typed(data, schema, padding or {}, targets, what)):
-            writer = writer or opened.enter_context(SealedWriter(sink, table.schema))
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            rows += table.num_rows
-    if not rows:
+    tables = _in_row_groups(_typed(data, schema, padding or {}, targets, what))
+    first = next(tables, None)  # what is wrong with the first rows shows before the folder is touched
+    if first is None:
         raise DataError(f"{what}: no rows", expected="at least one")
+    rows = 0
+    try:
+        if exists(filesystem, root, kind=pa.fs.FileType.Directory):
+            filesystem.delete_dir(root)
+        filesystem.create_dir(root, recursive=True)
+        with (
+            filesystem.open_output_stream(f"{root}/part-00000.parquet") as sink,
+            SealedWriter(sink, first.schema) as out,
+        ):
+            for table in itertools.chain([first], tables):
+                out.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                rows += table.num_rows
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            filesystem.delete_dir_contents(root, missing_dir_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(f"{what}: cannot write into '{folder}'", got=reason(error)) from None
+        raise
     return rows
 
 
@@ -104,15 +120,92 @@ def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _typed(data: Any, schema: Schema, padding: Mapping[str, int], targets: bool, what: str) -> Iterator[pa.Table]:
     names, types = needed_columns(schema, targets=targets), arrow_types(schema)
+    first = 0
     for table in _tables(data, schema, names, targets, what):
-        check_columns(table.schema, schema, targets=targets, where=what)
-        columns = {}
-        for name in names:
-            column = table.column(name).combine_chunks()
-            if name in padding:
-                column = _without(column, padding[name])
-            columns[name] = _cast(column, types[name], name, what) if name in types else column
-        yield pa.table(columns)
+        try:
+            table = _with_numbers(table, schema, names, what)
+            check_columns(table.schema, schema, targets=targets, where=what)
+            columns = {}
+            for name in names:
+                column = table.column(name).combine_chunks()
+                if name in padding:
+                    column = _without(column, padding[name])
+                columns[name] = _cast(column, types[name], name, what) if name in types else column
+            typed = pa.table(columns)
+            stack(typed, schema, targets=targets, where=what)
+        except BadValue as error:
+            raise _in_the_users_words(error, data, first, schema, what) from None
+        first += table.num_rows
+        yield typed
+
+
+def _with_numbers(table: pa.Table, schema: Schema, names: list[str], what: str) -> pa.Table:
+    """The table with categories as their values, numbers in text as numbers, and whole numbers as ids."""
+    ids = {feature.name for feature in schema.sparse} | {schema.group}
+    numbers = {label.name for label in schema.labels} | {feature.name for feature in schema.dense} | {schema.weight}
+    for name in names:
+        place = table.schema.get_field_index(name)
+        if place < 0:  # missing, or there several times: check_columns says so
+            continue
+        column = table.column(name).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if name in ids | numbers and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            column = _parsed(column, name, what, is_id=name in ids)
+        if name in ids and pa.types.is_floating(column.type):
+            column = _whole(column, name, what)
+        table = table.set_column(place, name, column)
+    return table
+
+
+def _parsed(texts: pa.Array, name: str, what: str, *, is_id: bool) -> pa.Array:
+    trimmed = pc.utf8_trim_whitespace(texts)
+    try:
+        return trimmed.cast(pa.float64() if not is_id else pa.int64())
+    except pa.ArrowInvalid:
+        wrong = pc.invert(pc.match_substring_regex(trimmed, _ID if is_id else _NUMBER))
+    row = pc.index(pc.fill_null(wrong, False), True).as_py()
+    if row >= 0:
+        hint = "Turn the texts into numbers first."
+        if is_id:
+            hint = (
+                f"`pandas.factorize(frame['{name}'])[0] + 1` numbers them (0 stands for unknown ones), if training and "
+                "validation are numbered together; `rechub-ray prepare` does so for data of any size."
+            )
+        refuse(what, name, row, repr(texts[row].as_py()), "whole numbers from 0" if is_id else "a number", hint)
+    return trimmed.cast(pa.float64())  # 7.0 for an id
+
+
+def _whole(values: pa.Array, name: str, what: str) -> pa.Array:
+    """Whole numbers that came as floats, because of a null or a loader, as integers; NaN is null."""
+    values = pc.if_else(pc.is_nan(values), None, values)
+    wrong = pc.invert(pc.equal(values, pc.floor(values)))
+    row = pc.index(pc.fill_null(wrong, False), True).as_py()
+    if row >= 0:
+        refuse(what, name, row, values[row].as_py(), "whole numbers: ids")
+    return _cast(values, pa.int64(), name, what)
+
+
+def _in_the_users_words(error: BadValue, data: Any, first: int, schema: Schema, what: str) -> DataError:
+    """The error with the row counted in all of the data, the DataFrame's index, and what to do about it."""
+    import pandas as pd
+
+    row, hint = first + error.row, error.hint
+    place = f"row {row}"
+    if isinstance(data, pd.DataFrame):
+        place += f" (index {data.index[row]!r})" if not isinstance(data.index, pd.RangeIndex) else ""
+    is_label = any(label.name == error.column for label in schema.labels)
+    if is_label and error.got == -1:
+        hint = f"Labels of -1 and 1 become 0 and 1 by `frame['{error.column}'] = (frame['{error.column}'] > 0) * 1`."
+    elif error.got == "null" and not is_label:
+        is_id = any(feature.name == error.column for feature in schema.sparse)
+        hint = f"`frame['{error.column}'].fillna(0)` fills it{': id 0 stands for unknown values' if is_id else ''}."
+    return DataError(
+        f"{what}: column '{error.column}', {place}, holds a bad value",
+        expected=error.expected,
+        got=error.got,
+        hint=hint,
+    )
 
 
 def _cast(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array:
@@ -140,9 +233,13 @@ def _tables(data: Any, schema: Schema, names: list[str], targets: bool, what: st
         yield data
     elif isinstance(data, pd.DataFrame):
         _require(names, data.columns, what)
+        places = {name: [i for i, column in enumerate(data.columns) if str(column) == name] for name in names}
+        for name, found in places.items():
+            if len(found) > 1:
+                raise DataError(f"{what} has {len(found)} columns '{name}'", expected="one")
         for start in range(0, len(data), ROW_GROUP_ROWS):
             rows = data.iloc[start : start + ROW_GROUP_ROWS]
-            yield pa.table({name: _series(rows[name], name, schema, what) for name in names})
+            yield pa.table({name: _series(rows.iloc[:, places[name][0]], name, schema, what) for name in names})
     elif hasattr(data, "iter_batches"):
         for table in data.iter_batches(batch_size=ROW_GROUP_ROWS, batch_format="pyarrow"):
             yield pa.table(table)
@@ -210,8 +307,8 @@ def _array(values: Any) -> np.ndarray[Any, Any]:
 
 def _arrow(values: np.ndarray[Any, Any], name: str, schema: Schema, what: str) -> pa.Array:
     feature = next((feature for feature in schema.features if feature.name == name), None)
-    is_ids = feature is not None and not isinstance(feature, DenseFeature)
-    if is_ids and np.issubdtype(values.dtype, np.floating):  # a loader that turns everything into floats
+    is_list = isinstance(feature, SequenceFeature)
+    if is_list and np.issubdtype(values.dtype, np.floating):  # a loader that turns everything into floats
         whole = np.isfinite(values) & (values == np.floor(values))
         if not whole.all():
             raise DataError(f"{what}: column '{name}' does not fit", expected="ids", got=values[~whole][0])

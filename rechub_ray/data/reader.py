@@ -179,7 +179,7 @@ def _values(column: pa.Array, name: str, where: str, per_row: int = 1, hint: str
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() // per_row
         hint = hint or "`rechub-ray prepare` turns nulls into id 0 or a fill value."
-        _refuse(where, name, row, "null", "a value in every row", hint)
+        refuse(where, name, row, "null", "a value in every row", hint)
     values: Array = column.to_numpy(zero_copy_only=False)
     return values
 
@@ -190,7 +190,7 @@ def _checked_ids(
     if len(values) and (values.min() < 0 or values.max() >= feature.vocab_size):
         at = int(np.argmax((values < 0) | (values >= feature.vocab_size)))
         row = at if rows is None else int(np.searchsorted(rows, at, "right")) - 1
-        _refuse(where, feature.name, row, values[at], f"an id in [0, {feature.vocab_size})", _PREPARED)
+        refuse(where, feature.name, row, values[at], f"an id in [0, {feature.vocab_size})", _PREPARED)
     return values
 
 
@@ -201,7 +201,7 @@ def _dense(table: pa.Table, feature: DenseFeature, where: str) -> Array:
         if (lengths != feature.dim).any():
             row = int(np.argmax(lengths != feature.dim))
             got = "null" if lengths[row] < 0 else f"{lengths[row]} numbers"
-            _refuse(where, feature.name, row, got, f"a list of {feature.dim} numbers")
+            refuse(where, feature.name, row, got, f"a list of {feature.dim} numbers")
         column = column.flatten()
     values = _values(column, feature.name, where, feature.dim)
     with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite and is refused below
@@ -233,7 +233,7 @@ def _label(table: pa.Table, label: Label, where: str) -> Array:
     is_right = is_right | missing
     if not is_right.all():
         row = int(np.argmin(is_right))
-        _refuse(where, label.name, row, values[row], expected)
+        refuse(where, label.name, row, values[row], expected)
     return values
 
 
@@ -243,7 +243,7 @@ def _weight(table: pa.Table, name: str, where: str) -> Array:
     _check_finite(values, name, where)
     if (values < 0).any():
         row = int(np.argmax(values < 0))
-        _refuse(where, name, row, values[row], "a weight >= 0")
+        refuse(where, name, row, values[row], "a weight >= 0")
     return values
 
 
@@ -261,7 +261,7 @@ def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array |
     if flat.null_count:
         at = pc.index(flat.is_null(), True).as_py()
         row = int(np.searchsorted(offsets, at, "right")) - 1
-        _refuse(where, feature.name, row, "null in a list", "ids only", _PREPARED)
+        refuse(where, feature.name, row, "null in a list", "ids only", _PREPARED)
     values = _checked_ids(flat.to_numpy(zero_copy_only=False), feature, where, offsets).astype(kind, copy=False)
     begins, ends = offsets[:-1], offsets[1:]
     if take is not None:
@@ -276,14 +276,23 @@ def _check_finite(values: Array, name: str, where: str, per_row: int = 1) -> Non
     finite = np.isfinite(values)
     if not finite.all():
         at = int(np.argmin(finite))
-        _refuse(where, name, at // per_row, values[at], "a finite number")
+        refuse(where, name, at // per_row, values[at], "a finite number")
 
 
 _PREPARED = "Was this file written for another schema.json? `rechub-ray prepare` maps raw values to ids."
 
 
-def _refuse(where: str, column: str, row: int, got: object, expected: str, hint: str | None = None) -> NoReturn:
-    raise DataError(f"{where}: column '{column}', row {row}, holds a bad value", expected=expected, got=got, hint=hint)
+class BadValue(DataError):
+    """A value that the schema forbids, in `column` and `row` (from 0) of a table."""
+
+    column, row = "", -1
+
+
+def refuse(where: str, column: str, row: int, got: object, expected: str, hint: str | None = None) -> NoReturn:
+    """Raise BadValue: `where` holds `got` in a row (from 0) of a column."""
+    error = BadValue(f"{where}: column '{column}', row {row}, holds a bad value", expected=expected, got=got, hint=hint)
+    error.column, error.row = column, row
+    raise error
 
 
 def _changed(where: str, got: str) -> NoReturn:

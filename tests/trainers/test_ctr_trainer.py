@@ -365,3 +365,15 @@ def test_two_workers_and_a_ray_dataset(tmp_path: Path) -> None:
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], weight, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(trainer.predict(trainer.model, VALID), alone.predict(trainer.model, VALID), rtol=1e-6)
+
+
+def test_a_bad_value_of_the_users_frame_is_one_paragraph_and_nothing_is_trained(tmp_path: Path) -> None:
+    frame = VALID.set_index(np.array([f"r{i}" for i in range(len(VALID))])).astype({"item": float})
+    frame.loc["r17", "item"] = None
+    with pytest.raises(DataError) as caught:
+        a_trainer(tmp_path).fit(TRAIN, frame)
+    message = str(caught.value)
+    assert message.startswith("the validation data: column 'item', row 17 (index 'r17'), holds a bad value")
+    assert "\n" not in message
+    assert caught.value.__cause__ is None
+    assert not (tmp_path / "checkpoints").exists()
