@@ -28,7 +28,7 @@ from benchmarks.workload import DIM, HIDDEN, IDS
 from rechub_ray.batch import Batch, Features
 from rechub_ray.config import validate
 from rechub_ray.data.synthetic import table_sizes
-from rechub_ray.evaluation import autocast
+from rechub_ray.device import autocast
 from rechub_ray.learner import Learner
 from rechub_ray.schema import DenseFeature, Label, Schema, SparseFeature
 from rechub_ray.world import World

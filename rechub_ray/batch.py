@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Outputs: TypeAlias = dict[str, Tensor]
-"""What a model returns, by name: `logit` (B,) for one label; `logit/<label>` for several."""
+"""What a model returns, by name; `rechub_ray.outputs.Output` says what each one holds."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -95,7 +95,7 @@ class Batch:
 
 @dataclasses.dataclass(slots=True)
 class LossTerms:
-    """What the objective returns: the scalar to differentiate and its named parts (detached)."""
+    """What is minimised: the scalar to differentiate and its named parts (detached)."""
 
     total: Tensor
     parts: dict[str, Tensor]

@@ -5,6 +5,7 @@ A checkpoint is a directory `step_<number>` with
 - `manifest.json`: format, version, and the size and CRC-32 of every other file; written last,
 - `config.yaml`, `schema.json`: all that is needed to build the model again,
 - `model.safetensors`: parameters and buffers,
+- `objective.safetensors`: parameters and buffers of losses and balancing, where they have any,
 - `optimizers.pt`: the optimizers' states (read with `weights_only`),
 - `state.json`: step, data position, schedules, early stopping, metrics.
 
@@ -44,6 +45,7 @@ from rechub_ray.schema import Schema
 
 FORMAT, VERSION = "rechub_ray.checkpoint", 1
 _FILES = ("config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json")
+_OBJECTIVE = "objective.safetensors"
 _INDEX = "index.json"
 
 
@@ -57,6 +59,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     state: dict[str, Any]
     optimizers: list[dict[str, Any]] | None = None
+    objective: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def build_model(self) -> Model:
         """The model with its weights, in evaluation mode, on the CPU."""
@@ -80,12 +83,16 @@ def write(
     model: torch.nn.Module,
     optimizers: list[torch.optim.Optimizer],
     state: dict[str, Any],
+    objective: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes the files of a checkpoint into an existing empty folder, `manifest.json` last."""
     (directory / "config.yaml").write_text(config_module.dump(config), encoding="utf-8")
     schema.save(directory / "schema.json")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, directory / "model.safetensors")
+    if objective:
+        own = {name: tensor.detach().cpu().contiguous() for name, tensor in objective.items()}
+        save_file(own, directory / _OBJECTIVE)
     torch.save([optimizer.state_dict() for optimizer in optimizers], directory / "optimizers.pt")
     (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(directory.iterdir())}
@@ -142,7 +149,7 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
             got=f"{manifest.get('format')} version {version}",
         )
     files = manifest.get("files")
-    for file in _FILES:
+    for file in (*_FILES, *([_OBJECTIVE] if isinstance(files, dict) and _OBJECTIVE in files else [])):
         if file == "optimizers.pt" and not optimizers:
             continue
         path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
@@ -160,6 +167,7 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
             model=load_file(folder / "model.safetensors"),
             state=_json(folder / "state.json", name),
             optimizers=states,
+            objective=load_file(folder / _OBJECTIVE) if _OBJECTIVE in (files or {}) else {},
         )
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint '{name}' is damaged: model.safetensors", got=str(error)) from None

@@ -15,6 +15,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic_core import PydanticCustomError
 
+from rechub_ray.balancing import BALANCING
 from rechub_ray.errors import ConfigError, masked, nearest
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
@@ -58,6 +59,7 @@ class DataSection(Section):
         train: split folder relative to `root` (or an absolute path or URI), or a list of them.
         valid, test: one folder, or null.
         features: names of the features to use; null takes all of the schema.
+        labels: names of the labels to train and measure; null takes all of the schema.
         batch_size: rows a worker and forward pass; on average with `group_by`.
         group_by: train whole groups: all rows of one value of the schema's group column come in one step, on one
             worker, in one forward pass. The data needs each group together in one row group (`prepare: cluster_by`).
@@ -73,6 +75,7 @@ class DataSection(Section):
     valid: Place | None = "valid"
     test: Place | None = "test"
     features: Annotated[list[str], MinLen(1)] | None = None
+    labels: Annotated[list[str], MinLen(1)] | None = None
     batch_size: Count = 4096
     group_by: bool = False
     eval_batch_size: Count = 16384
@@ -213,8 +216,10 @@ class RunConfig(Section):
         init_from: checkpoint or run whose weights start this one (fine-tuning); names and shapes must match unless
             `init_map` tells otherwise.
         init_map: file of lines `current<TAB>old`: which parameters to take, under which old name.
-        model, losses, metrics, optimizers, trackers: component nodes `{name: ..., <arguments>}`. An optimizer's node
-            also takes `params` (patterns of parameter names) and `schedule` (a schedule's node).
+        model, losses, metrics, optimizers, trackers: component nodes `{name: ..., <arguments>}`. Without `losses` or
+            `metrics`, every label gets those of its kind. An optimizer's node also takes `params` (patterns of
+            parameter names) and `schedule` (a schedule's node).
+        balancing: how the losses of several labels become one gradient; null adds them up.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$")] = "run"
@@ -225,8 +230,9 @@ class RunConfig(Section):
     init_map: Place | None = None
     data: DataSection = DataSection()
     model: Node
-    losses: list[Node] = [{"name": "bce"}]
-    metrics: list[Node] = [{"name": "auc"}, {"name": "log_loss"}]
+    losses: list[Node] | None = None
+    balancing: Node | None = None
+    metrics: list[Node] | None = None
     optimizers: list[Node] = [{"name": "adam"}]
     regularization: RegularizationSection = RegularizationSection()
     train: TrainSection = TrainSection(epochs=1)
@@ -255,10 +261,12 @@ class RunConfig(Section):
             "seed": data["seed"],
             "model": data["model"],
             "losses": data["losses"],
+            "balancing": data["balancing"],
             "optimizers": data["optimizers"],
             "regularization": data["regularization"],
             "train": train,
             "data.features": data["data"]["features"],
+            "data.labels": data["data"]["labels"],
         }
         if self.data.group_by:  # a run of before there were groups may go on without
             parts["data.group_by"] = True
@@ -304,8 +312,8 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     # a list that the file leaves out has a default, and `metrics.0.name=...` means that one
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
-    if len(keys) > 1 and keys[0] not in data and field is not None and isinstance(field.default, list):
-        data[keys[0]] = plain(field.default)
+    if len(keys) > 1 and data.get(keys[0]) is None and field is not None and keys[0] in _LISTS:
+        data[keys[0]] = plain(_OF_ONE_BINARY_LABEL.get(keys[0], field.default))
     if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
         data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
     here: Any = data
@@ -350,15 +358,18 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
         _import(module)
     _check_keys(RunConfig, data, "")
     for key, registry in _LISTS.items():
-        if key in data:
+        if data.get(key) is not None:
             data[key] = _component_list(data[key], registry, key)
     if "model" in data:
         data["model"] = MODELS.validate(data["model"], where="model")
     else:
         raise ConfigError("'model' is missing", hint=f"Known models: {', '.join(MODELS.names())}.")
     for key, registry in _LISTS.items():
-        if key not in data:
-            data[key] = _component_list(RunConfig.model_fields[key].default, registry, key)
+        default = RunConfig.model_fields[key].default
+        if key not in data and default is not None:
+            data[key] = _component_list(default, registry, key)
+    if data.get("balancing") is not None:
+        data["balancing"] = BALANCING.validate(data["balancing"], where="balancing")
     try:
         config = RunConfig.model_validate(data)
     except pydantic.ValidationError as error:
@@ -426,6 +437,9 @@ def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> Non
         if isinstance(inner, type) and issubclass(inner, Section):
             _check_keys(inner, value, path)
 
+
+_OF_ONE_BINARY_LABEL = {"losses": ["bce"], "metrics": ["auc", "log_loss"]}
+"""What an override such as `metrics.0.name=gauc` speaks of where the file leaves the list out."""
 
 _LISTS: dict[str, Registry[Any]] = {
     "losses": LOSSES,

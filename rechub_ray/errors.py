@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 MASK = "***"
 _KEYS_HINT = "Keys belong in the environment (AWS_ACCESS_KEY_ID and the like), not in a URI."
@@ -101,6 +102,23 @@ def masked(text: str) -> str:
         'abfs://box/data?account_key=***'
     """
     return _PARAMETER.sub(rf"\g<1>{MASK}", _USER.sub(f"{MASK}@", text))
+
+
+@contextlib.contextmanager
+def named(place: str) -> Iterator[None]:
+    """Add a component's place in the configuration to an error that does not name it.
+
+    Raises:
+        ConfigError: instead of any other error of this family.
+    """
+    try:
+        yield
+    except RechubError as error:
+        if f"'{place}" in error.message:
+            raise
+        raise ConfigError(
+            f"'{place}': {error.message}", expected=error.expected, got=error.got, hint=error.hint
+        ) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

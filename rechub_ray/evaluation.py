@@ -1,13 +1,11 @@
-"""Metrics of a model over every row of a split, and the precision and device that a forward pass takes."""
+"""Metrics of a model over every row of a split."""
 
 from __future__ import annotations
-
-import contextlib
-from typing import Any
 
 import torch
 
 from rechub_ray.data.source import EvalSource
+from rechub_ray.device import autocast
 from rechub_ray.errors import DataError
 from rechub_ray.metrics import MetricSet
 from rechub_ray.world import World
@@ -44,17 +42,3 @@ def evaluate_model(
     if device.type == "cuda":
         torch.cuda.empty_cache()  # evaluation batches are larger; training needs that memory back
     return {**result, "rows_expected": source.rows_expected, "rows_seen": seen}
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context for a forward pass in `precision` (`float32` or `bfloat16`)."""
-    if precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `auto` means here, or the named one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

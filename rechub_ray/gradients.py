@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,21 @@ from rechub_ray.layers.embedding import tables_of
 from rechub_ray.layers.rows import RowGradient, coalesce
 from rechub_ray.regularization import Regularization
 from rechub_ray.world import World
+
+
+@dataclasses.dataclass
+class Averaged:
+    """Gradients averaged over ranks, the same bits on every rank.
+
+    Args:
+        dense: by parameter; zeros where it took no part.
+        rows: by table, the distinct rows in ascending order and their gradients.
+        reached: the parameters that took part.
+    """
+
+    dense: dict[str, Tensor]
+    rows: dict[str, RowGradient]
+    reached: frozenset[str]
 
 
 class Gradients:
@@ -27,6 +45,7 @@ class Gradients:
         clip_norm: largest global norm, > 0; None does not clip.
         regularization: penalties whose gradients are added. Whole tables where gradients are dense, the rows in the
             batch where they are sparse.
+        objective: parameters of losses and balancing: averaged too, but outside of penalties, norm and clipping.
     """
 
     def __init__(
@@ -36,56 +55,85 @@ class Gradients:
         *,
         clip_norm: float | None = None,
         regularization: Regularization | None = None,
+        objective: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self._world, self._clip_norm, self._regularization = world, clip_norm, regularization
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._objective = dict(objective or {})
         self._tables = tables_of(model)
 
-    @torch.no_grad()
-    def finish(self) -> Tensor:
-        """Finishes the gradients of one step; those of several backward calls have added up.
+    def take(self) -> dict[str, Tensor]:
+        """Take this rank's gradients off their parameters, by name; parameters that took no part are left out."""
+        found = {}
+        for name, parameter in self._all().items():
+            if parameter.grad is not None:
+                found[name], parameter.grad = parameter.grad, None
+        return found
 
-        Returns:
-            The global norm before clipping, a scalar on the model's device; not finite where a gradient is not.
+    def give(self, gradients: Mapping[str, Tensor]) -> None:
+        """Put gradients that were taken back onto their parameters, so that backward adds to them."""
+        for name, parameter in self._all().items():
+            parameter.grad = gradients.get(name)
+
+    @torch.no_grad()
+    def average(self) -> Averaged:
+        """Average the gradients of one step over ranks; those of several backward calls have added up.
 
         Raises:
             TrainingError: a table's gradient is dense although its optimizer takes rows.
         """
         by_rows = {name for name, (bank, key) in self._tables.items() if bank.row_gradients[key]}
         sparse = {name: p for name, p in self._parameters.items() if name in by_rows}
-        dense = {name: p for name, p in self._parameters.items() if name not in sparse}
+        dense = {name: p for name, p in self._all().items() if name not in sparse}
+        reached = frozenset(name for name, p in self._all().items() if p.grad is not None)
         scale = 1.0 / self._world.size
-        self._average_dense(list(dense.values()), scale)
+        averaged = self._average_dense(list(dense.values()), scale)
         rows = self._average_rows(sparse, scale)
+        return Averaged(dict(zip(dense, averaged, strict=True)), dict(zip(sparse, rows, strict=True)), reached)
 
+    @torch.no_grad()
+    def put(self, averaged: Averaged) -> Tensor:
+        """Add penalties, clip, and put the gradients onto their parameters.
+
+        Returns:
+            The global norm before clipping, a scalar on the model's device; not finite where a gradient is not.
+        """
+        dense = {name: gradient for name, gradient in averaged.dense.items() if name not in self._objective}
         if self._regularization is not None:
-            for name, parameter in dense.items():
-                assert parameter.grad is not None
-                self._regularization.add_gradient(parameter.grad, parameter, embedding=name in self._tables)
-            for parameter, (where, values) in zip(sparse.values(), rows, strict=True):
+            for name, gradient in dense.items():
+                embedding = name in self._tables
+                self._regularization.add_gradient(gradient, self._parameters[name], embedding=embedding)
+            for name, (where, values) in averaged.rows.items():
                 if any(self._regularization.coefficients(embedding=True)):
-                    self._regularization.add_gradient(values, parameter.index_select(0, where), embedding=True)
-        gradients = [p.grad for p in dense.values() if p.grad is not None] + [values for _, values in rows]
-        norm = self._clip(gradients)
-        for parameter, (where, values) in zip(sparse.values(), rows, strict=True):
-            parameter.grad = torch.sparse_coo_tensor(
-                where.unsqueeze(0), values, parameter.shape, is_coalesced=True, check_invariants=False
+                    weight = self._parameters[name].index_select(0, where)
+                    self._regularization.add_gradient(values, weight, embedding=True)
+        norm = self._clip([*dense.values(), *(values for _, values in averaged.rows.values())])
+        parameters = self._all()
+        for name, gradient in averaged.dense.items():
+            parameters[name].grad = gradient
+        for name, (where, values) in averaged.rows.items():
+            parameters[name].grad = torch.sparse_coo_tensor(
+                where.unsqueeze(0), values, parameters[name].shape, is_coalesced=True, check_invariants=False
             )
         return norm
 
-    def _average_dense(self, parameters: list[nn.Parameter], scale: float) -> None:
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
+    def finish(self) -> Tensor:
+        """Average, and put what came of it; returns the norm."""
+        return self.put(self.average())
+
+    def _all(self) -> dict[str, nn.Parameter]:
+        return {**self._parameters, **self._objective}
+
+    def _average_dense(self, parameters: list[nn.Parameter], scale: float) -> list[Tensor]:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if self._world.size > 1 and gradients:
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             self._world.sum_(flat)
-            gradients = list(torch.split(flat, [p.numel() for p in parameters]))
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient.view_as(parameter)
+            split = torch.split(flat, [p.numel() for p in parameters])
+            gradients = [gradient.view_as(p) for gradient, p in zip(split, parameters, strict=True)]
         if scale != 1:
             torch._foreach_mul_(gradients, scale)
+        return gradients
 
     def _average_rows(self, parameters: dict[str, nn.Parameter], scale: float) -> list[RowGradient]:
         gradients = []
@@ -142,3 +190,58 @@ class Gradients:
             factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
         return norm
+
+
+def products(gradients: Sequence[Averaged], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the inner products of several tasks' gradients of each parameter, in float64.
+
+    Args:
+        gradients: one a task.
+        names: the parameters.
+
+    Shapes:
+        (T, T) each
+    """
+    result = {}
+    for name in names:
+        if name in gradients[0].dense:
+            flat = torch.stack([g.dense[name].reshape(-1) for g in gradients]).double()
+            result[name] = flat @ flat.T
+        else:
+            _, values = _on_common_rows([g.rows[name] for g in gradients])
+            flat = values.flatten(1).double()
+            result[name] = flat @ flat.T
+    return result
+
+
+def merged(gradients: Sequence[Averaged], coefficients: Mapping[str, Tensor]) -> Averaged:
+    """Return the sum of several tasks' gradients, each parameter's times its coefficients; 1 where it has none.
+
+    Args:
+        gradients: one a task.
+        coefficients: by parameter, (T,).
+    """
+    first = gradients[0]
+    ones = torch.ones(len(gradients))
+    dense = {}
+    for name, like in first.dense.items():
+        factors = coefficients.get(name, ones).to(like)
+        dense[name] = torch.tensordot(factors, torch.stack([g.dense[name] for g in gradients]), dims=1)
+    rows = {}
+    for name, (_, like) in first.rows.items():
+        where, values = _on_common_rows([g.rows[name] for g in gradients])
+        rows[name] = (where, torch.tensordot(coefficients.get(name, ones).to(like), values, dims=1))
+    reached = frozenset[str]().union(*(g.reached for g in gradients))
+    return Averaged(dense, rows, reached)
+
+
+def _on_common_rows(gradients: Sequence[RowGradient]) -> tuple[Tensor, Tensor]:
+    """The rows that any of the gradients has, ascending, (U,), and each one's values there, (T, U, D)."""
+    first = gradients[0][0]
+    if all(rows.shape == first.shape and torch.equal(rows, first) for rows, _ in gradients[1:]):
+        return first, torch.stack([values for _, values in gradients])
+    union = torch.unique(torch.cat([rows for rows, _ in gradients]))
+    values = gradients[0][1].new_zeros(len(gradients), len(union), gradients[0][1].shape[1])
+    for mine, (rows, theirs) in zip(values, gradients, strict=True):
+        mine.index_copy_(0, torch.searchsorted(union, rows), theirs)
+    return union, values

@@ -12,18 +12,19 @@ from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.allocator import keep_freed_memory
-from rechub_ray.batch import Batch, LossTerms, count_groups, split
+from rechub_ray.batch import Batch, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import EvalSource
+from rechub_ray.defaults import build_task, resolved
 from rechub_ray.diagnosis import explain_non_finite
-from rechub_ray.evaluation import autocast, evaluate_model
+from rechub_ray.evaluation import evaluate_model
 from rechub_ray.gradients import Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
-from rechub_ray.objective import Objective, StepSize
 from rechub_ray.optimizers import build_optimizers
+from rechub_ray.outputs import predictions
 from rechub_ray.regularization import Regularization
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.schema import Schema
@@ -58,7 +59,7 @@ class Progress:
 
 
 class Learner:
-    """A model with its objective, metrics and optimizers: everything that one worker trains with.
+    """A task with its metrics and optimizers: everything that one worker trains with.
 
     Every rank builds the same weights from the seed, and applies the same update at every step.
 
@@ -70,16 +71,19 @@ class Learner:
     def __init__(
         self, config: RunConfig, schema: Schema, *, world: World, device: torch.device, total_steps: int
     ) -> None:
-        self.config, self.schema, self.world, self.device = config, schema, world, device
+        self.config = config = resolved(config, schema)
+        self.schema, self.world, self.device = schema, world, device
         if device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = MODELS.build(config.model, schema, where="model")
         self.model.to(device)
-        by_group = config.data.group_by
-        self.objective = Objective(schema, config.losses, world=world, equal_rows=not by_group).to(device)
-        self.metrics = MetricSet(schema, config.metrics)
-        self.built = build_optimizers(config.optimizers, self.model)
+        self.task = build_task(config, schema, self.model, world=world).to(device)
+        own = self.task.objective_parameters()
+        self.metrics = MetricSet(schema, config.metrics or []).bind(
+            predictions(self.model.outputs, schema, self.task.links), self.model.outputs
+        )
+        self.built = build_optimizers(config.optimizers, self.model, also=own)
         self.optimizers = [item.optimizer for item in self.built]
         self.base_lrs = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
         self.schedules = [
@@ -88,7 +92,11 @@ class Learner:
         ]
         self.regularization = Regularization(**config.regularization.model_dump())
         self.gradients = Gradients(
-            self.model, world, clip_norm=config.train.clip_norm, regularization=self.regularization
+            self.model,
+            world,
+            clip_norm=config.train.clip_norm,
+            regularization=self.regularization,
+            objective=own,
         )
         self._window: dict[str, Tensor] = {}
         self._window_steps = 0
@@ -106,12 +114,9 @@ class Learner:
             torch.manual_seed(seed)
         self.model.train()
         parts = self._parts(batch)
-        size = self.objective.size(parts)
-        for part in parts:
-            terms = self._forward(part, size)
-            torch.autograd.backward(terms.total)
-            self._note({"loss": terms.total.detach(), **{f"loss/{k}": v for k, v in terms.parts.items()}})
-        norm = self.gradients.finish()
+        terms, averaged = self.task.backward(parts, self.gradients, seed=_mix(self.config.seed, step, _ALL_RANKS))
+        self._note({"loss": terms.total, **{f"loss/{k}": v for k, v in terms.parts.items()}})
+        norm = self.gradients.put(averaged)
         if self.device.type == "cpu" and not math.isfinite(norm.item()):
             self._fail(batch, step)
         self._note({"grad_norm": norm})
@@ -131,12 +136,6 @@ class Learner:
         groups = torch.tensor([count_groups(batch)], device=self.device)
         number = min(number, *(int(count) for count in self.world.gather(groups)))
         return [part.to(self.device) for part in split(batch, number, by_group=True)]
-
-    def _forward(self, batch: Batch, size: StepSize | None = None) -> LossTerms:
-        with autocast(self.device, self.config.train.precision):
-            outputs = self.model(batch.features)
-        terms: LossTerms = self.objective({name: value.float() for name, value in outputs.items()}, batch, size)
-        return terms
 
     def _note(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -168,6 +167,10 @@ class Learner:
             logged["train/loss/regularization"] = penalty
             logged["train/loss"] += penalty
         rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
+        balancing = self.task.balancing
+        weights = balancing.weights() if balancing is not None else None
+        if weights is not None:
+            logged.update({f"loss_weight/task_{i}": weight for i, weight in enumerate(weights.tolist())})
         logged["learning_rate"] = rates[0]
         if len(rates) > 1:
             logged.update({f"learning_rate/{i}": rate for i, rate in enumerate(rates)})
@@ -176,7 +179,7 @@ class Learner:
     def _fail(self, batch: Batch | None, step: int) -> None:
         batch = batch.to(self.device) if batch is not None else None
         raise explain_non_finite(
-            self.model, self.schema, batch, self._forward, world=self.world, step=step, learning_rates=self.base_lrs
+            self.model, self.schema, batch, self.task, world=self.world, step=step, learning_rates=self.base_lrs
         )
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
@@ -189,6 +192,7 @@ class Learner:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes weights, optimizer states and schedules from a checkpoint of the same run."""
         self.model.load_state_dict(checkpoint.model)
+        self.task.load_objective_state(checkpoint.objective)
         for optimizer, state in zip(self.optimizers, checkpoint.optimizers or [], strict=True):
             optimizer.load_state_dict(state)
         for schedule, state in zip(self.schedules, checkpoint.state["schedules"], strict=True):
@@ -202,9 +206,14 @@ class Learner:
             config=self.config,
             schema=self.schema,
             model=self.model,
+            objective=self.task.objective_state(),
             optimizers=self.optimizers,
             state={**progress.to_dict(), "fingerprint": self.config.fingerprint(), "world_size": self.world.size},
         )
+
+
+_ALL_RANKS = 2**32
+"""In place of a rank: the seed of random numbers that all ranks draw alike."""
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

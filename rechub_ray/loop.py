@@ -111,10 +111,11 @@ class Fit:
         self.progress = progress
         self.config, self.world = learner.config, learner.world
         stopping = self.config.train.early_stopping
-        metric = stopping.metric or learner.metrics.default_key()
+        metrics = learner.metrics
+        metric = metrics.default_key() if stopping.metric is None else metrics.resolve(stopping.metric)
         self.stopper = EarlyStopper(
             metric=metric,
-            mode=stopping.mode or learner.metrics.mode(metric),
+            mode=stopping.mode or metrics.mode(metric),
             patience=stopping.patience,
             min_delta=stopping.min_delta,
         )

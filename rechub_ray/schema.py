@@ -205,11 +205,25 @@ class Schema:
                 return label
         raise SchemaError(f"the schema has no label '{name}'", hint=nearest(name, [x.name for x in self.labels]))
 
-    def select(self, names: list[str]) -> Schema:
-        """The schema with only the named features, in the schema's order."""
-        for name in names:
+    def select(self, features: list[str] | None, labels: list[str] | None = None) -> Schema:
+        """Return the schema with only the named features and labels, in the schema's order.
+
+        Args:
+            features: their names; None takes all.
+            labels: their names; None takes all.
+
+        Raises:
+            SchemaError: there is no such feature or label.
+        """
+        for name in features or ():
             self.feature(name)
-        return dataclasses.replace(self, features=tuple(f for f in self.features if f.name in names))
+        for name in labels or ():
+            self.label(name)
+        return dataclasses.replace(
+            self,
+            features=tuple(f for f in self.features if features is None or f.name in features),
+            labels=tuple(label for label in self.labels if labels is None or label.name in labels),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {

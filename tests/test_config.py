@@ -46,10 +46,10 @@ def test_every_default_is_filled_in() -> None:
     for path, default in leaves(RunConfig).items():
         if path == "train.epochs":
             assert at(data, path) == 1
-        elif path not in ("model", "losses", "metrics", "optimizers", "trackers"):
+        elif path not in ("model", "optimizers", "trackers"):
             assert at(data, path) == default, path
-    assert data["losses"] == [{"name": "bce", "output": "logit", "label": None, "weight": 1.0, "label_smoothing": 0.0}]
-    assert [node["name"] for node in data["metrics"]] == ["auc", "log_loss"]
+    assert data["losses"] is None  # the labels decide
+    assert data["metrics"] is None
     optimizer = data["optimizers"][0]
     assert (optimizer["name"], optimizer["lr"], optimizer["params"]) == ("adam", 0.001, ["*"])
     assert optimizer["schedule"]["name"] == "constant"
@@ -285,7 +285,9 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         ({"model": None}, ["'model'"]),
         ({"losses": []}, ["'losses' is empty"]),
         ({"optimizers": []}, ["'optimizers' is empty"]),
-        ({"metrics": None}, ["'metrics' is not a list"]),
+        ({"metrics": 5}, ["'metrics' is not a list"]),
+        ({"balancing": "ulw"}, ["'balancing.name'", "Did you mean 'uwl'"]),
+        ({"data": {"labels": []}}, ["'data.labels'"]),
         ({"trackers": 5}, ["'trackers' is not a list"]),
         ({"imports": "json"}, ["'imports'", "a list"]),
         ({"imports": [5]}, ["'imports'", "a list"]),

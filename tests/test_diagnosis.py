@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rechub_ray.batch import Batch, Features, LossTerms, Outputs, RaggedSequences
+from rechub_ray.batch import Batch, Features, LossTerms, RaggedSequences
 from rechub_ray.diagnosis import explain_non_finite
 from rechub_ray.models import MODELS
-from rechub_ray.objective import Objective
 from rechub_ray.schema import Schema
+from rechub_ray.task import Task
 from rechub_ray.world import World
 
 ROWS = 6
@@ -49,15 +50,8 @@ def explain(schema: Schema, batch: Batch | None, model: nn.Module, forward: Any)
     return str(error)
 
 
-def real_forward(schema: Schema, model: nn.Module) -> Any:
-    objective = Objective(schema, ["bce"])
-
-    def forward(batch: Batch) -> LossTerms:
-        outputs: Outputs = model(batch.features)
-        terms: LossTerms = objective(outputs, batch)
-        return terms
-
-    return forward
+def real_forward(schema: Schema, model: Any) -> Any:
+    return Task(model, dataclasses.replace(schema, labels=schema.labels[:1]), ["bce"])
 
 
 @pytest.mark.parametrize(("column", "place"), [("age", 0), ("vector", 2)])

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray import defaults
 from rechub_ray.errors import ExportError
 from rechub_ray.export.parity import Check, compare
 from rechub_ray.export.serving import Port, ServingModel
 from rechub_ray.files import absolute, cannot_write, exists, join, open_filesystem, split
 from rechub_ray.lock import writing_folder
 from rechub_ray.models.base import Model
+from rechub_ray.outputs import Link
 from rechub_ray.schema import Schema
 
 OPSET = 18  # what the exporter writes natively: a newer one costs a conversion, an older one loses operators
@@ -84,11 +86,13 @@ def export_onnx(
         >>> export_onnx("runs/demo", "model.onnx")  # doctest: +SKIP
     """
     saved = checkpoint_module.read(checkpoint)
+    model = saved.build_model()
     return export_model(
-        saved.build_model(),
+        model,
         saved.schema,
         out,
         probabilities=probabilities,
+        links=defaults.links(saved.config, saved.schema, model.outputs),
         batch_sizes=batch_sizes,
         source=f"{saved.path} (step {saved.state.get('step', 'unknown')})",
     )
@@ -114,6 +118,7 @@ def export_model(
     *,
     probabilities: bool = True,
     batch_sizes: Sequence[int] = (1, 7, 257),
+    links: Mapping[str, Link] | None = None,
     source: str | None = None,
 ) -> ExportReport:
     """Exports a model in memory, as `export_onnx` does; it comes back on its device and in its mode.
@@ -122,6 +127,7 @@ def export_model(
         model: the model.
         schema: its features.
         out, probabilities, batch_sizes: as for `export_onnx`.
+        links: by label, how its output is read, as its losses say; the others take that of the label's kind.
         source: where the weights come from, for the report.
     """
     _check_installed()
@@ -129,7 +135,7 @@ def export_model(
         raise ExportError("batch_sizes", expected="at least one number >= 1", got=list(batch_sizes))
     started = time.perf_counter()
     target = _Target(str(out))
-    served = ServingModel(model, schema, probabilities=probabilities)
+    served = ServingModel(model, schema, probabilities=probabilities, links=links)
     with _on_cpu_in_eval_mode(served), target.folder() as folder:
         path = f"{folder}/{target.name}"
         outputs = _write(served, path)

@@ -92,11 +92,9 @@ def reference(served: ServingModel, inputs: Mapping[str, Array]) -> dict[str, Ar
     """What PyTorch computes, by the name of the served model's output."""
     with torch.no_grad():
         outputs = served.model(training_features(served.schema, inputs))
-    result = {}
-    for name, port in zip(served.model.output_names, served.outputs, strict=True):
-        value = outputs[name].double()
-        result[port.name] = (value if port.name == name else torch.sigmoid(value)).numpy()
-    return result
+    return {
+        item.name: item.of({item.source.name: outputs[item.source.name].double()}).numpy() for item in served.served
+    }
 
 
 def training_features(schema: Schema, inputs: Mapping[str, Array]) -> Features:

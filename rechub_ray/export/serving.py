@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rechub_ray.batch import Features, PaddedSequences
 from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
+from rechub_ray.outputs import Link, served
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
 
 
@@ -35,18 +37,18 @@ class Port:
 
 
 class ServingModel(nn.Module):
-    """Stacks one tensor a feature into `Features`, runs the model, and turns logits into probabilities.
+    """Stacks one tensor a feature into `Features`, runs the model, and applies the outputs' links.
 
     It takes what production sends: an id outside [0, vocab_size) counts as id 0, the unseen one. In a sequence,
     negative ids are padding, on the right; ids from vocab_size on count as id 0.
 
-    A logit of a binary label becomes `1 / (1 + exp(-logit))` and is renamed: `logit` to `probability`,
-    `logit/<label>` to `probability/<label>`. Logits of regression labels and other outputs stay as they are.
+    What is served, under which names, is `outputs.served`'s to say: `probability` of a binary label, for instance.
 
     Args:
         model: the model.
         schema: its features, one input each, in the schema's order.
-        probabilities: False leaves all logits as they are.
+        probabilities: False leaves all outputs as the model gives them.
+        links: by label, how its output is read; the others take that of the label's kind.
 
     Attributes:
         inputs, outputs: what goes in and comes out, in order.
@@ -60,14 +62,15 @@ class ServingModel(nn.Module):
 
     vocab_sizes: Tensor
 
-    def __init__(self, model: Model, schema: Schema, *, probabilities: bool) -> None:
+    def __init__(
+        self, model: Model, schema: Schema, *, probabilities: bool, links: Mapping[str, Link] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.schema = schema
         self.inputs = _inputs(schema)
-        named = [_output(name, schema, probabilities) for name in model.output_names]
-        self.outputs = tuple(port for port, _ in named)
-        self._squashed = tuple(squashed for _, squashed in named)
+        self.served = served(model.outputs, schema, links, probabilities=probabilities)
+        self.outputs = tuple(Port(item.name, "float32", ("batch", *item.columns), item.meaning) for item in self.served)
         sizes = torch.tensor([f.vocab_size for f in schema.sparse], dtype=torch.int64)
         self.register_buffer("vocab_sizes", sizes, persistent=False)
         if not self.inputs:
@@ -81,10 +84,7 @@ class ServingModel(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model(self.stack(inputs))
-        values = (outputs[name] for name in self.model.output_names)
-        return tuple(
-            value.sigmoid() if squashed else value for value, squashed in zip(values, self._squashed, strict=True)
-        )
+        return tuple(item.of(outputs) for item in self.served)
 
     def stack(self, inputs: tuple[Tensor, ...]) -> Features:
         """The inputs, one a feature in the schema's order, as the model takes them."""
@@ -127,18 +127,3 @@ def _length_name(schema: Schema, index: int) -> str:
     """The free length of a sequence, by the feature's name where that is a word that the exporter takes."""
     name = schema.sequences[index].name
     return f"{name}_length" if name.isidentifier() and name.isascii() else f"sequence_{index}_length"
-
-
-def _output(name: str, schema: Schema, probabilities: bool) -> tuple[Port, bool]:
-    """The output called `name` in the model as it is served, and whether it becomes a probability."""
-    kind, _, label_name = name.partition("/")
-    if kind != "logit":
-        return Port(name, "float32", ("batch",), f"the model's '{name}'"), False
-    label = schema.label(label_name or None)
-    if label.kind == "regression":
-        return Port(name, "float32", ("batch",), f"predicted value of '{label.name}'"), False
-    if not probabilities:
-        return Port(name, "float32", ("batch",), f"log-odds that '{label.name}' is 1"), False
-    return Port(
-        "probability" + name[len("logit") :], "float32", ("batch",), f"probability that '{label.name}' is 1"
-    ), True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rechub_ray.losses.base import LOSSES, Loss, weighted_sum
+from rechub_ray.losses.base import LOSSES, Loss, PairLoss, Scope, build_losses, weighted_sum
 
-__all__ = ["LOSSES", "Loss", "weighted_sum"]
+__all__ = ["LOSSES", "Loss", "PairLoss", "Scope", "build_losses", "weighted_sum"]
 
 
 def __getattr__(name: str) -> Any:

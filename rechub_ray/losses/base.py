@@ -1,64 +1,215 @@
-"""What a loss is: a sum over rows, and the count to divide it by."""
+"""What a loss is: a sum over rows, the count to divide it by, and how much of a step it must see at once."""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from rechub_ray.batch import Batch, Outputs
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, named
+from rechub_ray.layers.gather import gather_rows
+from rechub_ray.outputs import Link, Output, OutputKind, claim
 from rechub_ray.registry import Registry
-from rechub_ray.schema import Schema
+from rechub_ray.schema import LabelKind, Schema
+from rechub_ray.world import World
+
+Scope = Literal["rows", "group", "batch"]
+"""What a loss must see at once: single rows, whole groups, or all rows of a step on all ranks."""
+
+
+@dataclasses.dataclass(slots=True)
+class Rows:
+    """What a loss reads beside the prediction.
+
+    Shapes:
+        target: (B,) float32; 0 where the label is missing. weight: (B,) float32 >= 0, 0 where the label is missing;
+        None where every row counts as 1. is_there: (B,) bool; None where no label is missing. group: (B,) int64.
+    """
+
+    target: Tensor
+    weight: Tensor | None = None
+    is_there: Tensor | None = None
+    group: Tensor | None = None
 
 
 class Loss(nn.Module, abc.ABC):
     """Base of all losses: a sum (`forward`) and what to divide it by (`count`).
 
-    They are apart so that the mean is exact where a step's rows come in several parts, or lie on several workers.
+    They are apart so that the mean is exact where a step's rows come in several parts, or lie on several workers. Rows
+    whose label is missing are replaced here, before a subclass computes: NaN times 0 is NaN in backward.
+
+    A subclass sets `label_kinds`, `heads` (the kinds of output that it reads; the first is the one that a model with
+    free heads builds for it) and `link` (how such an output is served; None leaves that to other losses of the label).
 
     Args:
         schema: has the labels.
-        output: the model output that the loss reads.
-        label: the label; None takes the schema's first.
-        weight: factor of this loss in the objective's sum, >= 0.
+        output: the model output that the loss reads; None takes the label's.
+        label: the label; None takes the output's, or the schema's first.
+        weight: factor of this loss in the sum, >= 0.
+
+    Attributes:
+        scope: see `Scope`; a subclass of `PairLoss` sets it in its constructor.
+
+    Raises:
+        SchemaError: unknown label.
+        ConfigError: the label is not of a kind that the loss learns.
     """
 
     registered_name: ClassVar[str]
+    label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
+    heads: ClassVar[tuple[OutputKind, ...]] = ("logit",)
+    link: ClassVar[Link | None] = "sigmoid"
+    scope: Scope = "rows"
 
-    def __init__(self, schema: Schema, *, output: str, label: str | None, weight: float) -> None:
+    def __init__(self, schema: Schema, *, output: str | None, label: str | None, weight: float) -> None:
         super().__init__()
-        self.output, self.label, self.weight = output, schema.label(label).name, weight
-        self._column = [item.name for item in schema.labels].index(self.label)
+        self._schema, self._named, self.output, self.weight = schema, label, output, weight
+        if label is not None or output is None:  # else the output says which label, in `bind`
+            self._use(schema.label(label).name)
+
+    def bind(self, outputs: Sequence[Output], *, where: str) -> None:
+        """Settle which output and label the names mean.
+
+        Args:
+            outputs: the model's.
+            where: the loss's place in the configuration, for messages.
+
+        Raises:
+            ConfigError: the names do not fit the model or each other, or the output is not of a kind that it reads.
+        """
+        output, label = claim(outputs, self._schema, output=self.output, label=self._named, where=where)
+        if output.kind not in self.heads:
+            raise ConfigError(
+                f"'{where}': loss '{self.registered_name}' cannot read output '{output.name}' of kind {output.kind}",
+                expected=f"an output of kind {' or '.join(self.heads)}",
+                hint="A model with an argument `heads` builds another head for a label.",
+            )
+        self.output = output.name
+        self._use(label)
+
+    def _use(self, label: str) -> None:
+        found = self._schema.label(label)
+        if found.kind not in self.label_kinds:
+            raise ConfigError(
+                f"loss '{self.registered_name}' cannot learn label '{found.name}'",
+                expected=f"a {' or '.join(self.label_kinds)} label",
+                got=f"kind: {found.kind}",
+            )
+        self.label, self._optional = found.name, found.optional
+        self._column = [item.name for item in self._schema.labels].index(found.name)
+
+    def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
+        """Return the (weighted) sum over one batch's rows, a scalar.
+
+        Args:
+            outputs: the model's, in float32.
+            batch: this rank's rows.
+            world: the ranks that hold the rest of the step; only losses of scope `batch` ask for it.
+        """
+        return self.total(outputs[self.output or "logit"], self.rows(batch))
 
     @abc.abstractmethod
-    def forward(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """The (weighted) sum over one batch's rows, a scalar."""
+    def total(self, prediction: Tensor, rows: Rows) -> Tensor:
+        """Return the (weighted) sum over the rows, a scalar; of a shape that one row more can be added to."""
 
-    def count(self, batch: Batch) -> Tensor | float:
-        """What to divide by; here the rows whose weight is not zero.
+    def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
+        """Return what to divide by; here the rows whose weight is not zero and whose label is there.
 
-        A float where it depends on the batch's size only (equal on every rank), a scalar float32 tensor where it
-        depends on the data.
+        A float where it depends on the batch's size only, a scalar float32 tensor where it depends on the data.
         """
-        return float(batch.rows) if batch.weight is None else (batch.weight != 0).sum().float()
+        weight = self.rows(batch).weight
+        return float(batch.rows) if weight is None else (weight != 0).sum().float()
 
-    def check(self, output_names: tuple[str, ...], *, where: str) -> None:
-        """ConfigError when the model does not produce what this loss reads."""
-        if self.output not in output_names:
-            raise ConfigError(
-                f"'{where}.output': the model has no output '{self.output}'", hint=nearest(self.output, output_names)
-            )
+    def rows(self, batch: Batch) -> Rows:
+        """Return this loss's label and weights of a batch, without what is missing."""
+        target = batch.labels[:, self._column]
+        if not self._optional:
+            return Rows(target, batch.weight, None, batch.group)
+        is_there = ~target.isnan()
+        weight = is_there.float() if batch.weight is None else torch.where(is_there, batch.weight, 0)
+        return Rows(torch.where(is_there, target, 0), weight, is_there, batch.group)
 
-    def target(self, batch: Batch) -> Tensor:
-        """This loss's label column, (B,) float32."""
-        return batch.labels[:, self._column]
+
+@dataclasses.dataclass(slots=True)
+class Columns:
+    """The rows that this rank's rows are compared with: those of its groups, or of the whole step.
+
+    Args:
+        prediction: theirs.
+        rows: their labels, weights, groups.
+        first: place of this rank's first row among them.
+    """
+
+    prediction: Tensor
+    rows: Rows
+    first: int
+
+
+class PairLoss(Loss):
+    """Base of losses that compare rows: with the others of their group, or with all rows of the step.
+
+    In scope `group` a part of a step holds whole groups (`data.group_by`), so that sums and counts add up as those of
+    rows do. In scope `batch` each rank compares its own rows with the columns of all ranks, gathered once.
+    """
+
+    def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
+        rows = self.rows(batch)
+        prediction = outputs[self.output or "logit"]
+        return self.total_over(prediction, rows, self._columns(prediction, rows, world))
+
+    def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
+        rows = self.rows(batch)
+        return self.count_over(rows, self._columns(rows.target, rows, world))
+
+    def total(self, prediction: Tensor, rows: Rows) -> Tensor:
+        return self.total_over(prediction, rows, Columns(prediction, rows, 0))
+
+    @abc.abstractmethod
+    def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        """Return the sum of this rank's rows against the columns, a scalar."""
+
+    @abc.abstractmethod
+    def count_over(self, rows: Rows, columns: Columns) -> Tensor:
+        """Return what to divide by, a scalar float32 tensor; `columns.prediction` is not to be read."""
+
+    def _columns(self, prediction: Tensor, rows: Rows, world: World | None) -> Columns:
+        if self.scope != "batch" or world is None or world.size == 1:
+            return Columns(prediction, rows, 0)
+        whole, first = gather_rows(world, prediction)
+        theirs = [
+            None if mine is None else gather_rows(world, mine)[0]
+            for mine in (rows.target, rows.weight, rows.is_there, rows.group)
+        ]
+        target, weight, is_there, group = theirs
+        assert target is not None
+        return Columns(whole, Rows(target, weight, is_there, group), first)
 
 
 def weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Sum of (B,) values times their weights: scaling all weights by c scales it by c."""
+    """Return the sum of (B,) values times their weights: scaling all weights by c scales it by c."""
     return values.sum() if weight is None else (values * weight).sum()
 
 
 LOSSES: Registry[Loss] = Registry("loss", __package__)
+
+
+def build_losses(nodes: Sequence[Any], schema: Schema) -> list[Loss]:
+    """Return the losses of a configuration's list.
+
+    Args:
+        nodes: `{name: bce, <arguments>}` each.
+        schema: has the labels.
+
+    Raises:
+        ConfigError: unknown loss, argument or label; names its place in the list.
+    """
+    losses = []
+    for i, node in enumerate(nodes):
+        with named(f"losses.{i}"):
+            losses.append(LOSSES.build(node, schema, where=f"losses.{i}"))
+    return losses

@@ -8,9 +8,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from rechub_ray.batch import Batch, Outputs
-from rechub_ray.errors import ConfigError
-from rechub_ray.losses.base import LOSSES, Loss, weighted_sum
+from rechub_ray.losses.base import LOSSES, Loss, Rows, weighted_sum
 from rechub_ray.schema import Schema
 
 
@@ -23,9 +21,9 @@ class BCE(Loss):
 
     Args:
         schema: has the labels.
-        output: the model output that holds the logit s.
-        label: a binary label y; None takes the schema's first.
-        weight: factor of this loss in the objective's sum, >= 0.
+        output: the model output that holds the logit s; None takes the label's.
+        label: a binary label y; None takes the output's, or the schema's first.
+        weight: factor of this loss in the sum, >= 0.
         label_smoothing: e, in [0, 1].
 
     Shapes:
@@ -39,24 +37,17 @@ class BCE(Loss):
         self,
         schema: Schema,
         *,
-        output: str = "logit",
+        output: str | None = None,
         label: str | None = None,
         weight: Annotated[float, Ge(0)] = 1.0,
         label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0,
     ) -> None:
         super().__init__(schema, output=output, label=label, weight=weight)
-        if schema.label(label).kind != "binary":
-            raise ConfigError(
-                f"loss 'bce' cannot learn label '{self.label}'",
-                expected="a binary label",
-                got=f"kind: {schema.label(label).kind}",
-            )
         self.label_smoothing = label_smoothing
 
-    def forward(self, outputs: Outputs, batch: Batch) -> Tensor:
-        logit = outputs[self.output]
-        target = self.target(batch).to(logit.dtype)
+    def total(self, prediction: Tensor, rows: Rows) -> Tensor:
+        target = rows.target.to(prediction.dtype)
         if self.label_smoothing > 0:
             target = target * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        losses = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
-        return weighted_sum(losses, batch.weight)
+        losses = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+        return weighted_sum(losses, rows.weight)

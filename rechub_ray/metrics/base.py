@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, Outputs
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError
+from rechub_ray.outputs import Output, Prediction, claim, default_prediction
 from rechub_ray.registry import Registry
-from rechub_ray.schema import Schema
+from rechub_ray.schema import LabelKind, Schema
 from rechub_ray.world import World
 
 State = dict[str, Tensor]
@@ -25,16 +27,16 @@ class Metric(abc.ABC):
     A subclass names its state tensors and how each one merges: `sum` adds them up, `concat` joins them along
     dimension 0 (in rank order). The merge of any split of the rows gives what the whole gives. Where the schema has
     a weight column, every metric is weighted by it: a row of weight 0 does not count, and scaling all weights
-    changes nothing. The number is NaN where it is not defined, and where a logit is NaN.
+    changes nothing. Rows whose label is missing do not count. The number is NaN where it is not defined, and where a
+    prediction is NaN.
 
     A subclass sets `mode` to the direction of better numbers, or to None where neither is better: early stopping
-    cannot use such a metric. It sets `label_kind` where it is defined for one kind of label only.
+    cannot use such a metric. It sets `label_kinds` to the kinds of label that it is defined for.
 
     Args:
         schema: has the labels.
-        output: the model output that the metric reads; None takes `logit/<label>`, or `logit` where the model has no
-            such output.
-        label: the label; None takes the schema's first.
+        output: the model output that the metric reads; None takes the label's.
+        label: the label; None takes the output's, or the schema's first.
 
     Raises:
         SchemaError: unknown label.
@@ -43,33 +45,60 @@ class Metric(abc.ABC):
 
     merging: ClassVar[dict[str, Literal["sum", "concat"]]]
     mode: ClassVar[Direction | None]
-    label_kind: ClassVar[Literal["binary", "regression"] | None] = "binary"
+    label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     registered_name: ClassVar[str]
 
     def __init__(self, schema: Schema, *, output: str | None = None, label: str | None = None) -> None:
-        found = schema.label(label)
-        if self.label_kind not in (None, found.kind):
+        self.schema, self.output, self._named = schema, output, label
+        self._use(default_prediction(schema.label(label)), check=label is not None or output is None)
+
+    def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output], *, where: str) -> None:
+        """Settle which output and label the names mean.
+
+        Args:
+            predictions: by label, how the model's output is read.
+            outputs: the model's.
+            where: the metric's place in the configuration, for messages.
+
+        Raises:
+            ConfigError: the names do not fit the model or each other, or the label is not of a kind that the metric is
+                defined for.
+        """
+        output, label = claim(outputs, self.schema, output=self.output, label=self._named, where=where)
+        self._use(dataclasses.replace(predictions[label], output=output), check=True)
+
+    def _use(self, prediction: Prediction, *, check: bool) -> None:
+        label = prediction.label
+        if check and label.kind not in self.label_kinds:
             raise ConfigError(
-                f"metric '{self.registered_name}' is not defined for the {found.kind} label '{found.name}'",
-                expected=f"a {self.label_kind} label",
+                f"metric '{self.registered_name}' is not defined for the {label.kind} label '{label.name}'",
+                expected=f"a {' or '.join(self.label_kinds)} label",
             )
-        self.schema, self.output, self.label = schema, output, found.name
-        self._column = [item.name for item in schema.labels].index(self.label)
+        self._prediction, self.label = prediction, label.name
+        self._column = [item.name for item in self.schema.labels].index(label.name)
 
     @property
     def key(self) -> str:
         """The name in logs, without the split: `auc`, or `<label>/auc` where the schema has several labels."""
         return f"{self.label}/{self.registered_name}" if len(self.schema.labels) > 1 else self.registered_name
 
-    def check(self, output_names: tuple[str, ...], *, where: str) -> None:
-        """ConfigError when the model does not produce what this metric reads."""
-        name = self._output_among(output_names)
-        if name not in output_names:
-            raise ConfigError(f"'{where}.output': the model has no output '{name}'", hint=nearest(name, output_names))
+    def add(self, outputs: Outputs, batch: Batch) -> State:
+        """Return the state of one batch without the rows whose label is missing."""
+        if not self._prediction.label.optional:
+            return self.update(outputs, batch)
+        is_there = ~self.target(batch).isnan()
+        kept = Batch(
+            features=Features(batch.features.sparse[:0], batch.features.dense[:0]),
+            labels=batch.labels[is_there],
+            weight=None if batch.weight is None else batch.weight[is_there],
+            group=None if batch.group is None else batch.group[is_there],
+        )
+        name = self._prediction.output.name
+        return self.update({name: outputs[name][is_there]}, kept)
 
     @abc.abstractmethod
     def update(self, outputs: Outputs, batch: Batch) -> State:
-        """The state of one batch (outputs are float32 logits (B,), detached)."""
+        """The state of one batch whose labels are all there (outputs in float32, detached); reads no features."""
 
     @abc.abstractmethod
     def compute(self, state: State) -> float:
@@ -85,21 +114,15 @@ class Metric(abc.ABC):
             weight=row if self.schema.weight is not None else None,
             group=ids[:, 0] if self.schema.group is not None else None,
         )
-        return self.update({self._output_among(()): row}, batch)
+        return self.update(self._prediction.no_rows(device), batch)
 
     def prediction(self, outputs: Outputs) -> Tensor:
-        """The output that this metric reads, (B,)."""
-        return outputs[self._output_among(outputs)]
+        """Return what the model predicts, (B,): a logit or a value; (B, C) logits of classes."""
+        return self._prediction.score(outputs)
 
     def target(self, batch: Batch) -> Tensor:
         """This metric's label column, (B,) float32."""
         return batch.labels[:, self._column]
-
-    def _output_among(self, names: Collection[str]) -> str:
-        if self.output is not None:
-            return self.output
-        own = f"logit/{self.label}"
-        return own if own in names else "logit"
 
 
 class Accumulator:

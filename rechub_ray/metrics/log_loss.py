@@ -11,15 +11,19 @@ from rechub_ray.metrics.mean import MeanMetric
 
 @METRICS.register("log_loss")
 class LogLoss(MeanMetric):
-    """Binary cross-entropy of the predicted probabilities, from logits.
+    """Cross-entropy of the predicted probabilities, from logits; of classes for a multiclass label.
 
-    L = sum_i w_i (softplus(s_i) - y_i s_i) / sum_i w_i, finite for every finite logit.
+    Binary: L = sum_i w_i (softplus(s_i) - y_i s_i) / sum_i w_i. Multiclass: L = -sum_i w_i log_softmax(s_i)_{y_i} /
+    sum_i w_i. Both are finite for every finite logit.
 
     Deviation: scikit-learn clips probabilities to the float's epsilon; here nothing is clipped.
     """
 
     mode = "min"
+    label_kinds = ("binary", "multiclass")
 
     def values(self, prediction: Tensor, target: Tensor) -> Tensor:
+        if prediction.dim() == 2:
+            return functional.cross_entropy(prediction, target.long(), reduction="none")
         # max(s, 0) - s y + log(1 + exp(-|s|)): softplus(s) - s y would lose digits where both are large
         return prediction.clamp(min=0) - prediction * target + functional.softplus(-prediction.abs())

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from rechub_ray.batch import Batch, Outputs
-from rechub_ray.errors import ConfigError, RechubError, nearest
+from rechub_ray.errors import ConfigError, named, nearest
 from rechub_ray.metrics.base import METRICS, Accumulator, Direction, Metric
+from rechub_ray.outputs import Output, Prediction
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
@@ -35,18 +36,8 @@ class MetricSet:
     def __init__(self, schema: Schema, nodes: Sequence[Any], *, where: str = "metrics") -> None:
         if isinstance(nodes, str | Mapping):
             nodes = [nodes]
-        self._metrics: dict[str, Metric] = {}
-        self._where: dict[str, str] = {}
-        for i, node in enumerate(nodes):
-            place = f"{where}.{i}"
-            metric = _build(node, schema, place)
-            if metric.key in self._metrics:
-                raise ConfigError(
-                    f"'{place}': the metric '{metric.key}' is already given by '{self._where[metric.key]}'",
-                    expected="each metric once for each label",
-                )
-            self._metrics[metric.key] = metric
-            self._where[metric.key] = place
+        self._schema = schema
+        self._take([(f"{where}.{i}", _build(node, schema, f"{where}.{i}")) for i, node in enumerate(nodes)])
         self.reset()
 
     @property
@@ -54,10 +45,48 @@ class MetricSet:
         """The names under which `compute` gives its numbers, in the configuration's order."""
         return tuple(self._metrics)
 
-    def check(self, output_names: tuple[str, ...]) -> None:
-        """ConfigError when the model does not produce what a metric reads."""
-        for key, metric in self._metrics.items():
-            metric.check(output_names, where=self._where[key])
+    def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output]) -> MetricSet:
+        """Settle what each metric reads of a model; returns itself.
+
+        Args:
+            predictions: by label, how the model's output is read.
+            outputs: the model's.
+
+        Raises:
+            ConfigError: the model does not give what a metric reads; names the metric.
+        """
+        placed = [(self._where[key], metric) for key, metric in self._metrics.items()]
+        for where, metric in placed:
+            with named(where):
+                metric.bind(predictions, outputs, where=where)
+        self._take(placed)
+        self.reset()
+        return self
+
+    def _take(self, placed: Sequence[tuple[str, Metric]]) -> None:
+        """Know the metrics, given with their places, by their keys."""
+        self._metrics: dict[str, Metric] = {}
+        self._where: dict[str, str] = {}
+        for where, metric in placed:
+            if metric.key in self._metrics:
+                raise ConfigError(
+                    f"'{where}': the metric '{metric.key}' is already given by '{self._where[metric.key]}'",
+                    expected="each metric once for each label",
+                )
+            self._metrics[metric.key], self._where[metric.key] = metric, where
+
+    def resolve(self, key: str) -> str:
+        """Return the full key of a metric: a bare name means the first label's.
+
+        Raises:
+            ConfigError: no such metric.
+        """
+        if key in self._metrics:
+            return key
+        labels = self._schema.labels
+        if labels and f"{labels[0].name}/{key}" in self._metrics:
+            return f"{labels[0].name}/{key}"
+        raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, self.keys))
 
     def mode(self, key: str) -> Direction:
         """Whether larger (`max`) or smaller (`min`) numbers of metric `key` are better.
@@ -65,8 +94,7 @@ class MetricSet:
         Raises:
             ConfigError: no such metric, or neither is better (`calibration`).
         """
-        if key not in self._metrics:
-            raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, self.keys))
+        key = self.resolve(key)
         mode = self._metrics[key].mode
         if mode is None:
             directed = [name for name, metric in self._metrics.items() if metric.mode is not None]
@@ -99,7 +127,7 @@ class MetricSet:
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """Takes in one batch, without waiting for the device."""
         for key, metric in self._metrics.items():
-            self._accumulators[key].add(metric.update(outputs, batch))
+            self._accumulators[key].add(metric.add(outputs, batch))
 
     @torch.no_grad()
     def compute(self, world: World, *, device: torch.device | None = None) -> dict[str, float]:
@@ -121,9 +149,5 @@ class MetricSet:
 
 def _build(node: Any, schema: Schema, place: str) -> Metric:
     node = METRICS.validate(node, where=place)
-    try:
+    with named(place):
         return METRICS.build(node, schema, where=place)
-    except RechubError as error:
-        raise ConfigError(
-            f"'{place}': {error.message}", expected=error.expected, got=error.got, hint=error.hint
-        ) from None

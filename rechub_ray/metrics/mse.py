@@ -10,10 +10,10 @@ from rechub_ray.metrics.mean import MeanMetric
 
 @METRICS.register("mse")
 class MSE(MeanMetric):
-    """sum_i w_i (s_i - y_i)^2 / sum_i w_i for a regression label; s is the raw model output."""
+    """sum_i w_i (s_i - y_i)^2 / sum_i w_i for a regression label; s is the predicted value."""
 
     mode = "min"
-    label_kind = "regression"
+    label_kinds = ("regression",)
 
     def values(self, prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).square()

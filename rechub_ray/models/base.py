@@ -1,4 +1,4 @@
-"""What a model is: named outputs from stacked features."""
+"""What a model is: typed outputs from stacked features."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from rechub_ray.batch import Features, Outputs
+from rechub_ray.errors import ConfigError
+from rechub_ray.outputs import Output
 from rechub_ray.registry import Registry
 from rechub_ray.schema import Schema
 
@@ -17,18 +19,20 @@ from rechub_ray.schema import Schema
 class Model(nn.Module, abc.ABC):
     """Base of all models.
 
-    A subclass takes the schema by position and its hyperparameters by keyword, and sets `output_names` to the keys
-    that `forward` returns (on the class, or in the constructor where they depend on the schema).
+    A subclass takes the schema by position and its hyperparameters by keyword. What `forward` returns is declared as
+    `outputs`: on the class, or in the constructor where it depends on the schema. The default is one number a row
+    called `logit`, for the schema's first label.
 
     Args:
         schema: the features it reads and the labels it predicts.
 
     Attributes:
+        outputs: what `forward` returns.
         arguments: the keyword arguments it was built with, as `MODELS.build` takes them.
     """
 
     registered_name: ClassVar[str]
-    output_names: tuple[str, ...] = ("logit",)
+    outputs: tuple[Output, ...] = (Output("logit"),)
     arguments: dict[str, Any]
 
     def __init__(self, schema: Schema) -> None:
@@ -38,12 +42,17 @@ class Model(nn.Module, abc.ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "output_names" in cls.__dict__:
+            raise ConfigError(
+                f"model '{cls.__name__}' sets `output_names`",
+                expected='`outputs`, as in outputs = (Output("logit"), Output("balance", kind="loss"))',
+            )
         if "__init__" in cls.__dict__:
             cls.__init__ = _remembering(cls.__init__)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def forward(self, features: Features) -> Outputs:
-        """Named outputs; `logit` (B,) is before the sigmoid."""
+        """Return the outputs by name; see `Output` for what each kind holds."""
 
 
 def _remembering(init: Callable[..., None]) -> Callable[..., None]:

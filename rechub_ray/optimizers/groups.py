@@ -63,15 +63,21 @@ def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]
     }
 
 
-def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers") -> list[BuiltOptimizer]:
-    """The optimizers of a model, in the order of their nodes.
+def build_optimizers(
+    nodes: Any, model: nn.Module, *, also: Mapping[str, nn.Parameter] | None = None, where: str = "optimizers"
+) -> list[BuiltOptimizer]:
+    """Return the optimizers of a model, in the order of their nodes.
 
     Each parameter goes to the first node with a matching pattern. Every embedding bank is told whether its tables'
     gradients are sparse, which their optimizer decides. Works on a model on the meta device, too.
 
+    The parameters of losses and balancing belong to a node whose patterns name them (`balancing.*`); those that no such
+    node names get an Adam of their own, last in the list, at its default rate and without decay.
+
     Args:
         nodes: one node, or a list of them; see `validate_optimizer`.
         model: has the parameters; those without `requires_grad` are left out.
+        also: parameters of losses and balancing, by names that begin with `losses.` or `balancing.`.
         where: the nodes' place in the configuration, for messages.
 
     Raises:
@@ -81,9 +87,11 @@ def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers")
     if isinstance(nodes, (str, Mapping)):
         nodes = [nodes]
     checked = [validate_optimizer(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
-    _check_patterns([node["params"] for node in checked], [name for name, _ in model.named_parameters()], where)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    claims = _claim([node["params"] for node in checked], list(parameters), where)
+    also = also or {}
+    patterns = [node["params"] for node in checked]
+    _check_patterns(patterns, [*(name for name, _ in model.named_parameters()), *also], where)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad} | dict(also)
+    claims = _claim(patterns, list(parameters), where)
     tables = tables_of(model)
     built = []
     for i, (node, names) in enumerate(zip(checked, claims, strict=True)):
@@ -103,6 +111,10 @@ def build_optimizers(nodes: Any, model: nn.Module, *, where: str = "optimizers")
                 bank.row_gradients[key] = by_rows
         optimizer = OPTIMIZERS.build(node, [parameters[name] for name in names], where=f"{where}.{i}")
         built.append(BuiltOptimizer(optimizer, schedule, tuple(names)))
+    claimed = {name for names in claims for name in names}
+    rest = {name: p for name, p in also.items() if name not in claimed}
+    if rest:
+        built.append(BuiltOptimizer(OPTIMIZERS.build("adam", list(rest.values())), None, tuple(rest)))
     return built
 
 
@@ -123,9 +135,9 @@ def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list
     """For each node, the names that it is the first to match."""
     left, claims = list(names), []
     for i, own in enumerate(patterns):
-        mine = [name for name in left if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
+        mine = [name for name in left if _matches(name, own)]
         if not mine:
-            taken = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
+            taken = [name for name in names if _matches(name, own)]
             raise ConfigError(
                 f"'{where}.{i}.params' gets no parameter",
                 got=", ".join(own),
@@ -135,12 +147,23 @@ def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list
             )
         claims.append(mine)
         left = [name for name in left if name not in mine]
+    left = [name for name in left if not name.startswith(_OBJECTIVE)]
     if left:
         raise ConfigError(
             f"'{where}': no optimizer updates {_some(left)}",
             hint="Add an optimizer with params: '*' as the last one to take all that is left.",
         )
     return claims
+
+
+_OBJECTIVE = ("losses.", "balancing.")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern takes the parameter; those of losses and balancing only by a pattern that speaks of them."""
+    if name.startswith(_OBJECTIVE):
+        patterns = [pattern for pattern in patterns if pattern.startswith(_OBJECTIVE)]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _suggest(names: list[str], tables: Mapping[str, Any]) -> str:

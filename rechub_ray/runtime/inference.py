@@ -16,19 +16,21 @@ from pyarrow.fs import FileSelector
 from torch import Tensor
 
 from rechub_ray import config as config_module
-from rechub_ray.batch import Outputs
 from rechub_ray.checkpoint import Checkpoint, read
 from rechub_ray.config import RunConfig
 from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
+from rechub_ray.defaults import default_metrics, links
+from rechub_ray.device import autocast, pick_device
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.evaluation import autocast, evaluate_model, pick_device
+from rechub_ray.evaluation import evaluate_model
 from rechub_ray.files import absolute, check_writable, join_all, open_filesystem, writing
 from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.outputs import Output, predictions, served
 from rechub_ray.runtime.preflight import check_device
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -110,8 +112,8 @@ def _job(
             )
     check_device(config)
     with torch.device("meta"):
-        outputs = MODELS.build(config.model, saved.schema, where="model").output_names
-    MetricSet(saved.schema, config.metrics).check(outputs)
+        outputs = MODELS.build(config.model, saved.schema, where="model").outputs
+    _metrics(config, saved.schema, outputs)
     key = f"data.{split}" if split in ("train", "valid", "test") else "--split"
     path = getattr(config.data, split) if key != "--split" else absolute(split)
     if path is None:
@@ -153,7 +155,7 @@ def infer(
         targets=job.out is None,
     )
     if job.out is None:
-        metrics = MetricSet(job.schema, job.config.metrics)
+        metrics = _metrics(job.config, job.schema, model.outputs)
         return evaluate_model(model, metrics, source, world=world, device=device, precision=job.config.train.precision)
     rows = _write_predictions(job, checkpoint, model, source, world, device)
     seen = int(world.sum_(torch.tensor([rows])).item())
@@ -169,6 +171,8 @@ def _write_predictions(
     filesystem, root = open_filesystem(str(job.out))
     part = f"{root}/part-{world.rank:05d}.parquet"
     rows, writer, sink = 0, None, None
+    read_as = links(job.config, checkpoint.schema, model.outputs)
+    columns = served(model.outputs, checkpoint.schema, read_as, probabilities=job.probabilities)
     try:
         with writing(part):
             filesystem.create_dir(root, recursive=True)
@@ -176,8 +180,7 @@ def _write_predictions(
         for block in source.blocks():
             with autocast(device, job.config.train.precision):
                 outputs = model(collate([block]).to(device).features)
-            columns = prediction_columns(outputs, checkpoint.schema, probabilities=job.probabilities)
-            arrays: dict[str, Any] = {name: value.float().cpu().numpy() for name, value in columns.items()}
+            arrays: dict[str, Any] = {item.name: _column(item.of(outputs)) for item in columns}
             if block.row_id is not None:
                 arrays = {str(checkpoint.schema.row_id): block.row_id, **arrays}
             table = pa.table(arrays)
@@ -197,14 +200,17 @@ def _write_predictions(
     return rows
 
 
-def prediction_columns(outputs: Outputs, schema: Schema, *, probabilities: bool) -> dict[str, Tensor]:
-    """The outputs as users want them: `logit` becomes `probability` for binary labels; other outputs stay."""
-    columns: dict[str, Tensor] = {}
-    for name, value in outputs.items():
-        head, _, label = name.partition("/")
-        is_logit = head == "logit" and value.dim() == 1
-        if is_logit and probabilities and schema.label(label or None).kind == "binary":
-            columns["probability" + (f"/{label}" if label else "")] = value.float().sigmoid()
-        elif not name.startswith("loss/"):
-            columns[name] = value
-    return columns
+def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> MetricSet:
+    metrics = MetricSet(schema, default_metrics(schema) if config.metrics is None else config.metrics)
+    return metrics.bind(predictions(outputs, schema, links(config, schema, outputs)), outputs)
+
+
+def _column(value: Tensor) -> pa.Array:
+    """A column of numbers, or of lists of a fixed size."""
+    array = value.float().cpu()
+    if array.dim() == 1:
+        return pa.array(array.numpy())
+    column = pa.array(array.contiguous().numpy().reshape(-1))
+    for size in reversed(array.shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return column

@@ -18,8 +18,8 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model
 from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader
+from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
-from rechub_ray.evaluation import pick_device
 from rechub_ray.files import is_uri, join, masked, write_text
 from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
@@ -185,7 +185,7 @@ def _used_schema(config: RunConfig) -> Any:
     from rechub_ray.schema import Schema
 
     schema = Schema.load(join(config.data.root, config.data.schema_file))
-    return schema if config.data.features is None else schema.select(config.data.features)
+    return schema.select(config.data.features, config.data.labels)
 
 
 def _log_directory(config: RunConfig) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
 
 import torch
 
@@ -18,13 +16,14 @@ from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.plan import geometry
-from rechub_ray.errors import CheckpointError, ConfigError, RechubError, ResourceError, nearest
+from rechub_ray.defaults import build_task, resolved
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, named, nearest
 from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
-from rechub_ray.objective import Objective
 from rechub_ray.optimizers import build_optimizers
+from rechub_ray.outputs import predictions
 from rechub_ray.schedules import SCHEDULES, Schedule
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
@@ -79,9 +78,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
     _warn_of_keys(config)
     data = config.data
     schema = Schema.load(join(data.root, data.schema_file))
-    if data.features is not None:
-        schema = _selected(schema, data.features)
-    _check_components(config, schema)
+    schema = _selected(schema, config)
+    config = _check_components(config, schema)
     check_device(config)
     if like is not None and like.schema == schema and _places(like.config) == _places(config):
         job = dataclasses.replace(like, config=config)
@@ -166,48 +164,37 @@ def _groups(job: Job) -> Groups:
     return groups
 
 
-def _selected(schema: Schema, names: list[str]) -> Schema:
-    for i, name in enumerate(names):
-        if name not in schema.feature_names:
-            raise ConfigError(
-                f"'data.features.{i}': the schema has no feature '{name}'", hint=nearest(name, schema.feature_names)
-            )
-        if name in names[:i]:
-            raise ConfigError(f"'data.features.{i}': '{name}' is there already")
-    return schema.select(names)
+def _selected(schema: Schema, config: RunConfig) -> Schema:
+    """The features and labels in use."""
+    known = {"features": schema.feature_names, "labels": [label.name for label in schema.labels]}
+    for key, names in known.items():
+        given: list[str] = getattr(config.data, key) or []
+        for i, name in enumerate(given):
+            if name not in names:
+                raise ConfigError(f"'data.{key}.{i}': the schema has no {key[:-1]} '{name}'", hint=nearest(name, names))
+            if name in given[:i]:
+                raise ConfigError(f"'data.{key}.{i}': '{name}' is there already")
+    return schema.select(config.data.features, config.data.labels)
 
 
-def _check_components(config: RunConfig, schema: Schema) -> None:
-    """Builds everything without memory for weights, and asks whether the parts fit each other."""
-    with _named("model"):
-        model = _build_without_memory(config, schema)
-    for i, node in enumerate(config.losses):
-        with _named(f"losses.{i}"):
-            Objective(schema, [node], world=World())
-    Objective(schema, config.losses, world=World()).check(model.output_names)
-    metrics = MetricSet(schema, config.metrics)
-    metrics.check(model.output_names)
+def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
+    """Build everything without memory for weights, and ask whether the parts fit each other; fill in the defaults."""
+    with named("model"):
+        _build_without_memory(config, schema)
+    config = resolved(config, schema)
+    model = _build_without_memory(config, schema)
+    task = build_task(config, schema, model, world=World())
+    metrics = MetricSet(schema, config.metrics or [])
+    metrics.bind(predictions(model.outputs, schema, task.links), model.outputs)
     listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
-    for i, built in enumerate(build_optimizers(config.optimizers, model)):
-        with _named(f"optimizers.{i}.schedule"):
+    for i, built in enumerate(build_optimizers(config.optimizers, model, also=task.objective_parameters())):
+        with named(f"optimizers.{i}.schedule"):
             schedule = SCHEDULES.build(built.schedule_node, 1, 1.0, where=f"optimizers.{i}.schedule")
         if type(schedule).observe is not Schedule.observe:
             listeners.append(f"optimizers.{i}.schedule")
     _check_evaluation(config, metrics, listeners)
     check_trackers(config.trackers)
-
-
-@contextlib.contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Adds the component's place in the configuration to an error that does not name it."""
-    try:
-        yield
-    except RechubError as error:
-        if f"'{place}" in error.message:
-            raise
-        raise ConfigError(
-            f"'{place}': {error.message}", expected=error.expected, got=error.got, hint=error.hint
-        ) from None
+    return config
 
 
 def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
@@ -239,13 +226,10 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
         listeners: keys of the configuration that need scores.
     """
     train, stopping = config.train, config.train.early_stopping
-    if stopping.metric is not None and stopping.metric not in metrics.keys:
-        raise ConfigError(
-            f"'train.early_stopping.metric': no metric '{stopping.metric}' is computed",
-            hint=nearest(stopping.metric, metrics.keys),
-        )
+    with named("train.early_stopping.metric"):
+        metric = metrics.resolve(stopping.metric) if stopping.metric is not None else None
     if config.data.valid is not None:
-        metric = stopping.metric or metrics.default_key()
+        metric = metric or metrics.default_key()
         try:
             own = metrics.mode(metric)
         except ConfigError as error:  # neither larger nor smaller is better, unless the user says so

@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece, ThreadReader
-from rechub_ray.evaluation import pick_device
+from rechub_ray.device import pick_device
 from rechub_ray.loop import Hooks
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.runtime.worker import execute, is_passing

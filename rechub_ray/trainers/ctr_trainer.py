@@ -59,7 +59,7 @@ class CTRTrainer:
             validation data it has no effect.
         device: `cpu`, `cuda`, `cuda:N` or `auto`.
         gpus: GPUs to train on; two or more make one Ray Train worker each. Their number counts, not their ids.
-        loss_mode: False says that the model has losses of its own (outputs called `loss/<name>`).
+        loss_mode: False says that the model has losses of its own (outputs of kind `loss`).
         model_path: the run's folder or URI, shared by all hosts; None takes `runs/<name of the model>`.
         model_logger: a tracker, or an object with log_metrics, log_hyperparams and finish; or a list of them.
         num_workers: Ray Train workers; 0 trains in this process, without Ray.
@@ -103,11 +103,11 @@ class CTRTrainer:
         overrides: Sequence[str] | Mapping[str, Any] = (),
     ) -> None:
         node = model_node(model)
-        if not loss_mode and not any(name.startswith("loss/") for name in model.output_names):
+        if not loss_mode and not any(output.kind == "loss" for output in model.outputs):
             raise ConfigError(
                 f"'loss_mode' is False, but the model '{node['name']}' has no loss of its own",
-                expected="an output called loss/<name> that forward returns beside the logit",
-                got=", ".join(model.output_names),
+                expected="an output of kind loss that forward returns beside the logit",
+                got=", ".join(output.name for output in model.outputs),
             )
         path = str(model_path or f"runs/{node['name']}")
         self.model = model

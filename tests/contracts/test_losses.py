@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,21 +14,55 @@ from torch import Tensor
 from rechub_ray.batch import Batch, Features
 from rechub_ray.losses import LOSSES, Loss
 from rechub_ray.schema import Label, Schema
+from rechub_ray.world import World
+from tests.worlds import on_ranks
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-SCHEMA = Schema(features=(), labels=(Label("click"),))
-ROWS = 12
+ROWS, CLASSES = 12, 4
 
 
-def _bce(logit: Array, label: Array, weight: Array, *, label_smoothing: float = 0.0) -> float:
-    p = 1 / (1 + np.exp(-logit))
-    z = np.where(label == 1, 1 - label_smoothing / 2, label_smoothing / 2)
-    return float((-(z * np.log(p) + (1 - z) * np.log(1 - p)) * weight).sum() / (weight != 0).sum())
+def _bce(s: Array, y: Array, w: Array, group: Array, *, label_smoothing: float = 0.0) -> float:
+    p = 1 / (1 + np.exp(-s))
+    z = np.where(y == 1, 1 - label_smoothing / 2, label_smoothing / 2)
+    return float((-(z * np.log(p) + (1 - z) * np.log(1 - p)) * w).sum() / (w != 0).sum())
 
 
-# a loss that is not here fails: a new one brings its own reference
-REFERENCES: dict[str, Callable[..., float]] = {"bce": _bce}
-VARIANTS: dict[str, list[dict[str, Any]]] = {"bce": [{"label_smoothing": 0.2}]}
+def _mse(s: Array, y: Array, w: Array, group: Array) -> float:
+    return float(((s - y) ** 2 * w).sum() / (w != 0).sum())
+
+
+def _cross_entropy(s: Array, y: Array, w: Array, group: Array, *, label_smoothing: float = 0.0) -> float:
+    log_p = s - np.log(np.exp(s).sum(1, keepdims=True))
+    z = np.full_like(s, label_smoothing / s.shape[1])
+    z[np.arange(len(y)), y.astype(int)] += 1 - label_smoothing
+    return float((-(z * log_p).sum(1) * w).sum() / (w != 0).sum())
+
+
+def _pairwise_logistic(
+    s: Array, y: Array, w: Array, group: Array, *, session_name: str | None = None, temperature: float = 1.0,
+    hinge_margin: float = 0.0,
+) -> float:  # fmt: skip
+    total, count = 0.0, 0
+    for i in range(len(s)):
+        for j in range(len(s)):
+            if y[i] > y[j] and (session_name is None or group[i] == group[j]) and w[i] != 0:
+                total += w[i] * np.log1p(np.exp(-((s[i] - s[j]) / temperature - hinge_margin)))
+                count += 1
+    return total / count
+
+
+# a loss that is not here fails: a new one brings its own reference, and the label that it learns by default
+REFERENCES: dict[str, tuple[str, Callable[..., float]]] = {
+    "bce": ("binary", _bce),
+    "mse": ("regression", _mse),
+    "cross_entropy": ("multiclass", _cross_entropy),
+    "pairwise_logistic": ("binary", _pairwise_logistic),
+}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "bce": [{"label_smoothing": 0.2}],
+    "cross_entropy": [{"label_smoothing": 0.2}],
+    "pairwise_logistic": [{"session_name": "user", "temperature": 0.5, "hinge_margin": 0.3}],
+}
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
     for name in LOSSES.names()
@@ -35,78 +70,173 @@ CASES = [
 ]
 
 
-def draw(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, labels of both classes, and weights, one of which is 0."""
+@dataclasses.dataclass
+class Rows:
+    """What a loss is computed from; the prediction is (ROWS,), or (ROWS, CLASSES) for a multiclass label."""
+
+    prediction: Tensor
+    label: Tensor
+    weight: Tensor | None
+    group: Tensor
+
+    def take(self, rows: Any) -> Rows:
+        weight = None if self.weight is None else self.weight[rows]
+        return Rows(self.prediction[rows], self.label[rows], weight, self.group[rows])
+
+    def batch(self) -> Batch:
+        count = len(self.label)
+        features = Features(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0))
+        return Batch(features, self.label.unsqueeze(1), self.weight, self.group)
+
+
+def build(node: dict[str, Any], *, optional: bool = False) -> Loss:
+    kind = REFERENCES[node["name"]][0]
+    label = Label("y", kind, optional, CLASSES if kind == "multiclass" else None)  # type: ignore[arg-type]
+    return LOSSES.build(node, Schema((), (label,), group="user", weight="w"))
+
+
+def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
+    """Predictions, labels of every kind of value, weights, one of which is 0, and groups that lie together."""
     rng = np.random.default_rng(0)
+    kind = REFERENCES[node["name"]][0]
     weight = rng.uniform(0.2, 3, ROWS)
     weight[3] = 0
-    arrays = rng.normal(size=ROWS) * 2, (np.arange(ROWS) % 3 == 0).astype(float), weight
-    logit, label, weights = (torch.from_numpy(array).to(dtype) for array in arrays)
-    return logit, label, weights
+    shape = (ROWS, CLASSES) if kind == "multiclass" else (ROWS,)
+    label = {
+        "binary": (np.arange(ROWS) % 3 == 0).astype(float),
+        "regression": rng.normal(size=ROWS),
+        "multiclass": (np.arange(ROWS) % CLASSES).astype(float),
+    }[kind]
+    arrays = rng.normal(size=shape) * 2, label, weight
+    prediction, labels, weights = (torch.from_numpy(array).to(dtype) for array in arrays)
+    return Rows(prediction, labels, weights, torch.arange(ROWS) // 4)
 
 
-def value(loss: Loss, logit: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-    features = Features(torch.zeros(len(logit), 0, dtype=torch.int64), torch.zeros(len(logit), 0))
-    batch = Batch(features, label.unsqueeze(1), weight)
-    total: Tensor = loss({loss.output: logit}, batch)
-    return total / loss.count(batch)
+def value(loss: Loss, rows: Rows, *, prediction: Tensor | None = None, world: World | None = None) -> Tensor:
+    batch = rows.batch()
+    total: Tensor = loss({"logit": rows.prediction if prediction is None else prediction}, batch, world)
+    return total / max(float(loss.count(batch, world)), 1.0)
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_it_equals_numpy(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
+    loss, rows = build(node), draw(node)
     arguments = {key: argument for key, argument in node.items() if key != "name"}
-    logit, label, weight = draw()
-    for weights in (weight, None):
+    for weights in (rows.weight, None):
         ones = np.ones(ROWS) if weights is None else weights.numpy()
-        expected = REFERENCES[node["name"]](logit.numpy(), label.numpy(), ones, **arguments)
-        assert value(loss, logit, label, weights).item() == pytest.approx(expected, rel=1e-12)
+        reference = REFERENCES[node["name"]][1]
+        expected = reference(rows.prediction.numpy(), rows.label.numpy(), ones, rows.group.numpy(), **arguments)
+        assert value(loss, dataclasses.replace(rows, weight=weights)).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_its_gradient_is_the_difference_quotient(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
-    logit, label, weight = draw()
-    assert torch.autograd.gradcheck(lambda s: value(loss, s, label, weight), (logit.requires_grad_(),))
+    loss, rows = build(node), draw(node)
+    prediction = rows.prediction.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: value(loss, rows, prediction=s), (prediction,))
 
 
 @pytest.mark.parametrize("node", CASES)
-def test_huge_logits_give_finite_losses_and_gradients(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
-    logit, label, weight = draw(torch.float32)
-    logit = (logit.sign() * 1e4).requires_grad_()
-    result = value(loss, logit, label, weight)
+def test_huge_predictions_give_finite_losses_and_gradients(node: dict[str, Any]) -> None:
+    loss, rows = build(node), draw(node, torch.float32)
+    prediction = (rows.prediction.sign() * 1e4).requires_grad_()
+    result = value(loss, rows, prediction=prediction)
     result.backward()
     assert torch.isfinite(result)
-    assert logit.grad is not None
-    assert torch.isfinite(logit.grad).all()
+    assert prediction.grad is not None
+    assert torch.isfinite(prediction.grad).all()
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_a_weight_of_zero_removes_the_row(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
-    logit, label, weight = draw()
-    kept = weight != 0
-    without = value(loss, logit[kept], label[kept], weight[kept])
-    torch.testing.assert_close(value(loss, logit, label, weight), without)
-    logit[~kept] = 77.0
-    torch.testing.assert_close(value(loss, logit, label, weight), without)
+    loss, rows = build(node), draw(node)
+    assert rows.weight is not None
+    kept = rows.weight != 0
+    if build(node).scope != "rows":  # there, the row still stands in the pairs of others
+        rows.label[~kept] = rows.label.max()
+    without = value(loss, rows.take(kept))
+    torch.testing.assert_close(value(loss, rows), without)
+    rows.prediction[~kept] = 77.0
+    torch.testing.assert_close(value(loss, rows), without)
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_a_missing_label_removes_the_row(node: dict[str, Any]) -> None:
+    for weighted in (True, False):
+        rows = draw(node)
+        rows = rows if weighted else dataclasses.replace(rows, weight=None)
+        missing = torch.tensor([False, True] * (ROWS // 2))
+        expected = rows.take(~missing)
+        expected.prediction.requires_grad_()
+        without = value(build(node), expected)
+        without.backward()
+        rows.label[missing] = float("nan")
+        rows.prediction.requires_grad_()
+        found = value(build(node, optional=True), rows)
+        found.backward()
+        torch.testing.assert_close(found, without)
+        assert rows.prediction.grad is not None
+        torch.testing.assert_close(rows.prediction.grad[~missing], expected.prediction.grad)
+        assert torch.equal(rows.prediction.grad[missing], torch.zeros_like(rows.prediction.grad[missing]))
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_nothing_to_count_gives_zero_and_no_nan(node: dict[str, Any]) -> None:
+    rows = draw(node)
+    rows.label[:] = float("nan")
+    rows.prediction.requires_grad_()
+    result = value(build(node, optional=True), rows)
+    result.backward()
+    assert result.item() == 0
+    assert torch.equal(torch.as_tensor(rows.prediction.grad), torch.zeros_like(rows.prediction))
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_it_scales_with_the_weights(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
-    logit, label, weight = draw()
-    torch.testing.assert_close(value(loss, logit, label, 3 * weight), 3 * value(loss, logit, label, weight))
-    torch.testing.assert_close(
-        value(loss, logit, label, torch.ones_like(weight)), value(loss, logit, label, None), rtol=1e-12, atol=0
-    )
+    loss, rows = build(node), draw(node)
+    assert rows.weight is not None
+    tripled = dataclasses.replace(rows, weight=3 * rows.weight)
+    torch.testing.assert_close(value(loss, tripled), 3 * value(loss, rows))
+    ones, none = (dataclasses.replace(rows, weight=w) for w in (torch.ones_like(rows.weight), None))
+    torch.testing.assert_close(value(loss, ones), value(loss, none), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_the_order_of_rows_does_not_matter(node: dict[str, Any]) -> None:
-    loss = LOSSES.build(node, SCHEMA)
-    logit, label, weight = draw()
+    loss, rows = build(node), draw(node)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
-    shuffled = value(loss, logit[order], label[order], weight[order])
-    torch.testing.assert_close(shuffled, value(loss, logit, label, weight))
+    torch.testing.assert_close(value(loss, rows.take(order)), value(loss, rows))
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_parts_add_up_to_the_whole_as_far_as_its_scope_says(node: dict[str, Any]) -> None:
+    loss, rows = build(node), draw(node)
+    if loss.scope == "batch":
+        pytest.skip("a loss of scope `batch` takes no parts; Task refuses them")
+    pieces = [rows.take(slice(0, 4)), rows.take(slice(4, 12))]  # whole groups
+    total = sum(loss({"logit": piece.prediction}, piece.batch()) for piece in pieces)
+    count = sum(float(loss.count(piece.batch())) for piece in pieces)
+    torch.testing.assert_close(total / count, value(loss, rows))
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_ranks_compute_the_whole_batch_and_its_gradient(node: dict[str, Any]) -> None:
+    whole = draw(node)
+    whole.prediction.requires_grad_()
+    expected = value(build(node), whole)
+    expected.backward()
+    shares = [slice(0, 4), slice(4, 12)]  # unequal, in whole groups
+
+    def work(world: World) -> tuple[Tensor, Tensor]:
+        loss, mine = build(node), draw(node).take(shares[world.rank])
+        mine.prediction = mine.prediction.clone().requires_grad_()
+        batch = mine.batch()
+        count = world.sum_(torch.as_tensor(loss.count(batch, world), dtype=torch.float64)) / world.size
+        total = loss({"logit": mine.prediction}, batch, world) / count
+        total.backward()
+        assert mine.prediction.grad is not None
+        return total.detach(), mine.prediction.grad / world.size
+
+    totals, gradients = zip(*on_ranks(2, work), strict=True)
+    torch.testing.assert_close(torch.stack(totals).mean(), expected.detach())
+    torch.testing.assert_close(torch.cat(gradients), whole.prediction.grad)

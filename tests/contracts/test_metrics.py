@@ -8,8 +8,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
-from typing import Any
 
 import pytest
 import torch
@@ -21,14 +19,15 @@ from rechub_ray.batch import Batch, Features, Outputs
 from rechub_ray.metrics import METRICS, Accumulator, Metric
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
+from tests.worlds import on_ranks
 
 NAMES = METRICS.names()
 CPU = torch.device("cpu")
 
 
-def build(name: str, *, weighted: bool) -> Metric:
-    kind = METRICS.get(name).label_kind or "binary"
-    schema = Schema(features=(), labels=(Label("y", kind),), group="g", weight="w" if weighted else None)
+def build(name: str, *, weighted: bool, optional: bool = False) -> Metric:
+    label = Label("y", METRICS.get(name).label_kinds[0], optional)
+    schema = Schema(features=(), labels=(label,), group="g", weight="w" if weighted else None)
     return METRICS.build(name, schema)
 
 
@@ -55,55 +54,19 @@ def take(rows: tuple[Outputs, Batch], index: Tensor) -> tuple[Outputs, Batch]:
     )
 
 
-class ThreadWorld(World):
-    """Ranks that are threads of this process."""
-
-    def __init__(self, rank: int, size: int, board: list[Tensor | None], barrier: threading.Barrier) -> None:
-        super().__init__(rank, size)
-        object.__setattr__(self, "board", board)
-        object.__setattr__(self, "wait", barrier.wait)
-
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        self.board[self.rank] = tensor
-        self.wait(20)
-        parts = list(self.board)
-        self.wait(20)
-        return parts
-
-    def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:
-        parts = self.gather(tensor)
-        return parts if self.is_main else None
-
-    def broadcast(self, value: Any) -> Any:
-        return self.gather(value)[0]
-
-    def sum_(self, tensor: Tensor) -> Tensor:
-        total = torch.stack(self.gather(tensor.clone())).sum(0)
-        return tensor.copy_(total)
-
-
 def over_ranks(metric: Metric, parts: list[list[tuple[Outputs, Batch]]]) -> list[float]:
     """The number that each rank gets; `parts` has the batches of each."""
-    size = len(parts)
-    board: list[Tensor | None] = [None] * size
-    barrier = threading.Barrier(size)
-    results = [math.inf] * size
 
-    def work(rank: int) -> None:
+    def work(world: World) -> float:
         accumulator = Accumulator(metric)
-        for rows in parts[rank]:
-            accumulator.add(metric.update(*rows))
-        world = ThreadWorld(rank, size, board, barrier)
+        for rows in parts[world.rank]:
+            accumulator.add(metric.add(*rows))
         state = accumulator.merged(world, device=CPU)
-        assert (state is None) == (rank > 0)
-        results[rank] = world.broadcast(metric.compute(state) if state is not None else None)
+        assert (state is None) == (world.rank > 0)
+        number: float = world.broadcast(metric.compute(state) if state is not None else None)
+        return number
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return results
+    return on_ranks(len(parts), work)
 
 
 def whole(metric: Metric, rows: tuple[Outputs, Batch]) -> float:
@@ -185,6 +148,19 @@ def test_weight_zero_removes_the_row_and_scale_does_not_matter(name):
     assert whole(metric, rows) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_label_removes_the_row(name, weighted):
+    rows = make_rows(200, weighted=weighted, seed=5)
+    missing = torch.arange(200) % 3 == 0
+    expected = whole(build(name, weighted=weighted), take(rows, (~missing).nonzero()[:, 0]))
+    rows[1].labels[missing] = math.nan
+    metric = build(name, weighted=weighted, optional=True)
+    assert metric.compute(metric.add(*rows)) == pytest.approx(expected, rel=1e-12)
+    rows[1].labels[:] = math.nan
+    assert math.isnan(metric.compute(metric.add(*rows)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_two_is_the_row_twice(name):
     rows = make_rows(100, weighted=True, seed=4)
@@ -212,7 +188,7 @@ def test_update_leaves_its_arguments_and_numbers_are_plain(name):
 def test_better_predictions_move_in_the_direction(name):
     metric, (outputs, batch) = build(name, weighted=False), make_rows(400, weighted=False)
     sign = 1 if metric.mode == "max" else -1
-    good = {"logit": batch.labels[:, 0] * 8 - 4 if metric.label_kind == "binary" else batch.labels[:, 0]}
+    good = {"logit": batch.labels[:, 0] * 8 - 4 if "binary" in metric.label_kinds else batch.labels[:, 0]}
     assert sign * whole(metric, (good, batch)) > sign * whole(metric, (outputs, batch))
 
 
@@ -227,6 +203,7 @@ from rechub_ray.batch import Batch, Features
 from rechub_ray.metrics import MetricSet
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
+from tests.worlds import on_ranks
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences
 from rechub_ray.models import MODELS, Model
-from rechub_ray.objective import Objective
+from rechub_ray.outputs import check_outputs
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+from rechub_ray.task import Task
 
 SCHEMA = Schema(
     features=(
@@ -97,12 +98,10 @@ def test_outputs_have_their_names_one_entry_a_row_and_are_finite(node: dict[str,
     model = build(node)
     for rows in (1, 5):
         outputs = model.eval()(ragged(draw(rows)))
-        assert tuple(outputs) == model.output_names
-        for name, output in outputs.items():
-            assert output.shape[:1] == ((rows,) if not name.startswith("loss/") else ())
+        check_outputs(model.outputs, outputs, rows, model=node["name"])
+        for output in outputs.values():
             assert output.dtype == torch.float32
             assert torch.isfinite(output).all()
-        assert "logit" not in outputs or outputs["logit"].shape == (rows,)
 
 
 @pytest.mark.parametrize("node", CASES)
@@ -121,7 +120,7 @@ def test_rows_are_independent_in_evaluation(node: dict[str, Any]) -> None:
     model = build({**node, "init_std": 0.3}).eval()
     features, rows = draw(9), torch.tensor([4, 0, 7])
     whole, part = model(features), model(take(features, rows))
-    for name in model.output_names:
+    for name in [output.name for output in model.outputs if output.kind != "loss"]:
         torch.testing.assert_close(part[name], whole[name][rows], rtol=1e-5, atol=1e-6)
 
 
@@ -130,7 +129,7 @@ def test_ragged_and_padded_sequences_give_the_same(node: dict[str, Any]) -> None
     model = build({**node, "init_std": 0.3}).eval()
     features = draw(9)
     padded, compact = model(features), model(ragged(features))
-    for name in model.output_names:
+    for name in padded:
         torch.testing.assert_close(padded[name], compact[name], rtol=1e-5, atol=1e-6)
 
 
@@ -206,12 +205,12 @@ def test_it_runs_under_bfloat16_autocast(node: dict[str, Any]) -> None:
 def test_it_overfits_64_rows(node: dict[str, Any]) -> None:
     model = build({**node, "init_std": 0.01})
     rows = batch(ragged(draw(64)))
-    objective = Objective(SCHEMA, ["bce"])
+    task = Task(model, SCHEMA, ["bce"])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    first = objective(model(rows.features), rows).total.item()
+    first = task(rows).total.item()
     for _ in range(80):
         optimizer.zero_grad()
-        loss = objective(model(rows.features), rows).total
+        loss = task(rows).total
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.35 * first

@@ -49,7 +49,7 @@ def test_it_computes_what_the_model_computes(
     session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
     rows = write_shards(tmp_path / "rows", schema, rows=265, files=1)
     for part in (rows.slice(0, 1), rows.slice(1, 7), rows.slice(8, 257)):
-        got = dict(zip(model.output_names, session.run(None, served(part, schema)), strict=True))
+        got = dict(zip([output.name for output in model.outputs], session.run(None, served(part, schema)), strict=True))
         with torch.no_grad():
             expected = model(batch_from_table(part, schema).features)
         for name, value in expected.items():

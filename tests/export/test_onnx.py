@@ -26,6 +26,7 @@ from rechub_ray.export import export_model, export_onnx
 from rechub_ray.export import onnx as module
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.outputs import Output
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
 SMALL = Schema((SparseFeature("user", 5), DenseFeature("age")), (Label("click"),))
@@ -150,7 +151,7 @@ def test_large_weights_go_beside_the_file_and_move_with_it(tmp_path: Path, monke
 
 def test_outputs_that_are_no_logits_stay_and_say_their_shape(tmp_path: Path) -> None:
     class Towers(Model):
-        output_names = ("user_vector", "logit")
+        outputs = (Output("user_vector", "vector", part="user"), Output("logit"))
 
         def forward(self, features: Features) -> Outputs:
             return {"logit": features.dense.sum(1), "user_vector": features.dense.expand(-1, 4)}

@@ -7,6 +7,7 @@ import torch
 from rechub_ray.batch import Batch, Features
 from rechub_ray.errors import ConfigError, SchemaError
 from rechub_ray.losses import BCE, LOSSES
+from rechub_ray.outputs import Output
 from rechub_ray.schema import Label, Schema
 
 SCHEMA = Schema(features=(), labels=(Label("rating", kind="regression"), Label("click"), Label("buy")))
@@ -69,4 +70,4 @@ def test_arguments_have_ranges(key: str, value: float) -> None:
 
 def test_a_missing_output_is_found_before_training() -> None:
     with pytest.raises(ConfigError, match=r"losses\.0\.output.*Did you mean 'logit'"):
-        BCE(SCHEMA, output="logits", label="click").check(("logit",), where="losses.0")
+        BCE(SCHEMA, output="logits", label="click").bind([Output("logit", label="click")], where="losses.0")

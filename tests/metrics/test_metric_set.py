@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from rechub_ray.batch import Batch, Features
 from rechub_ray.errors import ConfigError
 from rechub_ray.metrics import MetricSet
+from rechub_ray.outputs import Output, predictions
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
 
@@ -36,27 +39,73 @@ def test_whole_from_batches():
     assert metrics.compute(World())["auc"] == 1.0
 
 
+CLICK_AND_RATING = (Output("logit/click", label="click"), Output("value/rating", "value", "rating"))
+
+
+def bound(schema: Schema, nodes: list[Any], outputs: tuple[Output, ...]) -> MetricSet:
+    return MetricSet(schema, nodes).bind(predictions(outputs, schema), outputs)
+
+
 def test_several_labels_read_their_own_column_and_output():
-    metrics = MetricSet(TWO, ["accuracy", {"name": "mse", "label": "rating"}])
+    metrics = bound(TWO, ["accuracy", {"name": "mse", "label": "rating"}], CLICK_AND_RATING)
     assert metrics.keys == ("click/accuracy", "rating/mse")
-    outputs = {"logit/click": torch.tensor([1.0, -1.0]), "logit/rating": torch.tensor([3.0, 5.0])}
-    metrics.check(tuple(outputs))
+    outputs = {"logit/click": torch.tensor([1.0, -1.0]), "value/rating": torch.tensor([3.0, 5.0])}
     metrics.update(outputs, batch(torch.tensor([[1.0, 4.0], [1.0, 5.0]])))
     assert metrics.compute(World()) == {"click/accuracy": 0.5, "rating/mse": 0.5}
 
 
-def test_a_model_of_one_output_serves_a_label_of_several():
-    metrics = MetricSet(TWO, [{"name": "mse", "label": "rating"}])
-    metrics.check(("logit",))
-    metrics.update({"logit": torch.tensor([3.0])}, batch(torch.tensor([[0.0, 5.0]])))
-    assert metrics.compute(World()) == {"rating/mse": 4.0}
+def test_a_bare_name_means_the_first_label():
+    metrics = MetricSet(TWO, ["auc", {"name": "mse", "label": "rating"}])
+    assert metrics.resolve("auc") == metrics.resolve("click/auc") == "click/auc"
+    assert metrics.mode("auc") == "max"
+    for key in ("mse", "rating/auc"):
+        with pytest.raises(ConfigError, match=f"no metric '{key}' is computed"):
+            metrics.resolve(key)
 
 
-def test_an_output_by_name():
-    metrics = MetricSet(ONE, [{"name": "accuracy", "output": "tower"}])
-    metrics.check(("logit", "tower"))
+def test_an_output_by_name_says_which_label():
+    metrics = bound(TWO, [{"name": "mse", "output": "value/rating"}], CLICK_AND_RATING)
+    assert metrics.keys == ("rating/mse",)
+    tower = (Output("logit"), Output("tower"))
+    metrics = bound(ONE, [{"name": "accuracy", "output": "tower"}], tower)
     metrics.update({"logit": torch.tensor([-1.0]), "tower": torch.tensor([1.0])}, batch(torch.tensor([[1.0]])))
     assert metrics.compute(World()) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (
+            [{"name": "mse", "label": "rating", "output": "logit/click"}],
+            r"'metrics.0'.*'logit/click' predicts label 'click'",
+        ),
+        ([{"name": "auc", "output": "value/rating"}], r"'metrics.0'.*'auc' is not defined for the regression label"),
+        (
+            [{"name": "mse", "label": "rating"}, {"name": "mse", "output": "value/rating"}],
+            r"'metrics.1'.*already given",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_names_the_place(nodes, message):
+    with pytest.raises(ConfigError, match=message):
+        bound(TWO, nodes, CLICK_AND_RATING)
+
+
+def test_a_label_that_the_model_does_not_predict():
+    with pytest.raises(ConfigError, match=r"no output of the model predicts label 'rating'.*data.labels=\['click'\]"):
+        bound(TWO, [{"name": "mse", "label": "rating"}], (Output("logit"),))
+
+
+def test_classes_against_scikit_learn():
+    schema = Schema(features=(), labels=(Label("stars", "multiclass", num_classes=4),))
+    metrics = bound(schema, ["log_loss", "accuracy"], (Output("classes", "classes"),))
+    torch.manual_seed(0)
+    logits, labels = torch.randn(300, 4), torch.randint(0, 4, (300, 1)).float()
+    for part in torch.arange(300).split(64):
+        metrics.update({"classes": logits[part]}, batch(labels[part]))
+    result = metrics.compute(World())
+    assert result["log_loss"] == pytest.approx(log_loss(labels[:, 0], logits.double().softmax(1), labels=[0, 1, 2, 3]))
+    assert result["accuracy"] == pytest.approx(accuracy_score(labels[:, 0], logits.argmax(1)))
 
 
 @pytest.mark.parametrize(
@@ -79,11 +128,11 @@ def test_wrong_configurations_name_the_place(schema, nodes, message):
 
 
 def test_check_names_the_nearest_output():
-    metrics = MetricSet(ONE, ["auc", {"name": "log_loss", "output": "logits"}])
+    nodes = ["auc", {"name": "log_loss", "output": "logits"}]
     with pytest.raises(
         ConfigError, match=r"'metrics.1.output': the model has no output 'logits'. Did you mean 'logit'"
     ):
-        metrics.check(("logit", "embedding"))
+        bound(ONE, nodes, (Output("logit"), Output("embedding", "vector")))
 
 
 def test_modes():

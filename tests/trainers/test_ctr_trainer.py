@@ -18,6 +18,7 @@ from rechub_ray.batch import Features, Outputs
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, RechubError
 from rechub_ray.models import LR, MODELS, DeepFM, Model
+from rechub_ray.outputs import Output
 from rechub_ray.trainers.ctr_trainer import _place
 
 SCHEMA = Schema(
@@ -257,7 +258,7 @@ class NotRegistered(DeepFM):
 
 
 class WithOwnLoss(Model):
-    output_names = ("logit", "loss/size")
+    outputs = (Output("logit"), Output("size", "loss"))
 
     def __init__(self, schema: Schema, *, factor: float = 1.0) -> None:
         super().__init__(schema)
@@ -265,7 +266,7 @@ class WithOwnLoss(Model):
 
     def forward(self, features: Features) -> Outputs:
         logit = self.inner(features)["logit"]
-        return {"logit": logit, "loss/size": self.factor * logit.square().mean()}
+        return {"logit": logit, "size": self.factor * logit.square().mean()}
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def test_a_model_with_a_loss_of_its_own(tmp_path: Path) -> None:
     [
         ({"model": OnlyTorch()}, "OnlyTorch is not a registered model.*MODELS.register"),
         ({"model": NotRegistered(SCHEMA)}, "NotRegistered is not a registered model"),
-        ({"loss_mode": False}, "loss_mode.*loss/"),
+        ({"loss_mode": False}, "loss_mode.*of kind loss"),
         ({"optimizer_params": {"learning_rate": 1}}, "optimizers.0.*learning_rate"),
         ({"optimizer_fn": torch.optim.LBFGS}, "optimizer_fn"),
         ({"regularization_params": {"dense_l3": 1}}, "regularization.dense_l3.*dense_l"),

@@ -1,0 +1,78 @@
+"""What a balancing method is: how the losses of several tasks, or their gradients, become one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rechub_ray.errors import ConfigError
+from rechub_ray.registry import Registry
+from rechub_ray.schema import Label
+
+
+class Balancing(nn.Module, abc.ABC):
+    """Base of all balancing methods.
+
+    A task is a label with its losses; its loss is their weighted sum. A method of losses overrides `combine`. A method
+    of gradients sets `needs_gradients` and overrides `coefficients`: then there is one backward a task, the gradients
+    are averaged over ranks first, and their inner products are the same bits on every rank.
+
+    Its parameters and buffers are checkpointed, resumed and cloned with the model, and never exported.
+
+    Args:
+        tasks: the labels that have losses, in the schema's order.
+    """
+
+    registered_name: ClassVar[str]
+    needs_gradients: ClassVar[bool] = False
+    fewest_tasks: ClassVar[int] = 1
+
+    def __init__(self, tasks: Sequence[Label]) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        if len(self.tasks) < self.fewest_tasks:
+            raise ConfigError(
+                f"balancing '{self.registered_name}' balances tasks against each other",
+                expected=f"at least {self.fewest_tasks} labels with losses",
+                got=", ".join(task.name for task in self.tasks) or "none",
+            )
+
+    def combine(self, losses: Tensor, share: Tensor | float) -> Tensor:
+        """Return what is minimised.
+
+        Args:
+            losses: one a task, as this part of this rank contributes to the step's.
+            share: this part's share in the rows of the step, such that the mean over ranks of all parts' sums is 1.
+
+        Shapes:
+            losses (T,) -> scalar
+        """
+        return losses.sum()
+
+    @torch.no_grad()
+    def coefficients(
+        self, products: Mapping[str, Tensor], losses: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return for each shared parameter the factors of the tasks' gradients; each parameter's gradient is their sum.
+
+        Args:
+            products: by shared parameter, the inner products of the tasks' gradients (Gram matrix), in float64.
+            losses: one a task, over all rows of the step.
+            generator: for random numbers: a function of seed and step alone, equal on every rank.
+
+        Shapes:
+            products (T, T); losses (T,) -> (T,) each
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def weights(self) -> Tensor | None:
+        """Return the factors of the tasks' losses, (T,), for the log; None where the method has none."""
+        return None
+
+
+BALANCING: Registry[Balancing] = Registry("balancing", __package__)

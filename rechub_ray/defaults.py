@@ -1,0 +1,94 @@
+"""What a configuration leaves open and a data set's labels decide: losses, metrics, and the heads of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rechub_ray.config import RunConfig
+from rechub_ray.losses import LOSSES, Loss, build_losses
+from rechub_ray.metrics import METRICS
+from rechub_ray.models import MODELS, Model
+from rechub_ray.outputs import Link, Output
+from rechub_ray.schema import LabelKind, Schema
+from rechub_ray.task import Task, links_of
+from rechub_ray.world import World
+
+_LOSS: dict[LabelKind, str] = {"binary": "bce", "regression": "mse", "multiclass": "cross_entropy"}
+_METRICS: dict[LabelKind, tuple[str, ...]] = {
+    "binary": ("auc", "log_loss"),
+    "regression": ("rmse",),
+    "multiclass": ("log_loss", "accuracy"),
+}
+
+
+def resolved(config: RunConfig, schema: Schema) -> RunConfig:
+    """Return the configuration with all that its labels decide written out; the same again for one that is.
+
+    Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
+    and its output's name. A model with an argument `heads` gets the heads that the losses read.
+
+    Args:
+        config: the run.
+        schema: the features and labels in use.
+
+    Raises:
+        ConfigError: a loss that does not fit the model or its label; see `Task`.
+    """
+    losses = config.losses
+    if losses is None:
+        losses = [LOSSES.validate({"name": _LOSS[x.kind], "label": x.name}) for x in schema.labels]
+    metrics = default_metrics(schema) if config.metrics is None else config.metrics
+    built = build_losses(losses, schema)
+    model = _with_heads(config.model, schema, built)
+    if losses:
+        with torch.device("meta"):
+            outputs = MODELS.build(model, schema, where="model").outputs
+        for i, loss in enumerate(built):
+            loss.bind(outputs, where=f"losses.{i}")
+        losses = [
+            {**node, "output": loss.output, "label": loss.label} for node, loss in zip(losses, built, strict=True)
+        ]
+    return config.model_copy(update={"losses": losses, "metrics": metrics, "model": model})
+
+
+def build_task(config: RunConfig, schema: Schema, model: Model, *, world: World | None = None) -> Task:
+    """Return what a resolved configuration optimises.
+
+    Raises:
+        ConfigError: see `Task`.
+    """
+    return Task(
+        model,
+        schema,
+        config.losses or [],
+        config.balancing,
+        world=world,
+        parts=config.train.accumulate_steps,
+        grouped=config.data.group_by,
+        precision=config.train.precision,
+    )
+
+
+def default_metrics(schema: Schema) -> list[dict[str, Any]]:
+    """Return the nodes of the metrics that every label gets by its kind."""
+    return [METRICS.validate({"name": name, "label": x.name}) for x in schema.labels for name in _METRICS[x.kind]]
+
+
+def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[str, Link]:
+    """Return by label how a trained model's outputs are served, as far as its losses say."""
+    losses = build_losses(config.losses or [], schema)
+    for i, loss in enumerate(losses):
+        loss.bind(outputs, where=f"losses.{i}")
+    return links_of(losses)
+
+
+def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dict[str, Any]:
+    """The model's node with the heads that the losses read, where it takes heads; the user's own stay."""
+    if "heads" not in inspect.signature(MODELS.get(node["name"]).__init__).parameters:
+        return node
+    heads = {loss.label: loss.heads[0] for loss in reversed(losses) if loss.output is None}
+    return {**node, "heads": {**heads, **(node["heads"] or {})}}

@@ -1,0 +1,100 @@
+"""One tower a label: what a multi-task model puts on top of its shared layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from rechub_ray.batch import Outputs
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.layers.activation import Activation
+from rechub_ray.layers.mlp import MLP
+from rechub_ray.outputs import Output, OutputKind, default_head
+from rechub_ray.schema import Label, Schema
+
+
+class Towers(nn.ModuleDict):
+    """A multi-layer perceptron for each label, under the label's name, that ends in the label's head.
+
+    Args:
+        schema: has the labels.
+        input_dim: width of a tower's input.
+        hidden_units: widths of a tower's hidden layers.
+        heads: by label, `logit`, `value` or `classes`; a label that is not there takes the head of its kind.
+        activation: after each hidden layer.
+        dropout: in the hidden layers, in [0, 1).
+        batch_norm: whether the hidden layers are batch-normalised.
+
+    Attributes:
+        outputs: what the towers give, in the order of the labels: `logit`, `value` or `classes`, with `/<label>` behind
+            it where there are several labels.
+
+    Raises:
+        ConfigError: no label, an unknown label in `heads`, or a head that the label cannot have.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        input_dim: int,
+        hidden_units: Sequence[int],
+        *,
+        heads: Mapping[str, OutputKind] | None = None,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        schema.label()
+        for name in heads or {}:
+            if name not in [label.name for label in schema.labels]:
+                raise ConfigError(
+                    f"'model.heads': the schema has no label '{name}'",
+                    hint=nearest(name, [label.name for label in schema.labels]),
+                )
+        kinds = [(heads or {}).get(label.name) or default_head(label) for label in schema.labels]
+        several = len(schema.labels) > 1
+        self.outputs = tuple(
+            Output(f"{kind}/{label.name}" if several else kind, kind, label.name)
+            for label, kind in zip(schema.labels, kinds, strict=True)
+        )
+        super().__init__(
+            {
+                _key(label.name): MLP(
+                    input_dim,
+                    hidden_units,
+                    output_dim=_width(label, kind),
+                    activation=activation,
+                    dropout=dropout,
+                    batch_norm=batch_norm,
+                )
+                for label, kind in zip(schema.labels, kinds, strict=True)
+            }
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Outputs:
+        """Return each tower's output of its input.
+
+        Args:
+            inputs: one a label.
+
+        Shapes:
+            (B, input_dim) each -> (B,), or (B, C) of classes
+        """
+        result = {}
+        for output, tower, x in zip(self.outputs, self.values(), inputs, strict=True):
+            value = tower(x)
+            result[output.name] = value if output.kind == "classes" else value.squeeze(1)
+        return result
+
+
+def _key(label: str) -> str:
+    return label.replace(".", "_")  # a module's name has no dots
+
+
+def _width(label: Label, kind: OutputKind) -> int:
+    if kind in ("logit", "value") and label.kind != "multiclass":
+        return 1
+    if kind == "classes" and label.num_classes is not None:
+        return label.num_classes
+    raise ConfigError(f"'model.heads': label '{label.name}' of kind {label.kind} cannot have a head of kind {kind}")

@@ -1,0 +1,327 @@
+"""What is optimised, as one module: a model, its losses, and the balancing between its tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rechub_ray.balancing import BALANCING, Balancing
+from rechub_ray.batch import Batch, Features, LossTerms, Outputs, PaddedSequences
+from rechub_ray.device import autocast
+from rechub_ray.errors import ConfigError
+from rechub_ray.gradients import Averaged, Gradients, merged, products
+from rechub_ray.losses import LOSSES, Loss, build_losses
+from rechub_ray.models import Model
+from rechub_ray.outputs import Link, check_outputs, predictions, untrained_hint
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+MODEL = "model."
+"""Prefix of the model's parameters among a task's; patterns and checkpoints leave it out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepSize:
+    """What the losses of one optimizer step are divided by, however many parts its rows come in.
+
+    Args:
+        counts: one a loss, over all parts and ranks, seen from one rank (divided by the number of ranks).
+        rows: of all parts; this rank's, or where ranks differ in them all ranks', divided like the counts.
+    """
+
+    counts: list[Tensor | float]
+    rows: Tensor | float
+
+
+class Task(nn.Module):
+    """A model with its losses and balancing: optimised, averaged, saved, resumed and cloned as one.
+
+    A label with losses is a task; its loss is `L_t = sum_k weight_k * sum_k(rows) / count_k` over them. What is
+    minimised is the sum of the tasks' losses, or what `balancing` makes of them, plus the model's own losses.
+
+    Each loss is divided by its count over all ranks, seen from one rank: `count / world.size`. So averaging the
+    ranks' gradients gives the global batch's exactly, also where ranks hold different numbers of rows that count.
+    Likewise the totals of a step's parts, each with the step's size, add up to the whole batch's. A count of zero gives
+    a loss of zero. Losses of scope `batch` compare a rank's rows with those of all ranks, and take no parts.
+
+    Args:
+        model: what is trained.
+        schema: has the labels.
+        losses: `{name: bce, <arguments>}` each.
+        balancing: `{name: uwl, <arguments>}`; None adds the tasks' losses up.
+        world: the ranks that train together; None takes the current ones.
+        parts: forward passes a step (`train.accumulate_steps`).
+        grouped: whether a step's parts hold whole groups (`data.group_by`); ranks' rows may differ then.
+        precision: of the forward pass, `float32` or `bfloat16`; losses are always float32.
+
+    Attributes:
+        names: the losses' keys in `LossTerms.parts`: `bce`, or `bce/<label>` where the schema has several labels; the
+            second of that name is `bce_2`. Parts are before `weight`.
+
+    Raises:
+        ConfigError: unknown loss or argument; a loss that does not fit the model or its label; a label that no loss
+            trains; losses of one label that want different links; a loss whose scope the run does not give.
+        SchemaError: unknown label.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        schema: Schema,
+        losses: Sequence[Any],
+        balancing: Any = None,
+        *,
+        world: World | None = None,
+        parts: int = 1,
+        grouped: bool = False,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.model, self.world, self.precision = model, world or World.current(), precision
+        self._schema, self._grouped, self._is_checked = schema, grouped, False
+        built = build_losses(losses, schema)
+        for i, loss in enumerate(built):
+            loss.bind(model.outputs, where=f"losses.{i}")
+            _check_scope(loss, f"losses.{i}", parts=parts, grouped=grouped)
+        self.losses = nn.ModuleList(built)
+        self.own_losses = tuple(output.name for output in model.outputs if output.kind == "loss")
+        trained = {loss.label for loss in built}
+        self.labels = tuple(label for label in schema.labels if label.name in trained)
+        self.names: list[str] = []
+        for loss in built:
+            name = f"{loss.registered_name}/{loss.label}" if len(schema.labels) > 1 else loss.registered_name
+            same = sum(other == name or other.startswith(f"{name}_") for other in self.names)
+            self.names.append(f"{name}_{same + 1}" if same else name)
+        self._check(trained)
+        self.links = links_of(built)
+        self.balancing: Balancing | None = None
+        if balancing is not None:
+            self.balancing = BALANCING.build(balancing, self.labels, where="balancing")
+
+    def _check(self, trained: set[str]) -> None:
+        if not self.names and not self.own_losses:
+            raise ConfigError("'losses' is empty", hint=f"Known: {', '.join(LOSSES.names())}.")
+        for name in set(self.own_losses) & set(self.names):
+            raise ConfigError(f"the model's own loss '{name}' has the name of a loss", got=name)
+        for label in self._schema.labels:
+            if self.names and label.name not in trained:
+                raise ConfigError(
+                    f"'losses': no loss trains label '{label.name}'",
+                    hint=untrained_hint(self._schema, self.model.outputs),
+                )
+
+    def objective_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters of losses and balancing, by name."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith(MODEL) and p.requires_grad}
+
+    def objective_state(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers of losses and balancing that a checkpoint holds, by name."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(MODEL)}
+
+    def load_objective_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `objective_state` gave.
+
+        Raises:
+            ConfigError: the names or shapes are others.
+        """
+        mine = self.objective_state()
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in state.items()}:
+            raise ConfigError(
+                "the checkpoint's state of losses and balancing does not fit this run's",
+                expected=", ".join(sorted(mine)) or "none",
+                got=", ".join(sorted(state)) or "none",
+            )
+        with torch.no_grad():
+            for name, value in state.items():
+                mine[name].copy_(value)
+
+    def size(self, parts: Sequence[Batch]) -> StepSize:
+        """Return the size of the step whose rows are those of `parts`; called alike on every rank."""
+        counts: list[Tensor | float] = [
+            sum((loss.count(part, self.world) for part in parts), start=0.0) for loss in self._losses()
+        ]
+        counts.append(float(sum(part.rows for part in parts)))
+        if self._grouped and self.world.size > 1:  # ranks hold different numbers of rows
+            like = parts[0].labels
+            counts = [count if isinstance(count, Tensor) else like.new_tensor(count) for count in counts]
+        data_dependent = [count for count in counts if isinstance(count, Tensor)]
+        if data_dependent:
+            shared = self.world.sum_(torch.stack(data_dependent)) / self.world.size
+            # a count of zero comes with a sum of zero
+            each = iter(torch.where(shared > 0, shared, 1))
+            counts = [next(each) if isinstance(count, Tensor) else count for count in counts]
+        *counts, rows = [count if isinstance(count, Tensor) else max(count, 1.0) for count in counts]
+        return StepSize(counts, rows)
+
+    def forward(self, batch: Batch, size: StepSize | None = None) -> LossTerms:
+        """Return the loss of this rank's rows; with `size`, the batch's share in that step's loss."""
+        size = size or self.size([batch])
+        tasks, own, parts = self._terms(batch, size)
+        return LossTerms(self._combined(tasks, batch.rows / size.rows) + own, parts)
+
+    def backward(self, parts: Sequence[Batch], gradients: Gradients, *, seed: int) -> tuple[LossTerms, Averaged]:
+        """Compute the losses of one step and their one gradient, averaged over ranks.
+
+        Args:
+            parts: this rank's rows of the step.
+            gradients: averages; its parameters have no gradients yet.
+            seed: of random numbers of balancing: a function of seed and step, equal on every rank.
+
+        Returns:
+            The losses of all parts (detached), and the averaged gradient.
+        """
+        size = self.size(parts)
+        if self.balancing is None or not self.balancing.needs_gradients:
+            terms = []
+            for part in parts:
+                term = self(part, size)
+                torch.autograd.backward(term.total)
+                terms.append(LossTerms(term.total.detach(), term.parts))
+            return _added(terms), gradients.average()
+        return self._balanced(parts, size, gradients, self.balancing, seed)
+
+    def _balanced(
+        self, parts: Sequence[Batch], size: StepSize, gradients: Gradients, balancing: Balancing, seed: int
+    ) -> tuple[LossTerms, Averaged]:
+        """One backward a task (and one for the model's own losses), then one gradient of them all."""
+        count = len(self.labels) + bool(self.own_losses)
+        taken: list[dict[str, Tensor]] = [{} for _ in range(count)]
+        terms, totals = [], torch.zeros(len(self.labels), device=parts[0].labels.device)
+        for part in parts:
+            tasks, own, values = self._terms(part, size)
+            roots = [*tasks.unbind(), *([own] if self.own_losses else [])]
+            for i, root in enumerate(roots):
+                gradients.give(taken[i])
+                torch.autograd.backward(root, retain_graph=i < count - 1)
+                taken[i] = gradients.take()
+            terms.append(LossTerms((tasks.sum() + own).detach(), values))
+            totals += tasks.detach()
+        averaged = []
+        for mine in taken:
+            gradients.give(mine)
+            averaged.append(gradients.average())
+            gradients.give({})
+        of_tasks = averaged[: len(self.labels)]
+        names = [name for name in _shared(of_tasks) if not name.startswith(("losses.", "balancing."))]
+        generator = torch.Generator().manual_seed(seed)
+        losses = self.world.sum_(totals) / self.world.size
+        coefficients = balancing.coefficients(products(of_tasks, names), losses, generator)
+        if self.own_losses:
+            coefficients = {name: torch.cat([c, c.new_ones(1)]) for name, c in coefficients.items()}
+        return _added(terms), merged(averaged, coefficients)
+
+    def _terms(self, batch: Batch, size: StepSize) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""
+        with autocast(batch.labels.device, self.precision):
+            outputs = self.model(batch.features)
+        outputs = {name: value.float() for name, value in outputs.items()}
+        if not self._is_checked:
+            check_outputs(self.model.outputs, outputs, batch.rows, model=type(self.model).__name__)
+            self._is_checked = True
+        values = [
+            loss(outputs, batch, self.world) / count for loss, count in zip(self._losses(), size.counts, strict=True)
+        ]
+        share = batch.rows / size.rows  # the model's own losses are means already
+        own = {name: outputs[name] * share for name in self.own_losses}
+        zero = torch.zeros((), device=batch.labels.device)
+        tasks = [
+            torch.stack([x.weight * v for x, v in zip(self._losses(), values, strict=True) if x.label == label.name])
+            for label in self.labels
+        ]
+        totals = torch.stack([task.sum() for task in tasks]) if tasks else zero.new_zeros(0)
+        parts = {**dict(zip(self.names, values, strict=True)), **own}
+        return totals, sum(own.values(), start=zero), {name: value.detach() for name, value in parts.items()}
+
+    def _combined(self, tasks: Tensor, share: Tensor | float) -> Tensor:
+        return tasks.sum() if self.balancing is None else self.balancing.combine(tasks, share)
+
+    def _losses(self) -> Iterator[Loss]:
+        return (loss for loss in self.losses if isinstance(loss, Loss))
+
+
+def links_of(losses: Sequence[Loss]) -> dict[str, Link]:
+    """Return how each label's output is served, as far as its losses say.
+
+    Raises:
+        ConfigError: two losses of one label want different links.
+    """
+    links: dict[str, Link] = {}
+    by: dict[str, str] = {}
+    for i, loss in enumerate(losses):
+        if loss.link is None:
+            continue
+        if links.setdefault(loss.label, loss.link) != loss.link:
+            raise ConfigError(
+                f"'losses.{i}': '{loss.registered_name}' and '{by[loss.label]}' read the output of label "
+                f"'{loss.label}' in different ways, so it could not be served",
+                got=f"{loss.link} and {links[loss.label]}",
+                hint="Give the label one of them.",
+            )
+        by.setdefault(loss.label, loss.registered_name)
+    return links
+
+
+def shared_task_layers(model: Model) -> list[str]:
+    """Return the names of the parameters that two or more of the model's labels are computed from.
+
+    Found by differentiating each label's output on one row.
+
+    Args:
+        model: with an output for each of several labels.
+    """
+    features = _example(model.schema, next(model.parameters()).device)
+    was_training = model.training
+    model.eval()
+    try:
+        outputs: Outputs = model(features)
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        reached: dict[str, int] = {}
+        for prediction in predictions(model.outputs, model.schema).values():
+            total = outputs[prediction.output.name].sum()
+            found = torch.autograd.grad(total, [p for _, p in named], retain_graph=True, allow_unused=True)
+            for (name, _), gradient in zip(named, found, strict=True):
+                reached[name] = reached.get(name, 0) + (gradient is not None)
+    finally:
+        model.train(was_training)
+    return [name for name, times in reached.items() if times > 1]
+
+
+def _example(schema: Schema, device: torch.device) -> Features:
+    """One row of ids and values 0, with one id in each sequence."""
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=device)
+    return Features(
+        ids.expand(1, len(schema.sparse)),
+        torch.zeros((1, schema.dense_dim), device=device),
+        PaddedSequences(tuple(ids for _ in schema.sequences)) if schema.sequences else None,
+    )
+
+
+def _check_scope(loss: Loss, where: str, *, parts: int, grouped: bool) -> None:
+    if loss.scope == "batch" and parts > 1:
+        raise ConfigError(
+            f"'{where}': loss '{loss.registered_name}' compares all rows of a step, which {parts} accumulated parts "
+            "do not hold at once",
+            expected="train.accumulate_steps=1",
+            hint="A larger data.batch_size, or more workers, give it as many rows.",
+        )
+    if loss.scope == "group" and not grouped:
+        raise ConfigError(
+            f"'{where}': loss '{loss.registered_name}' compares the rows of a group, and steps hold no whole groups",
+            expected="data.group_by=true",
+        )
+
+
+def _shared(gradients: Sequence[Averaged]) -> list[str]:
+    """The parameters that took part in the losses of two or more tasks."""
+    names = [*gradients[0].dense, *gradients[0].rows]
+    return [name for name in names if sum(name in mine.reached for mine in gradients) > 1]
+
+
+def _added(terms: Sequence[LossTerms]) -> LossTerms:
+    total = torch.stack([term.total for term in terms]).sum()
+    names = terms[0].parts
+    return LossTerms(total, {name: torch.stack([term.parts[name] for term in terms]).sum() for name in names})
