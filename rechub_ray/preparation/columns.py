@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from rechub_ray.errors import DataError
 from rechub_ray.preparation.forms import Format
-from rechub_ray.preparation.values import Flaws, flat, is_list, to_lists, to_text
+from rechub_ray.preparation.values import Flaws, flat, is_list, list_array, to_lists, to_text
 
 Takes: TypeAlias = Literal["value", "number", "time", "list", "numbers"]
 TEXT, LISTS = pa.string(), pa.list_(pa.string())
@@ -161,26 +161,31 @@ def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Fla
             arrays[column.name] = table[column.name]
             continue
         values = flat(table[column.name])
+        values = _unchecked_bytes(values) if form.type == "parquet" else values
         if column.listed:
+            if not is_list(values.type):
+                values = _missing(to_text(values, column.name, flaws), form)
             values = to_lists(values, column.separator, column.name, flaws)
             values = pa.ListArray.from_arrays(values.offsets, _missing(values.values, form))
         elif column.type == TEXT:
-            values = _missing(_valid(to_text(values, column.name, flaws), column.name, flaws, form), form)
+            values = _missing(to_text(values, column.name, flaws), form)
         elif values.type != column.type:
             values = pc.cast(values, column.type)
         arrays[column.name] = values
     return pa.table(arrays)
 
 
-def _valid(texts: pa.Array, name: str, flaws: Flaws, form: Format) -> pa.Array:
-    """Texts of a parquet file may hold any bytes."""
-    if form.type != "parquet":
-        return texts
+def _unchecked_bytes(values: pa.Array) -> pa.Array:
+    """The values; as bytes where a parquet file calls them text and they are not, which nothing else checks."""
+    texts = flat(values.flatten()) if is_list(values.type) else values
+    if not pa.types.is_string(texts.type):
+        return values
     try:
         texts.validate(full=True)
     except pa.ArrowInvalid:
-        return to_text(texts.view(pa.binary()), name, flaws)
-    return texts
+        raw = texts.view(pa.binary())
+        return list_array(values, raw) if is_list(values.type) else raw
+    return values
 
 
 def _missing(texts: pa.Array, form: Format) -> pa.Array:

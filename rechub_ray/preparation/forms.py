@@ -17,7 +17,20 @@ from rechub_ray.schema import LabelKind
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 Fraction = Annotated[float, pydantic.Field(gt=0, lt=1)]
-Name = Annotated[str, pydantic.Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
+
+
+def _name(value: Any) -> Any:
+    """A whole number is a name too; what else YAML does not read as text has lost how it was written."""
+    if isinstance(value, bool | float) or value is None:
+        raise PydanticCustomError(
+            "name",
+            "YAML reads this name as {value}: write it in quotes",
+            {"value": "null" if value is None else str(value).lower()},
+        )
+    return str(value) if isinstance(value, int | datetime.date) else value
+
+
+Name = Annotated[str, pydantic.BeforeValidator(_name), pydantic.Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
 
 
 class Form(pydantic.BaseModel):

@@ -38,6 +38,7 @@ from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.yaml_text import read_yaml
 
 TRAIN = "train"
+_TAKEN = ("quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", "recipe.json")
 
 
 class Recipe(Form):
@@ -343,6 +344,13 @@ def _check_split(recipe: Recipe) -> None:
             raise ConfigError("'split.fractions' must add up to 1", got=f"{total:g}")
     if isinstance(split, ByTime) and split.fractions is not None and next(iter(split.fractions)) != TRAIN:
         raise ConfigError("'split.fractions' of time must begin with 'train'", got=", ".join(split.fractions))
+    for name in recipe.splits:
+        if name in _TAKEN or name[0] in "._":
+            raise ConfigError(
+                f"a split cannot be called '{name}'",
+                expected="a name that does not begin with '.' or '_'",
+                got=f"the name of something else in 'out' ({', '.join(_TAKEN)})" if name in _TAKEN else None,
+            )
     if TRAIN not in recipe.splits:
         raise ConfigError(
             "no split is called 'train'", got=", ".join(recipe.splits), hint="Everything is fitted on split 'train'."

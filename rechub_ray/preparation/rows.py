@@ -216,9 +216,10 @@ def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
 
 def _row_id(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     column = flat(table[name])
-    flaws.add(_mask(pc.is_null(column)), f"row id '{name}' is null")
     whole = pa.types.is_integer(column.type) and column.type != pa.uint64()
-    return pc.cast(column, pa.int64()) if whole else to_text(column)
+    ids = pc.cast(column, pa.int64()) if whole else to_text(column)
+    flaws.add(_mask(pc.is_null(ids)), f"row id '{name}' is null")
+    return ids
 
 
 def _mask(values: pa.Array) -> npt.NDArray[np.bool_]:

@@ -399,7 +399,10 @@ def _converted(block: Block, task: Task) -> Block:
     if not flaws.reasons:
         return dataclasses.replace(block, table=table)
     for row, why in sorted(flaws.reasons.items()):
-        shown = str(block.table.slice(row, 1).to_pylist()[0])
+        try:
+            shown = str(block.table.slice(row, 1).to_pylist()[0])
+        except UnicodeDecodeError:  # the reason says what there is
+            shown = ""
         block.bad.append(BadRow(task.file, int(block.rows[row]), why, shown))
     good = flaws.good
     return Block(table.filter(pa.array(good)), block.files[good], block.rows[good], block.bad)

@@ -71,12 +71,12 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
         return pc.cast(column, pa.binary())
     if is_list(kind) and not pa.types.is_list(kind):
-        return _list_array(column, column.flatten())
+        return list_array(column, column.flatten())
     return column
 
 
-def _list_array(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
-    """`elements` (those of all `lists`, flattened) as lists of the same lengths; null becomes empty."""
+def list_array(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
+    """Return `elements` (those of all `lists`, flattened) as lists of the same lengths; null becomes empty."""
     # Arrow's own casts from list views make lists that point outside of their elements
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     offsets = np.zeros(len(lists) + 1, dtype=np.int32)
@@ -175,7 +175,7 @@ def to_lists(
         values = _cut(to_text(values, name, flaws), separator, name, flaws)
     elements = values.flatten()
     inner = Flaws(len(elements))
-    lists = _list_array(values, to_text(elements, name, inner))
+    lists = list_array(values, to_text(elements, name, inner))
     if inner.reasons:
         inner.pass_on(flaws, np.repeat(np.arange(len(values)), np.diff(lists.offsets.to_numpy())))
     return lists

@@ -205,6 +205,13 @@ def test_value_of_no_split(lab: Any) -> None:
         ({"history": {"item": "i"}}, ["history", "either 'user'"]),
         ({"on_bad_rows": "ignore"}, ["on_bad_rows", "'ignore'"]),
         ({"out": ""}, ["'out' is missing"]),
+        ({"features": [{"kind": "categorical", "columns": [True]}]}, ["reads this name as true", "quotes"]),
+        ({"features": [{"kind": "categorical", "columns": [1.0]}]}, ["features.0.name", "as 1.0", "quotes"]),
+        ({"labels": [{"name": None}]}, ["labels.0.name", "as null", "quotes"]),
+        ({"split": {"by": "random", "fractions": {"train": 0.5, "vocab": 0.5}}, "files": "a"},
+         ["a split cannot be called 'vocab'"]),
+        ({"split": {"by": "random", "fractions": {"train": 0.5, "..": 0.5}}, "files": "a"},
+         ["a split cannot be called '..'"]),
     ],
 )  # fmt: skip
 def test_wrong_recipe(lab: Any, change: dict[str, Any], words: list[str]) -> None:

@@ -311,3 +311,13 @@ def test_the_formats_of_files_lie_over_the_recipes(lab: Any) -> None:
     for wrong, said in wrongs:
         with pytest.raises(ConfigError, match=said):
             prepare(node(lab, files={"train": "train.csv", "test": [wrong]}, split={"by": "file"}))
+
+
+def test_names_that_yaml_reads_as_numbers_and_dates(lab: Any) -> None:
+    lab.write(a__csv="0,2024-01-31,y\na,b,1\n")
+    (lab.folder / "recipe.yaml").write_text(
+        f"source: {lab.raw}\nout: {lab.out}\nfiles: a.csv\nlabels: [{{name: y}}]\n"
+        "features: [{kind: categorical, columns: [0, 2024-01-31]}]\n"
+    )
+    prepare(lab.folder / "recipe.yaml")
+    assert lab.split() == {"0": [1], "2024-01-31": [1], "y": [1]}
