@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
-from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
+from rechub_ray.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import check
@@ -116,6 +117,27 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_equal(data: Path, tmp_path: Pat
     history = read_history(tmp_path / "parts" / "metrics.jsonl")
     steps = [line["step"] for line in history if "train/loss" in line]
     assert steps == sorted(set(steps)), "a step was logged twice"
+
+
+def test_a_file_that_is_replaced_is_refused_while_running_and_on_resume(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    file = sorted((root / "train").glob("*.parquet"))[1]
+
+    class Reverse(Interrupt):
+        def log(self, metrics: Any, *, step: int) -> None:
+            if step >= self.step and file.with_suffix(".kept") not in (root / "train").iterdir():
+                table = pq.read_table(file.rename(file.with_suffix(".kept")))
+                with SealedWriter(file, table.schema) as writer:
+                    writer.write_table(table.take(list(range(table.num_rows))[::-1]), 512)
+
+    given = settings(root, tmp_path / "r", checkpoint__every_steps=4)
+    with pytest.raises(DataError, match=rf"{file}, row group \d changed since the run looked at it"):
+        train(given, trackers=[Reverse(5)])
+    with pytest.raises(DataError, match=rf"'data.train': {file} is not the file that this run began with"):
+        train(given, resume="must")
+    file.with_suffix(".kept").rename(file)
+    assert train(given, resume="must").details["steps"] == 36
 
 
 @pytest.mark.slow

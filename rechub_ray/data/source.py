@@ -162,7 +162,9 @@ class TrainSource:
                 hint="Lower the number of workers.",
             )
         data = manifest.fingerprint if groups is None else f"{manifest.fingerprint}/{groups.fingerprint}"
-        self.fingerprint = hashlib.sha256(f"{data}/{seed}".encode()).hexdigest()[:16]
+        self.fingerprint, self._earlier = (
+            hashlib.sha256(f"{text}/{seed}".encode()).hexdigest()[:16] for text in (data, manifest.rows_fingerprint)
+        )
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)  # of this epoch and of the one that is read ahead
 
     def steps_left(self, position: Position) -> int:
@@ -183,12 +185,12 @@ class TrainSource:
         Raises:
             DataError: in the middle of an epoch, where the data or the seed are not those of the saved position.
         """
-        if position.steps_done and position.data not in ("", self.fingerprint):
+        if position.steps_done and position.data not in ("", self.fingerprint, self._earlier):
             raise DataError(
                 f"training stopped in the middle of epoch {position.epoch}, but the data or the seed changed since",
                 expected=f"fingerprint {position.data}",
                 got=self.fingerprint,
-                hint="Bring back the files (names and rows) and the seed, or start a new run from the checkpoint.",
+                hint="Bring back the files as they were and the seed, or start a new run from the checkpoint.",
             )
         if position.step and (position.lanes, position.global_batch) != (self._lanes, self.global_batch):
             cut = Cut(position.lanes, position.global_batch, position.step)

@@ -17,6 +17,7 @@ import torch
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model
 from rechub_ray.config import RunConfig
+from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
@@ -24,6 +25,7 @@ from rechub_ray.files import is_uri, join, masked, write_text
 from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
+from rechub_ray.runtime import same_data
 from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
@@ -95,7 +97,7 @@ def _train(
 ) -> RunResult:
     """`train`, in a folder that is held."""
     config = job.config
-    step = _check_resume(config, resume)
+    step = _check_resume(job, resume)
     directory = config.directory()
     with (
         _workplace(config) if how is None else contextlib.nullcontext()
@@ -103,6 +105,7 @@ def _train(
         if resume == "never":
             Store(directory).set_aside()
         write_text(join(directory, "config.yaml"), config_module.dump(config))
+        same_data.note(job)
         listener = _Listener(job, trackers, callback_fn, step)
         try:
             report = (how or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
@@ -153,8 +156,9 @@ def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
     return connected(config.scaling)
 
 
-def _check_resume(config: RunConfig, resume: Resume) -> int:
+def _check_resume(job: Job, resume: Resume) -> int:
     """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run."""
+    config = job.config
     store = Store(config.directory())
     newest = store.newest()
     if newest is None:
@@ -178,6 +182,7 @@ def _check_resume(config: RunConfig, resume: Resume) -> int:
             f"model_dir '{config.directory()}' holds another run, which differs in {', '.join(differing)}",
             hint="Name another --model-dir, or begin anew with --resume never (which sets the old checkpoints aside).",
         )
+    same_data.check_same(job, Position.from_dict(checkpoint.state["position"]))
     return int(checkpoint.state["step"])
 
 
@@ -290,7 +295,7 @@ def validate(config: RunConfig) -> str:
     """Does the checks of `train` alone; returns what would run, in a few lines."""
     job = check(config)
     config = job.config
-    _check_resume(config, "auto")
+    _check_resume(job, "auto")
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])

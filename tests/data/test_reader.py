@@ -203,6 +203,9 @@ def test_a_file_that_changed_is_named(shard, schema):
         read_piece(piece(path, rows=59), schema)
     with pytest.raises(DataError, match=r"row group 2 changed .* a file with 2 row groups"):
         read_piece(piece(path, index=2), schema)
+    known = dataclasses.replace(piece(path), checksum="0" * 16)
+    with pytest.raises(DataError, match=r"row group 0 changed .* another file of that name"):
+        read_piece(known, schema)
     path.unlink()
     with pytest.raises(DataError, match=r"part-00000\.parquet, row group 0 changed .* no such file"):
         read_piece(piece(path), schema)

@@ -156,6 +156,13 @@ def test_changed_data_or_seed_in_the_middle_of_an_epoch(data, schema, tmp_path):
         assert other.normalise(start).epoch == 1
 
 
+def test_a_position_of_an_earlier_version_knows_names_and_rows_only(data, schema):
+    manifest, _ = data
+    source = train_source(manifest, schema)
+    position = dataclasses.replace(source.advance(Position(), 3), data=source._earlier)
+    assert source.normalise(position) == source.advance(Position(), 3)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_evaluation_sees_every_row_once(data, schema, size):
     manifest, _ = data
