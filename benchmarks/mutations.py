@@ -296,10 +296,38 @@ def damaged_checkpoints() -> Iterator[Mutation]:
         yield Mutation(f"{file} spoiled, {i}", expect, base_config("demo"), arguments=arguments, spoil=spoil)
 
 
+LONG = ["model.name", "losses.0", "metrics.0.label", "train.precision", "train.device", "name", "seed", "init_from"]
+LONG += ["data.root", "data.train", "data.valid", "data.schema_file", "optimizers.0.params", "imports"]
+
+
+def long_names() -> Iterator[Mutation]:
+    """Names and values of ten thousand signs, with and without spaces: the message is short all the same."""
+    config = base_config("demo")
+    for what, name in (("long", "x" * 10_000), ("long, with spaces", "x " * 5_000)):
+        for path in LONG:
+            named = {"data.schema_file": "the schema", "metrics.0.label": "metrics.0"}.get(path, path)
+            value = [name] if path == "imports" else name
+            yield Mutation(f"{path} is {what}", (named,), merge(config, {path: value}))
+        yield Mutation(f"a feature is {what}", ("data.features.0",), merge(config, {"data.features": [name]}))
+        yield Mutation(f"a key is {what}", (f"unknown key '{name[:20]}",), {**config, name: 1})
+        yield Mutation(f"an argument is {what}", ("model", name[:20]), merge(config, {f"model.{name}": 1}))
+        for where, option in (("path", f"{name}.y=1"), ("value", f"train.epochs={name}"), ("text", f"--{name}")):
+            yield Mutation(f"an option's {where} is {what}", (name[:20],), config, arguments=(*TRAIN, option))
+        for command in ("evaluate", "export", "train", name):
+            yield Mutation(f"$ {command[:20]} {what}", (name[:20],), config, arguments=(command, name))
+
+
 def all_mutations() -> list[Mutation]:
     """Everything that is wrong on any machine."""
     listed = itertools.chain(*(thought_of(section) for section in LISTED if section != "without_gpu"))
-    return [*systematic("demo"), *systematic("frappe"), *listed, *damaged_files(), *damaged_checkpoints()]
+    return [
+        *systematic("demo"),
+        *systematic("frappe"),
+        *listed,
+        *long_names(),
+        *damaged_files(),
+        *damaged_checkpoints(),
+    ]
 
 
 def build_stage(folder: Path, base: str) -> Path:

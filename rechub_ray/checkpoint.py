@@ -37,7 +37,7 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import CheckpointError, RechubError, nearest
-from rechub_ray.files import cannot_write, exists, join, open_filesystem, split
+from rechub_ray.files import cannot_write, exists, join, open_filesystem, reason, split
 from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -210,6 +210,8 @@ class Store:
             found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
         except NotADirectoryError:
             return []
+        except OSError as error:
+            raise CheckpointError(f"cannot look for checkpoints in '{self.location}'", got=reason(error)) from None
         names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
         names = sorted(name for name in names if name.startswith("step_"))
         return [name for name in names if exists(self._fs, f"{self._root}/{name}/manifest.json")]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic_core import PydanticCustomError
 
+from rechub_ray import yaml_text
 from rechub_ray.balancing import BALANCING
-from rechub_ray.errors import ConfigError, masked, nearest
+from rechub_ray.errors import ConfigError, masked, nearest, shown
+from rechub_ray.files import absolute, join_all
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -30,17 +31,23 @@ from rechub_ray.yaml_text import read_yaml as read_yaml
 Count = Annotated[int, Ge(1)]
 Seconds = Annotated[float, Gt(0)]
 Factor = Annotated[float, Ge(0)]
-Place = Annotated[str, MinLen(1)]
 Node = dict[str, Any]
+
+
+def _is_place(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("place", "no path holds a NUL character")
+    return value
 
 
 def _is_places(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str) and item for item in items):
         raise PydanticCustomError("places", "it is neither a folder nor a list of folders")
-    return value
+    return [_is_place(item) for item in items] if isinstance(value, list) else _is_place(value)
 
 
+Place = Annotated[str, MinLen(1), pydantic.AfterValidator(_is_place)]
 Places = Annotated[str | list[str], pydantic.PlainValidator(_is_places)]
 
 
@@ -81,6 +88,23 @@ class DataSection(Section):
     eval_batch_size: Count = 16384
     read_threads: Count = 1
     keep_bytes: Annotated[int, Ge(0)] = 2**30
+
+    @pydantic.model_validator(mode="after")
+    def _no_folder_twice(self) -> DataSection:
+        """Rows given twice count twice, and what is trained on measures nothing."""
+        folders = [absolute(place).rstrip("/") for place in join_all(self.root, self.train)]
+        for i, folder in enumerate(folders):
+            if folder in folders[:i]:
+                raise PydanticCustomError("twice", "data.train holds one folder twice: {folder}", {"folder": folder})
+        for split in ("valid", "test"):
+            place = getattr(self, split)
+            if place is not None and absolute(join_all(self.root, place)[0]).rstrip("/") in folders:
+                raise PydanticCustomError(
+                    "trained",
+                    "data.{split} is a folder that data.train holds: {place}",
+                    {"split": split, "place": place},
+                )
+        return self
 
 
 class EarlyStopping(Section):
@@ -222,7 +246,7 @@ class RunConfig(Section):
         balancing: how the losses of several labels become one gradient; null adds them up.
     """
 
-    name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$")] = "run"
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$", max_length=200)] = "run"
     model_dir: Place | None = None
     seed: Annotated[int, Ge(0), Lt(2**63)] = 2026
     imports: list[Place] = []
@@ -241,14 +265,19 @@ class RunConfig(Section):
     scaling: ScalingSection = ScalingSection()
     export: ExportSection = ExportSection()
 
-    def directory(self) -> str:
-        """The run's folder."""
-        return self.model_dir or f"runs/{self.name}"
+    @property
+    def processes(self) -> int:
+        """How many processes train: the workers, or this one."""
+        return max(self.scaling.num_workers, 1)
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of an optimizer step over all workers; on average with `data.group_by`."""
-        return self.data.batch_size * self.train.accumulate_steps * max(self.scaling.num_workers, 1)
+        """Rows of an optimizer step, of all processes together; on average with `data.group_by`."""
+        return self.data.batch_size * self.train.accumulate_steps * self.processes
+
+    def directory(self) -> str:
+        """The run's folder."""
+        return self.model_dir or f"runs/{self.name}"
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of the parts that a resumed run must share with the run it continues.
@@ -305,7 +334,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     path = path.strip().lstrip("-")
     if not equals or not path:
         raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
-    return path, parse(value, f"override '{path}': the value") if value else ""
+    return path, parse(value, f"override {shown(path)}: the value") if value else ""
 
 
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
@@ -321,9 +350,10 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
         last = depth == len(keys) - 1
         done = ".".join(keys[:depth])
         if isinstance(here, list):
-            if not key.isdigit() or int(key) > len(here) - (0 if last else 1):
+            is_index = key.isdecimal() and len(key) < 10
+            if not is_index or int(key) > len(here) - (0 if last else 1):
                 raise ConfigError(
-                    f"override '{path}': '{done}' is a list of {len(here)}",
+                    f"override {shown(path)}: {shown(done)} is a list of {len(here)}",
                     expected=f"an index from 0 to {max(len(here) - 1, 0)}",
                     got=repr(key),
                 )
@@ -345,7 +375,7 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
                     here[key] = {"name": here[key]}
                 here = here[key]
         else:
-            raise ConfigError(f"override '{path}': '{done}' holds a value, not keys", got=repr(here))
+            raise ConfigError(f"override {shown(path)}: {shown(done)} holds a value, not keys", got=repr(here))
 
 
 def validate(data: Mapping[str, Any]) -> RunConfig:
@@ -380,7 +410,7 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
 
 def dump(config: RunConfig) -> str:
     """YAML text that `load` reads back as the same configuration, but for keys in URIs, which are masked."""
-    return masked(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return masked(yaml_text.dump(config.model_dump(mode="json")))
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
@@ -432,7 +462,7 @@ def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> Non
     for key, value in data.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in section.model_fields:
-            raise ConfigError(f"unknown key '{path}'", hint=nearest(str(key), section.model_fields))
+            raise ConfigError(f"unknown key {shown(path)}", hint=nearest(str(key), section.model_fields))
         inner = section.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, Section):
             _check_keys(inner, value, path)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 MASK = "***"
+_WORD = re.compile(r"\S{201,}")
 _KEYS_HINT = "Keys belong in the environment (AWS_ACCESS_KEY_ID and the like), not in a URI."
 _USER = re.compile(r"(?<=://)(?:[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]*|[^\s/@'\"]*)@")  # the first way: a "/" in a secret
 _PARAMETER = re.compile(r"([?&](?:[\w-]*(?:key|secret|token|passw|credential)[\w-]*|sig)=)[^&\s'\"]+", re.IGNORECASE)
@@ -17,7 +18,7 @@ class RechubError(Exception):
     """Base of every error that a user can mend.
 
     The command line prints it as one paragraph and exits with code 2; a traceback is for bugs only. Keys in URIs are
-    masked, whoever put them into the text.
+    masked, whoever put them into the text, and what is long is cut.
 
     Args:
         message: what is wrong, with the place (file, key, column) named.
@@ -39,13 +40,14 @@ class RechubError(Exception):
             texts[3] = f"{texts[3]} {_KEYS_HINT}" if texts[3] else _KEYS_HINT
             message, expected, got, hint = str(texts[0]), texts[1], texts[2], texts[3]
         self.message, self.expected, self.got, self.hint = message, expected, got, hint
+        message = _bounded(message, 600)
         parts = [message if message.endswith("?") else message.rstrip(".") + "."]
         if expected is not None:
-            parts.append(f"Expected: {str(expected).rstrip('.')}.")
+            parts.append(f"Expected: {_bounded(' '.join(str(expected).split()), 600).rstrip('.')}.")
         if got is not None:
-            parts.append(f"Got: {str(got).rstrip('.')}.")
+            parts.append(f"Got: {_bounded(' '.join(str(got).split()), 400).rstrip('.')}.")
         if hint:
-            parts.append(hint)
+            parts.append(_bounded(hint, 1000))
         super().__init__(" ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -87,6 +89,36 @@ class TrainingError(RechubError):
 
 class ResourceError(RechubError):
     """The request does not fit the machines."""
+
+
+def shown(value: object, limit: int = 200) -> str:
+    """Return a value as a message quotes it: on one line, cut in the middle beyond `limit` characters.
+
+    Example:
+        >>> shown("a\\nb"), shown(3), shown("x" * 10_000, 9)
+        ("'a\\\\nb'", '3', "'xxxx...xx'")
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut(str(value), limit))
+    return f"'{text}'" if isinstance(value, str) else text
+
+
+def cut(text: str, limit: int) -> str:
+    """Return at most `limit` characters of a text (at least 4): its head and, after three points, its tail."""
+    tail = (limit - 3) // 3
+    return text if len(text) <= limit else f"{text[: limit - 3 - tail]}...{text[len(text) - tail :]}"
+
+
+def _bounded(text: str, limit: int) -> str:
+    """Return a text with long words, lines and lists of lines cut, and without signs that steer a terminal."""
+    lines = [
+        cut("".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in _WORD.sub(_cut_word, line)), limit)
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines if len(lines) <= 100 else [*lines[:30], "...", *lines[-69:]])
+
+
+def _cut_word(match: re.Match[str]) -> str:
+    return cut(match[0], 200)
 
 
 def masked(text: str) -> str:
@@ -134,7 +166,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     by_small = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(str(name).lower(), by_small, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name)[:200].lower(), by_small, n=1, cutoff=0.6)
     if close:
         return f"Did you mean '{by_small[close[0]]}'?"
     return f"Known: {', '.join(sorted(known))}." if known else "Nothing is known here."

@@ -102,13 +102,21 @@ def _without_mask(uri: str) -> str:
 
 
 def exists(filesystem: pafs.FileSystem, path: str, kind: pafs.FileType = pafs.FileType.File) -> bool:
-    """Whether there is a file (or another `kind`) at `path`."""
-    return bool(filesystem.get_file_info([path])[0].type == kind)
+    """Return whether there is a file (or another `kind`) at `path`.
+
+    Raises:
+        DataError: the system refuses to look (a name that is too long, a store without permission).
+    """
+    try:
+        return bool(filesystem.get_file_info([path])[0].type == kind)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise DataError(f"cannot look for '{path}'", got=reason(error)) from None
 
 
-def reason(error: OSError) -> str:
-    """Why the system refused, in a few words."""
-    return os.strerror(error.errno) if error.errno else str(error)
+def reason(error: Exception) -> str:
+    """Return why the system refused, in a few words."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
 
 
 def cannot_write(path: object, error: Exception) -> WriteError:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import pydantic
 
-from rechub_ray.errors import ConfigError, RechubError, nearest
+from rechub_ray.errors import ConfigError, RechubError, cut, nearest, shown
 
 T = TypeVar("T")
 _searching = threading.RLock()  # one for all registries: one of their own would keep them from being pickled
@@ -128,7 +128,7 @@ class Registry(Generic[T]):
         for key in arguments:
             if key not in form.model_fields:
                 raise ConfigError(
-                    f"{_at(where)}{self.kind} '{name}' has no argument '{key}'",
+                    f"{_at(where)}{self.kind} '{name}' has no argument {shown(key)}",
                     hint=nearest(key, [*form.model_fields, *also, "name"]),
                 )
         try:
@@ -151,7 +151,7 @@ class Registry(Generic[T]):
             for known in self._classes if name not in self._classes else [name]:
                 if known.lower() == name.lower():
                     return known
-        raise ConfigError(f"{_at(where)}unknown {self.kind} '{name}'", hint=nearest(str(name), self._classes))
+        raise ConfigError(f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), self._classes))
 
     def _search(self) -> None:
         if self._is_searched:
@@ -212,10 +212,9 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
     """The first complaints of pydantic as one paragraph that names the keys."""
     complaints = []
     for item in error.errors(include_url=False)[:5]:
-        path = ".".join(str(part) for part in item["loc"])
+        path = ".".join(shown(str(part))[1:-1] for part in item["loc"])
         path = f"{where}.{path}" if where and path else where or path
-        value = repr(item.get("input"))
-        value = value if len(value) <= 120 else value[:117] + "..."
+        value = cut(repr(item.get("input")), 120)
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}".replace("a valid tuple", "a list")
         if not isinstance(item.get("input"), Mapping) or item["msg"].startswith("Input"):
             message += f", got {value}"  # where a whole section is at fault, the message says what in it

@@ -1,9 +1,14 @@
-"""Reading YAML: doubled keys are errors, and nothing comes out but what JSON knows."""
+"""YAML as version 1.2 reads it (its core schema), and nothing comes out but what JSON knows.
+
+PyYAML follows version 1.1, where 010 is 8, 1:30 is 90, `no` is false and 2026-01-31 is a date. Here the first is 10,
+and the others are text. Doubled keys, and aliases that would grow beyond bounds, are errors.
+"""
 
 from __future__ import annotations
 
 import datetime
 import os
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, nearest, shown
 from rechub_ray.files import reason
+
+MOST_BYTES = 2**24  # of a file
+MOST_BY_ALIASES = 100_000  # nodes and characters
 
 
 def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configuration") -> dict[str, Any]:
@@ -26,16 +34,21 @@ def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configurat
         return typing.cast(dict[str, Any], plain(source))
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"'{source}' is not a {what}", expected=f"a YAML file of at most {MOST_BYTES:,} bytes")
+        text = content.decode("utf-8")
     except OSError as error:
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        siblings += [str(path / "config.yaml")] if (path / "config.yaml").is_file() else []
+        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if isinstance(error, FileNotFoundError) else []
+        if isinstance(error, IsADirectoryError) and (path / "config.yaml").is_file():
+            siblings = [str(path / "config.yaml")]
         raise ConfigError(
             f"cannot read the {what} '{source}'",
             got=reason(error),
             hint=nearest(str(path), siblings) if siblings else None,
         ) from None
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # not UTF-8, or a NUL character in the path
         raise ConfigError(f"'{source}' is not YAML", got=str(error)) from None
     data = parse(text, f"'{source}'")
     if not isinstance(data, dict):
@@ -43,29 +56,113 @@ def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configurat
     return data
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 without doubled keys, of which PyYAML would silently take the last."""
+_CORE = {  # https://yaml.org/spec/1.2.2/#1032-tag-resolution; and the merge key of 1.1
+    "null": (r"(?:~|null|Null|NULL|)", "~nN\0"),
+    "bool": (r"(?:true|True|TRUE|false|False|FALSE)", "tTfF"),
+    "int": (r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", "-+0123456789"),
+    "float": (
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
+        "-+.0123456789",
+    ),
+    "merge": (r"<<", "<"),
+}
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' is given twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[Any, Any] = {}
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check(node)
+        return node
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read as text."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # other styles take a line separator for a line's end
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+for _tag, (_pattern, _first) in _CORE.items():
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"{_pattern}$"), ["" if c == "\0" else c for c in _first]
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _check(root: yaml.Node) -> None:
+    """Refuse doubled keys, a node within itself, and aliases that stand for much more than the text itself."""
+    sizes: dict[int, int | None] = {}  # with all aliases written out; None: not settled yet
+    written, todo = 0, [root]
+    while todo:
+        node = todo[-1]
+        if sizes.get(id(node)) is not None:
+            todo.pop()
+            continue
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            below = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            _check_keys(node)
+            if any(sizes.get(id(part), 0) is None for part in below):
+                raise yaml.composer.ComposerError(None, None, "an alias stands for what it is in", node.start_mark)
+            todo.extend(below)
+            continue
+        own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        sizes[id(node)] = 1 + own + sum(sizes[id(part)] or 0 for part in below)
+        written += 1 + own
+        todo.pop()
+    if (sizes[id(root)] or 0) > max(MOST_BY_ALIASES, 10 * written):
+        raise yaml.composer.ComposerError(
+            None, None, "its aliases stand for far more than is written; write it out", root.start_mark
+        )
+
+
+def _check_keys(node: yaml.Node) -> None:
+    seen = set()
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {shown(key.value)} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+            key.tag = "tag:yaml.org,2002:str"  # keys are names: `null` and `5` too
 
 
 def parse(text: str, what: str) -> Any:
-    """The value that a YAML text holds, as `plain` makes it; errors call the text `what`."""
+    """Return the value that a YAML text holds, as `plain` makes it.
+
+    Args:
+        text: YAML 1.2.
+        what: what errors call the text.
+
+    Raises:
+        ConfigError: it is not YAML, a key is given twice, or its aliases grow beyond bounds.
+    """
     try:
-        return plain(yaml.load(text, _Yaml))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
+        return plain(yaml.load(text, _Loader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits
         raise ConfigError(
-            f"{what} is not YAML", got=" ".join(str(error).replace('"<unicode string>", ', "").split())[:300]
+            f"{what} is not YAML", got=" ".join(str(error).replace('"<unicode string>", ', "").split())
         ) from None
+
+
+def dump(value: Any) -> str:
+    """Return YAML that `parse`, and any other reader of YAML 1.1 or 1.2, reads back as the same value."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def plain(value: Any, where: str = "") -> Any:
@@ -78,12 +175,12 @@ def plain(value: Any, where: str = "") -> Any:
         return os.fspath(value)
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, datetime.date):  # text that YAML takes for a date
+    if isinstance(value, datetime.date):
         return value.isoformat()
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise ConfigError(
         f"'{where}' holds a {type(value).__name__}",
         expected="text, a number, true, false, null, a list or keys and values",
-        got=str(value)[:120],
+        got=str(value),
     )

@@ -86,3 +86,34 @@ def test_no_error_shows_a_key(place: str) -> None:
         assert "SECRET" not in str(each)
         assert "s3://***@bucket" in str(each)
         assert str(each).count("Keys belong in the environment") == 1
+
+
+@pytest.mark.parametrize("place", ["message", "expected", "got", "hint"])
+@pytest.mark.parametrize("text", ["x" * 10_000, "x " * 5_000, "x\n" * 5_000, "\x1b[2J"])
+def test_what_is_echoed_is_short_and_harmless(place: str, text: str) -> None:
+    arguments: dict[str, Any] = {"message": "what", place: f"it is '{text}' all the same"}
+    shown = str(DataError(**arguments))
+    assert len(shown) < 1100
+    assert "\x1b" not in shown
+    assert "it is 'x" in shown or "it is '\\x1b" in shown
+    assert "all the same" in shown
+
+
+def test_lines_of_a_message_are_kept() -> None:
+    assert str(ConfigError("sizes:\n  a  1\n  b  2")) == "sizes:\n  a  1\n  b  2."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "'a'"),
+        ("a\nb\t\x1b", r"'a\nb\t\x1b'"),
+        ("ü x", "'ü x'"),
+        (3, "3"),
+        (None, "None"),
+        ("\udc80", r"'\udc80'"),
+    ],
+)
+def test_shown(value: object, text: str) -> None:
+    assert errors.shown(value) == text
+    assert len(errors.shown("x" * 1000)) == 202

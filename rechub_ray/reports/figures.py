@@ -21,8 +21,7 @@ from rechub_ray.reports.drawing import (
 )
 from rechub_ray.reports.exploits import changed_paths, draw_exploits
 from rechub_ray.reports.importance import Importance
-from rechub_ray.reports.read import Parameter, SweepData, Trial, label
-from rechub_ray.sweeps import objectives
+from rechub_ray.reports.read import Parameter, SweepData, TrialData, label
 
 MOST_POINTS = 30  # of a curve
 MOST_SLICES = 18
@@ -82,14 +81,6 @@ def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
     return figures
 
 
-def front(data: SweepData) -> list[Trial]:
-    """The trials that no other one beats in all objectives, by the first one, best first."""
-    candidates = [(t, [v for v in t.values if v is not None]) for t in data.trials if None not in t.values]
-    places = objectives.front([values for _, values in candidates], data.modes)
-    on_front = {candidates[i][0].number for i in places}
-    return [trial for trial in data.ranked() if trial.number in on_front]
-
-
 def _curves(data: SweepData) -> Drawn:
     figure, axes = new_figure(4.2)
     ax = axes[0, 0]
@@ -140,7 +131,7 @@ def _pareto(data: SweepData) -> Drawn:
     figure, axes = new_figure(3.8)
     ax = axes[0, 0]
     trials = [trial for trial in data.trials if None not in trial.values]
-    best = front(data)
+    best = data.front()
     orders = _scatter(ax, "pareto", trials, [t.values[1] for t in trials], [t.values[0] for t in trials], best[0])
     points = sorted((t.values[1], t.values[0], t.number) for t in best)
     if len(data.metrics) == 2:  # what is reached between two trials is what the more modest one reaches
@@ -259,7 +250,7 @@ def _slices(data: SweepData) -> Drawn:
     return Drawn(figure, orders)
 
 
-def _slice_place(parameter: Parameter, trial: Trial) -> float:
+def _slice_place(parameter: Parameter, trial: TrialData) -> float:
     if parameter.scale != "category":
         return float(trial.params[parameter.path])
     spread = (trial.number * 0.618034) % 1 - 0.5  # even over any run of numbers, and the same at each drawing
@@ -296,7 +287,7 @@ def _time(data: SweepData) -> Drawn:
 
 
 def _scatter(
-    ax: Any, gid: str, trials: Sequence[Trial], xs: list[Any], ys: list[Any], best: Trial
+    ax: Any, gid: str, trials: Sequence[TrialData], xs: list[Any], ys: list[Any], best: TrialData
 ) -> dict[str, list[int]]:
     """Points coloured by status, the best one larger; returns the trials of each collection."""
     orders: dict[str, list[int]] = {}

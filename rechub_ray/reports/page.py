@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rechub_ray.reports.figures import PARALLEL_LOW, PARALLEL_PLACE, Figure, front, parallel_axes
+from rechub_ray.reports.figures import PARALLEL_LOW, PARALLEL_PLACE, Figure, parallel_axes
 from rechub_ray.reports.importance import FEWEST_TRIALS, LEAST_R2, SURE_TRIALS, Importance
-from rechub_ray.reports.read import SweepData, Trial, label
+from rechub_ray.reports.read import SweepData, TrialData, label
 
 _WORDS = {"stopped_early": "stopped early"}
 _PLACES = 4
@@ -87,7 +87,7 @@ def _embedded(data: SweepData, figures: Sequence[Figure]) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _tip(data: SweepData, trial: Trial) -> str:
+def _tip(data: SweepData, trial: TrialData) -> str:
     lines = [f"{trial.name}: {_WORDS.get(trial.status, trial.status)}", f"{data.metrics[0]} {_number(trial.score)}"]
     lines += [f"{p.path} = {label(trial.params[p.path])}" for p in data.parameters if p.path in trial.params]
     return "\n".join(lines + ([trial.reason[:200]] if trial.reason else []))
@@ -120,7 +120,7 @@ def _facts(data: SweepData) -> str:
         value = _number(refit["test_metrics"][data.metrics[0]])
         facts.append((f"Test {data.metrics[0]} of the refit", value, refit["trial_id"]))
     if len(data.metrics) > 1:
-        facts.append(("On the front", f"{len(front(data))}", f"of {len(data.trials)} trials"))
+        facts.append(("On the front", f"{len(data.front())}", f"of {len(data.trials)} trials"))
     facts += [(_WORDS.get(s, s).capitalize(), f"{counts[s]}", f"of {len(data.trials)} trials") for s in counts]
     facts.append(("Wall time", _duration(data.info.get("wall_seconds")), ""))
     share = _training_share(data)
@@ -215,7 +215,7 @@ def _limits(data: SweepData, shares: Importance | None) -> str:
 def _front(data: SweepData) -> str:
     if len(data.metrics) < 2:
         return ""
-    rows = [[t.name, *map(_number, t.values), _settings(t.params)] for t in front(data)]
+    rows = [[t.name, *map(_number, t.values), _settings(t.params)] for t in data.front()]
     return _table("Trials on the Pareto front", ["trial", *data.metrics, "settings"], rows)
 
 

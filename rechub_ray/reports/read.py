@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from rechub_ray.errors import DataError
-from rechub_ray.sweeps.space import Space
+from rechub_ray.reports.front import front
+from rechub_ray.space import Space
 from rechub_ray.tracking import read_history
 
 
@@ -39,7 +40,7 @@ class Parameter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class TrialData:
     """One line of trials.jsonl, with the trial's learning curve as (epoch or step, value of the first metric).
 
     `params` are those of its best score; what it ended with is in its record.
@@ -71,16 +72,23 @@ class SweepData:
     info: dict[str, Any]
     metrics: tuple[str, ...]
     modes: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialData, ...]
     parameters: tuple[Parameter, ...]
     constants: dict[str, str]
     unit: str
 
-    def ranked(self) -> list[Trial]:
+    def ranked(self) -> list[TrialData]:
         """The trials that have a score, best first."""
         sign = -1 if self.modes[0] == "max" else 1
         scored = [(sign * t.score, t.number, t) for t in self.trials if t.score is not None]
         return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
+
+    def front(self) -> list[TrialData]:
+        """The trials that no other one beats in all objectives, by the first one, best first."""
+        candidates = [(t, [v for v in t.values if v is not None]) for t in self.trials if None not in t.values]
+        places = front([values for _, values in candidates], self.modes)
+        on_front = {candidates[i][0].number for i in places}
+        return [trial for trial in self.ranked() if trial.number in on_front]
 
 
 def read(directory: Path) -> SweepData:
@@ -99,7 +107,7 @@ def read(directory: Path) -> SweepData:
     # with several evaluations in an epoch, only the step tells them apart
     unit = "step" if any(None in e or len({*e}) < len(e) for e in epochs) else "epochs"
     trials = [
-        Trial(
+        TrialData(
             number=record["number"],
             name=record["trial_id"],
             status=record["status"],
@@ -146,7 +154,7 @@ def label(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parameters(sweep: Mapping[str, Any], trials: list[Trial]) -> tuple[tuple[Parameter, ...], dict[str, str]]:
+def _parameters(sweep: Mapping[str, Any], trials: list[TrialData]) -> tuple[tuple[Parameter, ...], dict[str, str]]:
     variables = Space.parse(sweep.get("space") or {}).variables
     found: list[Parameter] = []
     constants: dict[str, str] = {}

@@ -66,7 +66,7 @@ def train(
     resume: Resume = "auto",
     callback_fn: Callable[[int, float], None] | None = None,
     trackers: list[Any] | None = None,
-    how: Callable[[Job, Hooks], dict[str, Any]] | None = None,
+    executor: Callable[[Job, Hooks], dict[str, Any]] | None = None,
 ) -> RunResult:
     """Trains, evaluates and exports one run.
 
@@ -76,7 +76,7 @@ def train(
             earlier checkpoints aside).
         callback_fn: called on the driver with (epoch, score) after each evaluation; epoch -1 is before training.
         trackers: tracker objects beside the configured ones.
-        how: does what `execute` does, with workers of its own; null takes those of `config.scaling`.
+        executor: does what `execute` does, with workers of its own; None takes those of `config.scaling`.
 
     Raises:
         RechubError: anything a user can mend.
@@ -84,7 +84,7 @@ def train(
     started = time.perf_counter()
     job = check(config)
     with _held(job.config):
-        return _train(job, started, resume, callback_fn, trackers or [], how)
+        return _train(job, started, resume, callback_fn, trackers or [], executor)
 
 
 def _train(
@@ -93,14 +93,14 @@ def _train(
     resume: Resume,
     callback_fn: Callable[[int, float], None] | None,
     trackers: list[Any],
-    how: Callable[[Job, Hooks], dict[str, Any]] | None,
+    executor: Callable[[Job, Hooks], dict[str, Any]] | None,
 ) -> RunResult:
     """`train`, in a folder that is held."""
     config = job.config
     step = _check_resume(job, resume)
     directory = config.directory()
     with (
-        _workplace(config) if how is None else contextlib.nullcontext()
+        _workplace(config) if executor is None else contextlib.nullcontext()
     ):  # also checks the resources: nothing in model_dir changes before
         if resume == "never":
             Store(directory).set_aside()
@@ -108,7 +108,7 @@ def _train(
         same_data.note(job)
         listener = _Listener(job, trackers, callback_fn, step)
         try:
-            report = (how or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
+            report = (executor or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
             best = report["best_metrics"] or report["metrics"]
             scores = {f"val/{k}": v for k, v in best.items()}
             scores |= {f"test/{k}": v for k, v in report["test_metrics"].items()}

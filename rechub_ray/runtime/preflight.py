@@ -54,7 +54,7 @@ class Job:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of a whole epoch, on every rank."""
-        workers = max(self.config.scaling.num_workers, 1)
+        workers = self.config.processes
         rows = self.config.rows_per_step
         return geometry(self.train, self.groups, global_batch=rows, world_size=workers)[1]
 
@@ -96,7 +96,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
     if config.rows_per_step > job.train.rows:
         raise ConfigError(
             f"'data.batch_size': one step takes {config.rows_per_step} rows (batch_size {data.batch_size} x "
-            f"accumulate_steps {config.train.accumulate_steps} x workers {max(config.scaling.num_workers, 1)})",
+            f"accumulate_steps {config.train.accumulate_steps} x workers {config.processes})",
             expected=f"at most the {job.train.rows} rows of the training split",
         )
     job = dataclasses.replace(job, groups=_groups(job) if data.group_by else None)

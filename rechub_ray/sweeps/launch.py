@@ -22,9 +22,11 @@ from rechub_ray.data.source import ReadPiece
 from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError, WriteError
 from rechub_ray.files import write_text
 from rechub_ray.lock import locked
+from rechub_ray.reports import write_report
 from rechub_ray.runtime.cluster import connected
 from rechub_ray.runtime.preflight import Node
 from rechub_ray.runtime.share import shared_blocks
+from rechub_ray.space import Point
 from rechub_ray.sweeps import sweep as sweep_module
 from rechub_ray.sweeps.console import SweepConsole
 from rechub_ray.sweeps.ledger import FINAL, Ledger, Record
@@ -35,7 +37,6 @@ from rechub_ray.sweeps.refit import Refit, refit
 from rechub_ray.sweeps.results import Best, SweepResult, export_stopped, make_best, prune
 from rechub_ray.sweeps.schedulers import SCORE, build, rungs
 from rechub_ray.sweeps.search import OptunaModel, listed, model_based, numbered
-from rechub_ray.sweeps.space import Point
 from rechub_ray.sweeps.sweep import CheckedSweep, Sweep, check_sweep
 from rechub_ray.sweeps.trial import TrialJob, set_aside, trainable
 from rechub_ray.sweeps.watch import Watch, callback, stopper
@@ -179,8 +180,6 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     facts["wall_seconds"] = earlier + time.time() - began
     write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
     try:
-        from rechub_ray.reports import write_report
-
         watch.say(f"report: {write_report(directory)}")
     except (ConfigError, WriteError) as error:  # the drawing library is optional, and the sweep is done
         watch.say(str(error))

@@ -11,10 +11,11 @@ from typing import Any
 
 from rechub_ray.errors import CheckpointError
 from rechub_ray.files import write_text
-from rechub_ray.sweeps.objectives import SIZES, Objective, front, values_of
+from rechub_ray.reports.front import front
+from rechub_ray.space import Point, Space
+from rechub_ray.sweeps.objectives import SIZES, Objective, values_of
 from rechub_ray.sweeps.population import Exploit
 from rechub_ray.sweeps.schedulers import SCORE, TIME
-from rechub_ray.sweeps.space import Point, Space
 from rechub_ray.sweeps.trial import FAILURE, RESULT
 
 Record = dict[str, Any]

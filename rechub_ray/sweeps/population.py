@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rechub_ray.sweeps.space import Space, Variable
+from rechub_ray.space import Space, Variable
 
 
 class Exploit(NamedTuple):

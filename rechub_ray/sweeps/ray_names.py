@@ -11,7 +11,7 @@ from typing import Any
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.files import absolute, join
-from rechub_ray.sweeps.space import LISTS, RANGES
+from rechub_ray.space import LISTS, RANGES
 from rechub_ray.sweeps.sweep import Sweep
 
 _AS_IS = ("metric", "mode", "name", "num_samples", "storage_path", "verbose")

@@ -139,7 +139,7 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    size, patience = max(run.scaling.num_workers, 1), run.scaling.start_timeout_seconds
+    size, patience = run.processes, run.scaling.start_timeout_seconds
     group = ray.util.placement_group([dict(bundle)] * size)
     outcome: dict[str, Any] = {
         "error": f"no room for the refit: {size} x {dict(bundle)}, {patience:g} s long; --resume tries again"
@@ -164,15 +164,15 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
 def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
     """Trains from where the run stands. What a user can mend comes back as text: in Ray's errors it loses its type."""
     missing = None
-    how = functools.partial(train_trial, bundle=bundle)
+    executor = functools.partial(train_trial, bundle=bundle)
     try:
         config = config_module.validate(settings)
         try:
-            result = train(config, how=how)
+            result = train(config, executor=executor)
         except ExportError as error:
             missing = f"no ONNX: {error}"
             export = config.export.model_copy(update={"onnx": False})
-            result = train(config.model_copy(update={"export": export}), how=how)  # it is trained already
+            result = train(config.model_copy(update={"export": export}), executor=executor)  # it is trained already
     except RechubError as error:
         return {"error": str(error)}
     return {"test_metrics": result.test_metrics, "seconds": result.details["seconds"]["run"], "error": missing}

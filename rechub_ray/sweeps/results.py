@@ -17,6 +17,7 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model, read
 from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
+from rechub_ray.reports.read import label
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.sweeps.exports import NAME as ONNX
 from rechub_ray.sweeps.exports import export_trial
@@ -169,8 +170,6 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
     for r in result.front or [best, *scored][:rows]:
         values = [f"{v:,.0f}" if o.metric in SIZES else f"{v:.6f}"
                   for o, v in zip(result.objectives, values_of(r, result.objectives) or [], strict=True)]  # fmt: skip
-        from rechub_ray.reports.read import label
-
         settings = [label(r["best_params"][path]) if path in r["best_params"] else "" for path in paths]
         table.add_row(r["trial_id"], *values, f"{r['epochs']:g}", r["status"], *settings)
     console = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 1000)

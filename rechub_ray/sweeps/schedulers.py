@@ -9,8 +9,8 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from rechub_ray.config import Section
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.space import Space
 from rechub_ray.sweeps.population import Exploit, population
-from rechub_ray.sweeps.space import Space
 
 TIME, SCORE = "epochs", "score"  # names in a trial's reports
 Epochs = Annotated[float, Gt(0)]

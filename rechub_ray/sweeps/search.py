@@ -11,9 +11,9 @@ from annotated_types import Ge
 
 from rechub_ray.config import Section
 from rechub_ray.errors import ConfigError
+from rechub_ray.space import Point, Space
 from rechub_ray.sweeps.objectives import Objective
 from rechub_ray.sweeps.schedulers import SCORE
-from rechub_ray.sweeps.space import Point, Space
 
 PACKAGES = {"optuna": ["optuna"], "hyperopt": ["hyperopt"], "bohb": ["ConfigSpace", "hpbandster"]}
 

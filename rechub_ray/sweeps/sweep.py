@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pydantic
 import torch
-import yaml
 from annotated_types import Ge, Gt
 
 from rechub_ray import config as config_module
+from rechub_ray import yaml_text
 from rechub_ray.config import RunConfig, Section
 from rechub_ray.errors import ConfigError, RechubError, masked, nearest
 from rechub_ray.files import absolute, is_uri
@@ -21,6 +21,7 @@ from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.space import LISTS, RANGES, Point, Space
 from rechub_ray.sweeps.objectives import SIZES, Objective
 from rechub_ray.sweeps.refit import check_refit
 from rechub_ray.sweeps.schedulers import (
@@ -35,7 +36,6 @@ from rechub_ray.sweeps.schedulers import (
     varying,
 )
 from rechub_ray.sweeps.search import Search, check_packages
-from rechub_ray.sweeps.space import LISTS, RANGES, Point, Space
 
 Count = Annotated[int, Ge(1)]
 DEFAULT_TRIALS = 10
@@ -146,7 +146,7 @@ class CheckedSweep:
     @property
     def workers(self) -> int:
         """Processes of a trial."""
-        return max(self.job.config.scaling.num_workers, 1)
+        return self.job.config.processes
 
     def planned(self) -> list[Point]:
         """The points that are known beforehand: those to evaluate first, then all of a random or grid search."""
@@ -255,7 +255,7 @@ def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None
 
 def dump(sweep: Sweep) -> str:
     """YAML text that `load` reads back as the same sweep, but for keys in URIs, which are masked."""
-    return masked(yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return masked(yaml_text.dump(sweep.model_dump(mode="json")))
 
 
 def trial_config(

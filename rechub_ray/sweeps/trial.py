@@ -29,11 +29,11 @@ from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.worker import is_passing, train_source
+from rechub_ray.space import Space
 from rechub_ray.sweeps.exports import export_trial
 from rechub_ray.sweeps.group import train_trial
 from rechub_ray.sweeps.objectives import Objective, model_size
 from rechub_ray.sweeps.schedulers import SCORE, TIME
-from rechub_ray.sweeps.space import Space
 from rechub_ray.sweeps.sweep import trial_config
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
@@ -230,7 +230,7 @@ def fork(job: Job, path: str, store: Store) -> None:
     """
     checkpoint = read(path, optimizers=True)
     config = job.config
-    world = World(0, max(config.scaling.num_workers, 1))
+    world = World(0, config.processes)
     source = train_source(job, world, ThreadReader(threads=1))
     learner = Learner(
         config, job.schema, world=world, device=torch.device("cpu"), total_steps=schedule_steps_of(config, source)

@@ -169,7 +169,7 @@ class CTRTrainer:
         batch_size = self._rows_per_worker(train_dataloader, rows)
         config = self._changed(
             data={"root": root, "train": train_path, "valid": valid_path, "test": None, "batch_size": batch_size},
-            optimizers=self._with_schedules(steps_per_epoch=max(rows // (batch_size * self._workers), 1)),
+            optimizers=self._with_schedules(steps_per_epoch=max(rows // (batch_size * self._config.processes), 1)),
         )
         if valid is None:
             config = config.model_copy(update={"train": _without_early_stopping(config.train)})
@@ -278,10 +278,6 @@ class CTRTrainer:
             options=options,
         )
 
-    @property
-    def _workers(self) -> int:
-        return max(self._config.scaling.num_workers, 1)
-
     def _changed(self, **sections: Any) -> RunConfig:
         """The configuration with other values in some sections."""
         content = self._config.model_dump(mode="json")
@@ -299,9 +295,9 @@ class CTRTrainer:
 
     def _rows_per_worker(self, data: Any, rows: int) -> int:
         if self._batch_size is not None:
-            return max(self._batch_size // self._workers, 1)
+            return max(self._batch_size // self._config.processes, 1)
         wanted = getattr(data, "batch_size", None) or BATCH_SIZE
-        return max(min(int(wanted), rows) // self._workers, 1)
+        return max(min(int(wanted), rows) // self._config.processes, 1)
 
     def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
         """Where the data is as parquet: where it was, or in `folder`."""

@@ -17,7 +17,6 @@ pytest.importorskip("matplotlib")
 
 from rechub_ray.reports import write_report
 from rechub_ray.reports.exploits import course
-from rechub_ray.reports.figures import front
 from rechub_ray.reports.importance import importance
 from rechub_ray.reports.read import read
 
@@ -302,7 +301,7 @@ def test_pareto_front(tmp_path):
     for trial, (auc, size) in zip(trials, [(0.9, 30), (0.8, 10), (0.7, 20), (0.9, 40), (0.85, 20)], strict=False):
         trial.update(status="finished", score=auc, metrics={"auc": auc}, num_parameters=size)
     folder = write_sweep(tmp_path / "sweep", trials[:5], metric=["auc", "num_parameters"], mode=["max", "min"])
-    assert [trial.number for trial in front(read(folder))] == [0, 4, 1]
+    assert [trial.number for trial in read(folder).front()] == [0, 4, 1]
     page = Page(write_report(folder))
     assert "pareto" in page.figures()
     assert "Trials on the Pareto front" in page.text["caption"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rechub_ray.space import Point, Space
 from rechub_ray.sweeps.population import Exploit
 from rechub_ray.sweeps.schedulers import SCORE, TIME, Pb2, Pbt, build
-from rechub_ray.sweeps.space import Point, Space
 
 SPACE = Space.parse(
     {

@@ -130,7 +130,9 @@ def test_an_interrupted_refit_goes_on_and_a_finished_one_is_not_repeated(
     shutil.rmtree(sweep / "refit")
     shutil.rmtree(sweep / "best" / "refit")
     with monkeypatch.context() as patched:
-        patched.setattr(refit_module, "train", lambda run, how: launch.train(run, trackers=[Interrupt(PER_EPOCH + 1)]))
+        patched.setattr(
+            refit_module, "train", lambda run, executor: launch.train(run, trackers=[Interrupt(PER_EPOCH + 1)])
+        )
         with pytest.raises(KeyboardInterrupt):
             start(sweep)
     assert not (sweep / "best" / "refit").exists()
@@ -140,7 +142,7 @@ def test_an_interrupted_refit_goes_on_and_a_finished_one_is_not_repeated(
     found = read(str(again.checkpoint)).model
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
-    def never(run: RunConfig, how: Any) -> None:
+    def never(run: RunConfig, executor: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(refit_module, "train", never)
@@ -167,7 +169,7 @@ def test_a_schedule_that_listens_to_the_validation_is_refused(make: Make) -> Non
 
 
 def test_what_fails_is_told_and_the_winner_stays(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(run: RunConfig, how: Any) -> None:
+    def fails(run: RunConfig, executor: Any) -> None:
         raise TrainingError("the loss is not finite")
 
     monkeypatch.setattr(refit_module, "train", fails)
@@ -181,7 +183,7 @@ def test_an_export_that_fails_costs_only_the_file(make: Make, sweep: Path, monke
 
     calls = []
 
-    def exports(run: RunConfig, how: Any) -> launch.RunResult:
+    def exports(run: RunConfig, executor: Any) -> launch.RunResult:
         calls.append(run.export.onnx)
         if run.export.onnx:
             raise ExportError("no such operator")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from rechub_ray.space import Point, Space
 from rechub_ray.sweeps.objectives import Objective
 from rechub_ray.sweeps.search import OptunaModel, numbered
-from rechub_ray.sweeps.space import Point, Space
 
 pytest.importorskip("optuna")
 

@@ -24,11 +24,11 @@ from rechub_ray.lock import locked
 from rechub_ray.models import MODELS
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Node, check
+from rechub_ray.space import Space
 from rechub_ray.sweeps.launch import concurrency, tune
 from rechub_ray.sweeps.ledger import Ledger
 from rechub_ray.sweeps.objectives import Objective
 from rechub_ray.sweeps.schedulers import Asha, HyperBand, rungs
-from rechub_ray.sweeps.space import Space
 from rechub_ray.sweeps.sweep import CheckedSweep, check_sweep, dump, load
 from rechub_ray.sweeps.trial import TrialJob, continue_from, fork, set_aside
 

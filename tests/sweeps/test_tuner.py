@@ -17,9 +17,9 @@ from rechub_ray import Tuner, load_config, load_model
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, RechubError
 from rechub_ray.runtime.inference import evaluate
+from rechub_ray.space import Space
 from rechub_ray.sweeps.ray_names import settings_of, split_space
 from rechub_ray.sweeps.result_grid import SweepGrid
-from rechub_ray.sweeps.space import Space
 
 ROOT = Path(__file__).resolve().parents[2]
 LR = {"optimizers.0.lr": tune.loguniform(1e-4, 1e-1)}

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
+from rechub_ray.space import Space
 from rechub_ray.sweeps import console as console_module
 from rechub_ray.sweeps.console import Row, SweepConsole, View, table
 from rechub_ray.sweeps.ledger import Ledger
 from rechub_ray.sweeps.objectives import SIZES, Objective
-from rechub_ray.sweeps.space import Space
 from rechub_ray.sweeps.watch import Watch
 
 RATE = "optimizers.0.lr"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rechub_ray.errors import ConfigError
-from rechub_ray.sweeps.space import Space
+from rechub_ray.space import Space
 
 RAW: dict[str, Any] = {
     "optimizers.0.lr": {"loguniform": [1e-4, 1e-1]},
