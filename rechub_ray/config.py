@@ -230,7 +230,7 @@ class ExportSection(Section):
 
 
 class RunConfig(Section):
-    """One run.
+    """One run; its paths are relative to the folder that the command runs in.
 
     Args:
         name: for logs and folders.

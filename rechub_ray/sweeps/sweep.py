@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from rechub_ray import config as config_module
 from rechub_ray import yaml_text
 from rechub_ray.config import RunConfig, Section
 from rechub_ray.errors import ConfigError, RechubError, masked, nearest
-from rechub_ray.files import absolute, is_uri
+from rechub_ray.files import absolute, is_uri, join
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.registry import check_booleans, config_error
@@ -71,8 +72,9 @@ class Sweep(Section):
     """One sweep.
 
     Args:
-        name: for folders and trackers. sweep_dir: the folder; null takes `sweeps/<name>`.
-        base: the configuration that every trial starts from, or its file.
+        name: for folders and trackers.
+        sweep_dir: the sweep's folder, relative to the one that the command runs in; null takes `sweeps/<name>`.
+        base: the configuration that every trial starts from, or its file, relative to the sweep file.
         overrides: path -> value, changes to `base`.
         space: path -> what to try there. search: where points come from. scheduler: who may go on.
         stop: when the sweep ends early.
@@ -176,10 +178,15 @@ class CheckedSweep:
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
     """A sweep from a YAML file or a mapping; `base.<path>` overrides reach into the base configuration.
 
+    Paths that a file holds are relative to the file, those of a mapping and of overrides to the current folder.
+
     Raises:
         ConfigError: what is wrong, with the key and the nearest known one.
     """
     data = config_module.read_yaml(source)
+    written = data.get("base")
+    folder = "" if isinstance(source, Mapping) else os.path.dirname(source)
+    data = _placed(data, folder)
     inner: list[Any] = []
     for pair in _pairs(overrides):
         path, value = next(iter(pair.items()))
@@ -198,13 +205,23 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
     base = data["base"]
     if not isinstance(base, (str, Mapping)):
         raise ConfigError("'base'", expected="a configuration, or its file", got=repr(base))
-    merged = config_module.read_yaml(base)
+    try:
+        merged = config_module.read_yaml(base)
+    except ConfigError as error:
+        if folder and isinstance(written, str) and base != absolute(written) and os.path.isfile(written):
+            meant = os.path.relpath(written, folder)
+            raise ConfigError(
+                f"'base': {error.message}",
+                got=error.got,
+                hint=f"Paths in a sweep file are relative to the file: write base: {meant}",
+            ) from None
+        raise
     changes = data.pop("overrides", None) or {}
     if not isinstance(changes, Mapping):
         raise ConfigError("'overrides'", expected="path: value", got=repr(changes))
     for change in [changes, *inner]:
         merged = config_module.merge(merged, change)
-    data["base"] = merged
+    data = _placed({**data, "base": merged}, "")
     for key in ("search", "scheduler"):
         if isinstance(data.get(key), str):
             data[key] = {"name": data[key]}
@@ -221,6 +238,34 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
         raise config_error(error) from None
     check_booleans({k: v for k, v in data.items() if k not in ("base", "space")}, sweep.model_dump())
     return sweep
+
+
+_PLACES = ("base", "base.data.root", "base.init_from", "base.init_map")  # data.train and the like lie in data.root
+
+
+def _placed(data: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return the content of a sweep file with its paths, relative to `folder`, made absolute."""
+
+    def placed(node: Any, path: str) -> Any:
+        if isinstance(node, Mapping):
+            return {key: placed(value, f"{path}.{key}") for key, value in node.items()}
+        if path in _PLACES and isinstance(node, str) and node:
+            return absolute(node if node.startswith("~") else join(folder, node))
+        return node
+
+    def listed(path: str, node: Any) -> Any:  # {choice: [...]} of a path
+        if f"base.{path}" not in _PLACES or not isinstance(node, Mapping):
+            return node
+        return {key: [placed(x, f"base.{path}") for x in v] if isinstance(v, list) else v for key, v in node.items()}
+
+    result = {**data, "base": placed(data.get("base"), "base")} if "base" in data else dict(data)
+    if isinstance(data.get("overrides"), Mapping):
+        result["overrides"] = placed(data["overrides"], "base")
+    if isinstance(data.get("space"), Mapping):
+        result["space"] = {path: listed(path, node) for path, node in data["space"].items()}
+    if isinstance(data.get("points_to_evaluate"), list):
+        result["points_to_evaluate"] = [placed(point, "base") for point in data["points_to_evaluate"]]
+    return result
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -320,6 +320,46 @@ def test_a_copy_is_of_what_was_compared_though_the_donor_has_gone_on(data: Path,
     assert not (tmp_path / "own" / "donor").exists()
 
 
+def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeps, shell = tmp_path / "sweeps", tmp_path / "shell"
+    for folder in (sweeps, shell, tmp_path / "configs"):
+        folder.mkdir()
+    (tmp_path / "configs" / "c.yaml").write_text("model: lr\ninit_from: of_base\ndata: {root: of_base}\n")
+    text = """
+base: {base}
+overrides: {{init_map: map, data: {{root: ../data}}, train.epochs: 2}}
+space: {{init_from: {{choice: [a, "s3://b/c", /d]}}, optimizers.0.lr: {{choice: [1, 2]}}}}
+points_to_evaluate: [{{init_from: a}}]
+"""
+    (sweeps / "s.yaml").write_text(text.format(base="../configs/c.yaml"))
+    monkeypatch.chdir(shell)
+    found = load(sweeps / "s.yaml", ["base.name=x"])
+    assert found.base["init_from"] == str(shell / "of_base"), "in a configuration they are the shell's"
+    assert found.base["init_map"] == str(sweeps / "map")
+    assert found.base["data"]["root"] == str(tmp_path / "data")
+    assert found.space["init_from"] == {"choice": [str(sweeps / "a"), "s3://b/c", "/d"]}
+    assert found.points_to_evaluate == [{"init_from": str(sweeps / "a")}]
+    assert load(sweeps / "s.yaml", ["base.data.root=here"]).base["data"]["root"] == str(shell / "here")
+    other = load({"base": "../configs/c.yaml", "space": {"init_from": {"choice": ["a"]}}})
+    assert other.space["init_from"] == {"choice": [str(shell / "a")]}, "a mapping has no folder"
+    (tmp_path / "again.yaml").write_text(dump(found))
+    assert load(tmp_path / "again.yaml") == found, "wherever it lies, what is written down means the same"
+    written = text.format(base="{model: lr, data: {root: here}}").replace("data: {root: ../data}", "data.test: x")
+    (sweeps / "t.yaml").write_text(written)
+    assert load(sweeps / "t.yaml").base["data"] == {"root": str(sweeps / "here"), "test": "x"}
+
+
+def test_a_base_that_is_not_there_shows_the_path_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "c.yaml").write_text("model: lr\n")
+    (tmp_path / "sweeps" / "s.yaml").write_text("base: c.yaml\nspace: {seed: {choice: [1, 2]}}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load("sweeps/s.yaml")
+    assert str(tmp_path / "sweeps" / "c.yaml") in str(caught.value)
+    assert str(caught.value).endswith("relative to the file: write base: ../c.yaml")
+
+
 READY = sorted((Path(__file__).resolve().parents[2] / "tune_configs").glob("*.yaml"))
 
 
@@ -332,7 +372,7 @@ def test_the_ready_files_are_these() -> None:
 
 def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
     content = yaml.safe_load(file.read_text())
-    content["base"] = str(file.parents[1] / content["base"])
+    content["base"] = str(file.parent / content["base"])
     return check_sweep(
         load(content, {"base.data.root": str(data), "base.data.batch_size": 512, "sweep_dir": str(folder)})
     )
@@ -347,7 +387,7 @@ def test_a_ready_file_is_valid(data: Path, tmp_path: Path, file: Path) -> None:
     found = ready(file, data, tmp_path)
     assert found.sweep.name == file.stem, "the name is the file's, so that sweeps/<name> tells where it came from"
     base = Path(yaml.safe_load(file.read_text())["base"])
-    assert base.parts[0] == "configs", "the data of a configuration has a recipe"
+    assert base.parts[:2] == ("..", "configs"), "the data of a configuration has a recipe"
     assert f"rechub-ray tune tune_configs/{file.name}" in file.read_text(), "says how to run it"
 
 
