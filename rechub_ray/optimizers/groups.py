@@ -114,7 +114,7 @@ def build_optimizers(
     claimed = {name for names in claims for name in names}
     rest = {name: p for name, p in also.items() if name not in claimed}
     if rest:
-        built.append(BuiltOptimizer(OPTIMIZERS.build("adam", list(rest.values())), None, tuple(rest)))
+        built.append(BuiltOptimizer(OPTIMIZERS.build("adam", list(rest.values())), "constant", tuple(rest)))
     return built
 
 
