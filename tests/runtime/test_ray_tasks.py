@@ -1,0 +1,95 @@
+"""Two tasks on Ray Train workers: balanced losses and gradients, in parts, with a worker killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Checkpoint, Store, read
+from rechub_ray.data.shard import SealedWriter
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.runtime.launch import train
+from rechub_ray.tracking import Tracker, read_history
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+BASE: dict[str, Any] = {
+    "name": "t",
+    "data": {"batch_size": 32, "eval_batch_size": 512, "keep_bytes": 0},
+    "model": {"name": "shared_bottom", "embedding_dim": 4, "bottom_units": [16], "tower_units": [8], "init_std": 0.05},
+    "optimizers": [{"name": "rowwise_adagrad", "params": "embedding.*", "lr": 0.05}, {"name": "adam", "lr": 0.01}],
+    "train": {"epochs": 20, "accumulate_steps": 2, "log_every_steps": 2, "threads": 1, "evaluate_every_epochs": 10},
+    "trackers": ["jsonl"],
+    "scaling": {"num_workers": 2},
+    "export": {"onnx": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Click logs with a second label, a number that every seventh row lacks."""
+    root = tmp_path_factory.mktemp("two")
+    write_click_logs(root, rows=4000, seed=3, files=3, row_group_rows=256)
+    for file in sorted(root.glob("*/*.parquet")):
+        table = pq.read_table(file)
+        city = table["city"].to_pylist()
+        stay = pa.array([None if i % 7 == 0 else (c % 5) / 2.0 for i, c in enumerate(city)], pa.float32())
+        table = table.append_column("stay", stay)
+        with SealedWriter(file, table.schema) as writer:
+            writer.write_table(table, 256)
+    schema = json.loads((root / "schema.json").read_text())
+    schema["labels"].append({"name": "stay", "kind": "regression", "optional": True})
+    (root / "schema.json").write_text(json.dumps(schema))
+    return root
+
+
+class _KillOne(Tracker):
+    """Kills a Ray Train worker process, once, at the first log from `step` on."""
+
+    def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
+        self.step, self.killed, self.own_processes = step, False, own_processes
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step and not self.killed:
+            self.killed = True
+            os.kill(self.own_processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
+
+
+def newest(model_dir: Path) -> Checkpoint:
+    return read(f"{model_dir}/checkpoints/{Store(str(model_dir)).newest()}")
+
+
+@pytest.mark.parametrize("balancing", ["uwl", "pcgrad"])
+def test_a_killed_worker_leaves_no_trace(
+    balancing: str, ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
+    def settings(name: str) -> config_module.RunConfig:
+        places = {"data.root": str(data), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
+        return config_module.load(BASE, {**places, "balancing": balancing})
+
+    whole = train(settings("whole"))
+    killer = _KillOne(31, own_processes)
+    survived = train(settings("killed"), trackers=[killer])
+    assert killer.killed
+    assert survived.test_metrics == whole.test_metrics
+    assert set(whole.test_metrics) > {"click/auc", "stay/rmse"}
+    a, b = newest(tmp_path / "whole"), newest(tmp_path / "killed")
+    for name, value in {**a.model, **a.objective}.items():
+        assert torch.equal(value, {**b.model, **b.objective}[name]), name
+    lines = [line for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
+    if balancing == "uwl":
+        assert list(a.objective) == ["balancing.log_variance"]
+        assert a.objective["balancing.log_variance"].abs().min() > 0.01
+        assert lines[-1]["loss_weight/task_0"] != lines[-1]["loss_weight/task_1"]
+    else:
+        assert not a.objective
