@@ -156,6 +156,7 @@ def settle(name: str, uses: Iterable[Use], found: Sequence[tuple[str, pa.DataTyp
 def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Flaws) -> pa.Table:
     """Return the table with every column in its type over all files; values that cannot be read mark their row."""
     arrays = {}
+    read_so = form.type in ("csv", "tsv") and not form.strip and not form.rest  # Arrow knows what is missing there
     for column in columns:
         if column.type is None:
             arrays[column.name] = table[column.name]
@@ -168,7 +169,8 @@ def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Fla
             values = to_lists(values, column.separator, column.name, flaws)
             values = pa.ListArray.from_arrays(values.offsets, _missing(values.values, form))
         elif column.type == TEXT:
-            values = _missing(to_text(values, column.name, flaws), form)
+            values = to_text(values, column.name, flaws)
+            values = values if read_so else _missing(values, form)
         elif values.type != column.type:
             values = pc.cast(values, column.type)
         arrays[column.name] = values

@@ -277,7 +277,7 @@ def _arrow_csv(
             include_columns=columns,
             column_types=dict.fromkeys(names, pa.string()),
             strings_can_be_null=True,
-            null_values=list(form.null_values),
+            null_values=["", *form.null_values],
         ),
     )
 
@@ -314,12 +314,13 @@ def _parse_json(data: bytes, columns: list[Column]) -> tuple[pa.Table, npt.NDArr
     records: list[int] = []
     rows: list[list[Any]] = []
     flaws: list[Flaw] = []
+    named = [(column.name, column) for column in columns]
     for number, line in enumerate(data.split(b"\n")):
         if not line.strip():
             continue
         try:
             row = read_json(line)
-            rows.append([_json_value(row.get(column.name), column) for column in columns])
+            rows.append([_json_value(row.get(name), column) for name, column in named])
             records.append(number)
         except (ValueError, RecursionError) as error:
             flaws.append((number, str(error), line.decode("utf-8", "replace")))
@@ -330,7 +331,7 @@ def _parse_json(data: bytes, columns: list[Column]) -> tuple[pa.Table, npt.NDArr
 def read_json(line: bytes) -> dict[str, Any]:
     """Return the object in a line; ValueError where there is none, or where it holds a key twice."""
     try:
-        row = json.loads(line, object_pairs_hook=_object)
+        row = _decode(line.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
@@ -346,8 +347,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode  # `json.loads` makes a decoder a line for a hook
+
+
 def _json_value(value: Any, column: Column) -> Any:
     """A value as text, or as a list of texts where the column is one."""
+    if type(value) is int or (type(value) is str and value.isascii()):  # most values, so they come first
+        return str(value)
     if isinstance(value, list) and (column.listed or not column.user):
         if any(isinstance(element, list | dict) for element in value):
             raise ValueError(f"column '{column.name}' holds a list of lists or objects")

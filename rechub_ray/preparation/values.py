@@ -137,8 +137,9 @@ def to_text(column: pa.ChunkedArray | pa.Array, name: str = "", flaws: Flaws | N
 
 
 def _no_empty(texts: pa.Array) -> pa.Array:
-    empty = pc.equal(texts, "")
-    return pc.if_else(empty, pa.scalar(None, pa.string()), texts) if pc.any(empty).as_py() else texts
+    if pc.min(pc.binary_length(texts)).as_py() != 0:
+        return texts
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _decoded(values: pa.Array, name: str, flaws: Flaws | None) -> pa.Array:
@@ -182,7 +183,7 @@ def to_lists(
 
 
 def _cut(texts: pa.Array, separator: str | None, name: str, flaws: Flaws | None) -> pa.ListArray:
-    trimmed = pc.utf8_trim_whitespace(texts)
+    trimmed = pc.ascii_trim_whitespace(texts)
     listed = pc.and_(pc.starts_with(trimmed, "["), pc.ends_with(trimmed, "]"))
     filled = pc.fill_null(texts, "")
     lists = pc.split_pattern(filled, separator) if separator else _wrap(filled)
@@ -229,7 +230,10 @@ def json_text(value: Any) -> str | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else to_text(pa.array([value]))[0].as_py()
+        if value.is_integer() and abs(value) < 2**63:
+            return str(int(value))
+        text = repr(value)
+        return to_text(pa.array([value]))[0].as_py() if "e" in text else text  # Arrow writes 1e-7, Python 1e-07
     return str(value)
 
 
@@ -262,7 +266,7 @@ def to_number(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa
 def _parse(texts: pa.Array, name: str, flaws: Flaws) -> pa.Array:
     try:
         numbers = pc.cast(texts, pa.int64())
-        if not pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():  # Arrow reads 0x10 as 16
+        if not any(pc.any(pc.starts_with(texts, sign)).as_py() for sign in ("0x", "0X")):  # Arrow reads 0x10 as 16
             return numbers
     except pa.ArrowInvalid:
         pass
