@@ -102,7 +102,9 @@ class _Run:
         files = tuple(dict.fromkeys(task.file for task in self.tasks))
         raw_bytes = sum(source.size(file) for file in files)
         self.use_ray = ray_is_up() or raw_bytes >= RAY_BYTES if use_ray is None else use_ray
-        self.buckets = bucket_count(task_bytes(source, self.tasks))
+        sizes = task_bytes(source, self.tasks)
+        self.buckets = bucket_count(sizes)
+        self.bucket_bytes = sum(sizes) // self.buckets
         self.bad = self.tied = 0
         sides = tuple(SideTable.read(source, join, recipe.uses) for join in recipe.joins)
         self.reader = RowReader(source, recipe, files, sides)
@@ -146,7 +148,8 @@ class _Run:
         self.bad = sum(self._over("by user", deal, list(enumerate(self.tasks)), self._sizes(self.tasks)))
         self.tasks = []
         buckets = list(range(self.buckets))
-        for path, tied in self._over("histories", histories.Gather(recipe, self.work), buckets, [1] * len(buckets)):
+        sizes = [self.bucket_bytes] * self.buckets
+        for path, tied in self._over("histories", histories.Gather(recipe, self.work), buckets, sizes):
             self.tied += tied
             if path:
                 file = pq.ParquetFile(path)
@@ -210,7 +213,7 @@ class _Run:
             recipe.shard_rows,
         )
         items = [(split, bucket) for split in recipe.splits for bucket in range(self.buckets)]
-        for _ in self._over("groups", cluster, items, [1] * len(items)):
+        for _ in self._over("groups", cluster, items, [self.bucket_bytes // len(recipe.splits)] * len(items)):
             pass
 
     def _check_shards(self, encoded: Encoded) -> None:

@@ -12,16 +12,21 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Display
 
 T = TypeVar("T")
-_listener: Callable[[int, int], None] | None = None
+_listener: Callable[[int, int, float], None] | None = None
 
 
-def tick(rows: int, size: int = 0) -> None:
-    """Say that a block was read: its rows, and the bytes of the file that it stood for.
+def tick(rows: int, *, size: int = 0, share: float = 0.0) -> None:
+    """Say that a block was read.
 
     Only work in the process of `prepare` is heard; a task that runs elsewhere counts when it is done.
+
+    Args:
+        rows: in the block.
+        size: bytes of the file that it stood for; or
+        share: which part of its task it is, in [0, 1].
     """
     if _listener is not None:
-        _listener(rows, size)
+        _listener(rows, size, share)
 
 
 class Progress:
@@ -66,16 +71,17 @@ class Progress:
             return
         display = self._display
         bar = display.add_task(what, total=max(sum(sizes), 1), rows=0)
-        done = inside = seen = number = 0
+        done = seen = number = 0
+        inside = 0.0
 
-        def listen(rows: int, size: int) -> None:
+        def listen(rows: int, size: int, share: float) -> None:
             nonlocal inside, seen
-            inside, seen = min(inside + size, sizes[number]), seen + rows
+            inside, seen = min(inside + size + share * sizes[number], sizes[number]), seen + rows
             display.update(bar, completed=done + inside, rows=seen)
 
         _listener = listen
         for result in results:
-            done, inside = done + sizes[number], 0
+            done, inside = done + sizes[number], 0.0
             number = min(number + 1, len(sizes) - 1)
             display.update(bar, completed=done)
             yield result

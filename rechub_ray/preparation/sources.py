@@ -412,7 +412,7 @@ def _read_text(source: Source, task: Task) -> Iterator[Block]:
     first = task.first_row
     for data in text.blocks(source.filesystem, task):
         table, records, flaws, lines = text.parse(data, task)
-        progress.tick(len(records), len(data))
+        progress.tick(len(records), size=len(data))
         bad = [BadRow(task.file, first + row, why, line) for row, why, line in flaws]
         yield Block(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
         first += lines
@@ -423,12 +423,13 @@ def _read_parquet(source: Source, task: Task) -> Iterator[Block]:
     columns = [column.name for column in task.columns if column.name not in dict(task.keys)]
     with source.filesystem.open_input_file(task.file) as stream:
         file = pq.ParquetFile(stream)
+        total = sum(file.metadata.row_group(group).num_rows for group in task.row_groups)
         for batch in file.iter_batches(
             batch_size=PARQUET_BATCH_ROWS, row_groups=list(task.row_groups), columns=columns, use_threads=False
         ):
             rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
             yield Block(pa.Table.from_batches([batch]), np.full(len(rows), task.file_index, np.int32), rows)
-            progress.tick(batch.num_rows)
+            progress.tick(batch.num_rows, share=batch.num_rows / total)
             first += batch.num_rows
 
 

@@ -128,6 +128,10 @@ def test_ray_gives_the_same_bytes(lab: Any, monkeypatch: pytest.MonkeyPatch, ray
     here = prepare(node(lab, "here", files="day_*.csv"), use_ray=False)
     there = prepare(node(lab, "there", files="day_*.csv"), use_ray=True)
     assert digest(Path(here.out)) == digest(Path(there.out))
+    groups = {"files": "day_*.csv", "cluster_by": "i"}
+    here = prepare(node(lab, "groups-here", **groups), use_ray=False)
+    there = prepare(node(lab, "groups-there", **groups), use_ray=True)
+    assert digest(Path(here.out)) == digest(Path(there.out))
     lab.write(day_b__csv="u,i,x,t\n1,2,many,3\n")
     with pytest.raises(DataError, match=r"day_b\.csv, row 2: column 'x'"):
         prepare(node(lab, "wrong", files="day_*.csv"), use_ray=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from rechub_ray.preparation import prepare, progress
+from rechub_ray.preparation import prepare, progress, sources, text
 
 
 class Terminal(io.StringIO):
@@ -37,6 +39,31 @@ def test_a_terminal_sees_rows_bytes_and_passes(lab: Any, monkeypatch: pytest.Mon
     assert "fitting" in text
     assert "1,000 rows" in text
     assert "4.0/4.0 kB" in text
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_half_a_task_is_half_the_bar(form: str, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single file is a single task, so a bar of whole tasks would stand still."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr(text, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(sources, "PARQUET_BATCH_ROWS", 100)
+    frame = pd.DataFrame({"x": np.arange(1000), "y": np.arange(1000) % 2})
+    frame.to_csv(lab.raw / "a.csv", index=False)
+    frame.to_parquet(lab.raw / "a.parquet")
+    seen: list[float] = []
+    update = progress.Display.update
+
+    def spy(self: Any, bar: Any, **fields: Any) -> None:
+        seen.append(fields["completed"] / self.tasks[0].total)
+        update(self, bar, **fields)
+
+    monkeypatch.setattr(progress.Display, "update", spy)
+    node = lab.single(files=f"a.{form}", format={"type": form}, features=[{"kind": "numeric", "name": "x"}])
+    prepare(node)
+    assert seen == sorted(seen)
+    assert len({round(share, 1) for share in seen}) == 10
+    assert seen[-1] == 1.0
 
 
 def test_elsewhere_there_is_silence(lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
