@@ -90,5 +90,5 @@ def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dic
     """The model's node with the heads that the losses read, where it takes heads; the user's own stay."""
     if "heads" not in inspect.signature(MODELS.get(node["name"]).__init__).parameters:
         return node
-    heads = {loss.label: loss.heads[0] for loss in reversed(losses) if loss.output is None}
+    heads = {loss.label: loss.heads[0] for loss in reversed(losses) if hasattr(loss, "label")}
     return {**node, "heads": {**heads, **(node["heads"] or {})}}
