@@ -21,10 +21,11 @@ import datetime
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,17 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import CheckpointError, RechubError, nearest
-from rechub_ray.files import cannot_write, exists, join, open_filesystem, reason, split
+from rechub_ray.files import cannot_write, exists, join, open_filesystem, reason, split, strict_json
 from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.saved_state import check_of_run, check_state
 from rechub_ray.schema import Schema
 
 FORMAT, VERSION = "rechub_ray.checkpoint", 1
 _FILES = ("config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json")
 _OBJECTIVE = "objective.safetensors"
+_WEIGHTS = ("model.safetensors", _OBJECTIVE)
 _INDEX = "index.json"
 
 
@@ -63,8 +66,12 @@ class Checkpoint:
 
     def build_model(self) -> Model:
         """The model with its weights, in evaluation mode, on the CPU."""
-        model = MODELS.build(self.config.model, self.schema, where="model")
         try:
+            with torch.device("meta"):  # what the configuration asks for may be beyond any memory
+                sizes = MODELS.build(self.config.model, self.schema, where="model").state_dict().values()
+            if _numbers(sizes) != _numbers(self.model.values()):
+                raise RuntimeError(f"{_numbers(sizes):,} numbers instead of {_numbers(self.model.values()):,}")
+            model = MODELS.build(self.config.model, self.schema, where="model")
             model.load_state_dict(self.model)
         except RuntimeError as error:
             raise CheckpointError(
@@ -94,7 +101,7 @@ def write(
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in objective.items()}
         save_file(own, directory / _OBJECTIVE)
     torch.save([optimizer.state_dict() for optimizer in optimizers], directory / "optimizers.pt")
-    (directory / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    (directory / "state.json").write_text(strict_json(state), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(directory.iterdir())}
     manifest = {
         "format": FORMAT,
@@ -106,12 +113,13 @@ def write(
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def read(path: str | Path, *, optimizers: bool = False) -> Checkpoint:
-    """The checkpoint in the folder or URI `path`, every file checked against the manifest.
+def read(path: str | Path, *, optimizers: bool = False, weights: bool = True) -> Checkpoint:
+    """The checkpoint in the folder or URI `path`, every file that is read checked against the manifest.
 
     Args:
         path: one `step_...` folder, or a run's folder (then its best checkpoint, or else its newest).
         optimizers: read the optimizers' states too.
+        weights: read the weights; without them the result has configuration, schema and state alone.
 
     Raises:
         CheckpointError: missing, incomplete, damaged, or of a newer version.
@@ -125,9 +133,10 @@ def read(path: str | Path, *, optimizers: bool = False) -> Checkpoint:
                 f"no complete checkpoint in '{path}'",
                 hint="Name a run's folder (model_dir) or one of its step_... folders.",
             )
-        return read(join(store.location, chosen), optimizers=optimizers)
-    with _local_copy(filesystem, root, skip=() if optimizers else ("optimizers.pt",)) as folder:
-        return _read_local(folder, str(path), optimizers)
+        return read(join(store.location, chosen), optimizers=optimizers, weights=weights)
+    skip = () if optimizers else ("optimizers.pt",) if weights else ("optimizers.pt", *_WEIGHTS)
+    with _local_copy(filesystem, root, skip=skip) as folder:
+        return _read_local(folder, str(path), skip)
 
 
 def load_model(path: str | Path) -> Model:
@@ -139,10 +148,10 @@ def load_model(path: str | Path) -> Model:
     return read(path).build_model()
 
 
-def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
+def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
     manifest = _json(folder / "manifest.json", name)
     version = manifest.get("version")
-    if manifest.get("format") != FORMAT or not isinstance(version, int) or version > VERSION:
+    if manifest.get("format") != FORMAT or version not in range(1, VERSION + 1):
         raise CheckpointError(
             f"'{name}' is not a checkpoint that this version reads",
             expected=f"{FORMAT} up to version {VERSION}",
@@ -150,7 +159,7 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
         )
     files = manifest.get("files")
     for file in (*_FILES, *([_OBJECTIVE] if isinstance(files, dict) and _OBJECTIVE in files else [])):
-        if file == "optimizers.pt" and not optimizers:
+        if file in skip:
             continue
         path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
         found = {"bytes": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else None
@@ -158,16 +167,16 @@ def _read_local(folder: Path, name: str, optimizers: bool) -> Checkpoint:
             raise CheckpointError(f"checkpoint '{name}' is damaged: {file} is missing or not what was written")
     try:
         states = None
-        if optimizers:
+        if "optimizers.pt" not in skip:
             states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
         return Checkpoint(
             path=name,
             config=config_module.load(folder / "config.yaml"),
             schema=Schema.load(folder / "schema.json"),
-            model=load_file(folder / "model.safetensors"),
-            state=_json(folder / "state.json", name),
+            model={} if "model.safetensors" in skip else load_file(folder / "model.safetensors"),
+            state=_state(folder, name),
             optimizers=states,
-            objective=load_file(folder / _OBJECTIVE) if _OBJECTIVE in (files or {}) else {},
+            objective=load_file(folder / _OBJECTIVE) if _OBJECTIVE in (files or {}) and _OBJECTIVE not in skip else {},
         )
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint '{name}' is damaged: model.safetensors", got=str(error)) from None
@@ -227,9 +236,15 @@ class Store:
         if index is None and newest is not None:
             stopping = (self._json(f"{newest}/state.json") or {}).get("early_stopping")
             step = stopping.get("best_step") if isinstance(stopping, dict) else None
-            index = {"best": _name(step)} if isinstance(step, int) else None
+            index = {"best": _name(step)} if isinstance(step, int) and 0 <= step < 2**63 else None
         name = (index or {}).get("best")
-        return name if name and exists(self._fs, f"{self._root}/{name}/manifest.json") else None
+        return (
+            name
+            if isinstance(name, str)
+            and re.fullmatch(r"step_\d{10,}", name)
+            and exists(self._fs, f"{self._root}/{name}/manifest.json")
+            else None
+        )
 
     def save(self, step: int, fill: Callable[[Path], None], *, is_best: bool) -> str:
         """Makes the checkpoint `step_<step>` whole or not at all, then drops the ones no longer kept.
@@ -293,14 +308,29 @@ class Store:
                     shutil.copyfileobj(source, sink, 1 << 22)
             self._uploaded = {name: facts}
 
-    def read_newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is undamaged, optimizers included; None where there is none."""
+    def read_newest(self, *, weights: bool = True, say: Callable[[str], None] | None = None) -> Checkpoint | None:
+        """The newest checkpoint from which a run can go on, None where there is none.
+
+        Args:
+            weights: read weights and optimizers too, and so find out whether they are damaged.
+            say: told where it is not the newest one: which, why, and how many steps that repeats.
+
+        Raises:
+            CheckpointError: none of those that are there can be read.
+        """
         damaged: CheckpointError | None = None
-        for name in reversed(self.names()):
+        names = self.names()
+        for name in reversed(names):
             try:
-                return read(join(self.location, name), optimizers=True)
+                found = read(join(self.location, name), optimizers=weights, weights=weights)
+                check_of_run(found.state, found.path)
             except CheckpointError as error:
                 damaged = damaged or error
+                continue
+            if damaged is not None and say is not None:
+                again = max(int(re.sub(r"\D", "", names[-1]) or 0) - found.state["step"], 0)
+                say(f"{damaged} Going on from {name}: {again:,} steps are trained again.")
+            return found
         if damaged is not None:
             raise damaged
         return None
@@ -325,7 +355,7 @@ class Store:
         try:
             with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
                 data = json.loads(stream.read())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return data if isinstance(data, dict) else None
 
@@ -406,6 +436,10 @@ def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
         raise OSError(" ".join(str(error).split())[:200]) from None
 
 
+def _numbers(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
 def _name(step: int) -> str:
     return f"step_{step:010d}"
 
@@ -430,11 +464,17 @@ def _local_copy(filesystem: pafs.FileSystem, root: str, *, skip: tuple[str, ...]
 def _json(path: Path, name: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint '{name}' is damaged: {path.name}", got=str(error)) from None
     if not isinstance(data, dict):
         raise CheckpointError(f"checkpoint '{name}' is damaged: {path.name} is not an object")
     return data
+
+
+def _state(folder: Path, name: str) -> dict[str, Any]:
+    state = _json(folder / "state.json", name)
+    check_state(state, name)
+    return state
 
 
 def _crc32(path: Path) -> int:

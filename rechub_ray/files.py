@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -187,3 +190,16 @@ def write_text(path: str, text: str) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(target)
         raise cannot_write(path, error) from None
+
+
+def strict_json(value: Any, *, indent: int | None = 1) -> str:
+    """Return JSON text as its standard has it: null in the place of NaN and infinity."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ from rechub_ray.data.plan import Position
 from rechub_ray.data.source import EvalSource
 from rechub_ray.defaults import build_task, resolved
 from rechub_ray.diagnosis import explain_non_finite
+from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.evaluation import evaluate_model
 from rechub_ray.gradients import Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
-from rechub_ray.optimizers import build_optimizers
+from rechub_ray.optimizers import OPTIMIZERS, build_optimizers
+from rechub_ray.optimizers.base import takes_row_gradients
 from rechub_ray.outputs import predictions
 from rechub_ray.regularization import Regularization
+from rechub_ray.saved_state import check_like
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -54,8 +59,11 @@ class Progress:
         return {**dataclasses.asdict(self), "position": self.position.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Progress:
-        return cls(**{**data, "position": Position.from_dict(data["position"])})
+    def from_state(cls, state: dict[str, Any]) -> Progress:
+        """Return what a checkpoint's `state.json` says; JSON has null for numbers that are not defined."""
+        own = {key: value for key, value in state.items() if key in {field.name for field in dataclasses.fields(cls)}}
+        metrics = {key: math.nan if value is None else value for key, value in own["metrics"].items()}
+        return cls(**{**own, "metrics": metrics, "position": Position.from_dict(own["position"])})
 
 
 class Learner:
@@ -189,14 +197,31 @@ class Learner:
             self.model, self.metrics, source, world=self.world, device=self.device, precision=precision
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes weights, optimizer states and schedules from a checkpoint of the same run."""
-        self.model.load_state_dict(checkpoint.model)
-        self.task.load_objective_state(checkpoint.objective)
-        for optimizer, state in zip(self.optimizers, checkpoint.optimizers or [], strict=True):
-            optimizer.load_state_dict(state)
-        for schedule, state in zip(self.schedules, checkpoint.state["schedules"], strict=True):
-            schedule.load_state_dict(state)
+    def restore(self, checkpoint: Checkpoint) -> Progress:
+        """Take weights, optimizer states and schedules from a checkpoint of the same run; return where it stands.
+
+        Raises:
+            CheckpointError: something in it does not fit; names the file.
+        """
+        with _fitting(checkpoint.path, "model.safetensors"):
+            self.model.load_state_dict(checkpoint.model)
+        with _fitting(checkpoint.path, "objective.safetensors"):
+            self.task.load_objective_state(checkpoint.objective)
+        own = [[_without_parameters(group) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        with _fitting(checkpoint.path, "optimizers.pt"):
+            for optimizer, state in zip(self.optimizers, checkpoint.optimizers or [], strict=True):
+                optimizer.load_state_dict(state)
+            for optimizer, groups in zip(self.optimizers, own, strict=True):
+                for group, values in zip(optimizer.param_groups, groups, strict=True):
+                    group.update(values)  # what is configured is the run's own, whatever the file says
+            nodes = [*self.config.optimizers, {"name": "adam"}]  # the last one: of losses and balancing
+            for optimizer, node in zip(self.optimizers, nodes, strict=False):
+                _check_states(optimizer, node)
+        with _fitting(checkpoint.path, "state.json"):
+            for i, (schedule, state) in enumerate(zip(self.schedules, checkpoint.state["schedules"], strict=True)):
+                check_like(state, schedule.state_dict(), f"'schedules.{i}'")
+                schedule.load_state_dict(state)
+            return Progress.from_state(checkpoint.state)
 
     def write(self, directory: Path, progress: Progress) -> None:
         """Writes a checkpoint's files into `directory`."""
@@ -214,6 +239,53 @@ class Learner:
 
 _ALL_RANKS = 2**32
 """In place of a rank: the seed of random numbers that all ranks draw alike."""
+
+
+@contextlib.contextmanager
+def _fitting(path: str, file: str) -> Iterator[None]:
+    """Raise CheckpointError where what `file` of a checkpoint holds is not what the run has a place for."""
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RechubError) as error:
+        text = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(
+            f"checkpoint '{path}': {file} does not fit the run",
+            got=text[:300],
+            hint="--resume never begins anew and sets the checkpoints aside.",
+        ) from None
+
+
+def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _check_states(optimizer: torch.optim.Optimizer, node: dict[str, Any]) -> None:
+    """Raise CheckpointError where a loaded state is not one that the optimizer makes.
+
+    Args:
+        optimizer: has loaded it. node: its configuration.
+    """
+    settings = {key: value for key, value in node.items() if key not in ("params", "schedule")}
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        if parameter not in optimizer.state:  # it has not had a gradient yet
+            continue
+        small = torch.nn.Parameter(torch.zeros(parameter.shape and (2, *parameter.shape[1:])))
+        small.grad = torch.zeros_like(small)
+        example = OPTIMIZERS.build(settings, [small])
+        if takes_row_gradients(example):
+            small.grad = small.grad.to_sparse(1)
+        example.step()
+        shapes: dict[Any, Any] = {(): (), small.shape: parameter.shape, small.shape[:1]: parameter.shape[:1]}
+        made = {key: shapes.get(_shape(value), ()) for key, value in example.state[small].items()}
+        found = {key: _shape(value) for key, value in optimizer.state[parameter].items()}
+        if found != made:
+            raise CheckpointError("an optimizer's state has other values", expected=made, got=found)
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape
+    return () if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

@@ -27,6 +27,9 @@ class Hooks(Protocol):
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         """Numbers for the trackers."""
 
+    def say(self, text: str) -> None:
+        """One line for the user, at once."""
+
     def evaluated(self, epoch: int, score: float) -> None:
         """After each evaluation of the validation split; the epoch is -1 for the one before training."""
 

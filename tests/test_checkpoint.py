@@ -21,6 +21,7 @@ from rechub_ray import checkpoint, config
 from rechub_ray.checkpoint import Store, initialise_from, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, DataError, WriteError
+from rechub_ray.learner import Progress
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.optimizers import build_optimizers
@@ -29,6 +30,7 @@ from rechub_ray.runtime.launch import train
 from rechub_ray.schema import DenseFeature, Label, Schema, SparseFeature
 
 CONFIG = config.load({"model": {"name": "fm", "embedding_dim": 2}, "optimizers": ["adam"]})
+RUN = {**Progress().to_dict(), "fingerprint": {}}
 SCHEMA = Schema((SparseFeature("user", 5), DenseFeature("age")), (Label("click"),))
 
 
@@ -47,7 +49,12 @@ def filler(fill: float, **state: Any) -> Callable[[Path], None]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     return lambda folder: checkpoint.write(
-        folder, config=CONFIG, schema=SCHEMA, model=model, optimizers=[optimizer], state={"step": fill, **state}
+        folder,
+        config=CONFIG,
+        schema=SCHEMA,
+        model=model,
+        optimizers=[optimizer],
+        state={**RUN, "step": int(fill), **state},
     )
 
 
@@ -82,7 +89,7 @@ def test_what_was_written_is_read(one: Path) -> None:
     found = read(one, optimizers=True)
     assert found.config == CONFIG
     assert found.schema == SCHEMA
-    assert found.state == {"step": 3.0}
+    assert found.state == {**RUN, "step": 3}
     assert {float(value) for tensor in found.model.values() for value in tensor.flatten()} == {3.0}
     assert found.optimizers is not None
     assert {float(state["step"]) for state in found.optimizers[0]["state"].values()} == {1.0}

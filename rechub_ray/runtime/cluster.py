@@ -172,6 +172,7 @@ def run_on_workers(
     *,
     hear: Callable[[tuple[Any, ...]], None],
     keep: Sequence[Piece] = (),
+    storage: str | None = None,
 ) -> dict[str, Any]:
     """Runs `share(job, world=, device=, reader=, hooks=)` on every worker of a `TorchTrainer`.
 
@@ -181,6 +182,7 @@ def run_on_workers(
         job: its first argument; picklable.
         hear: called on the driver with each event that rank 0 sends.
         keep: row groups to decode once and keep in the object store; see `to_keep`.
+        storage: where Ray puts its own files; None takes the run's folder.
 
     Returns:
         What rank 0's share returned.
@@ -199,8 +201,8 @@ def run_on_workers(
         from rechub_ray.runtime.process_group import ProcessGroup, backend
 
         board = make_board(ray)
-        storage, name = _storage(config.directory())
-        _forget_ray_snapshot(config.directory())
+        _forget_ray_snapshot(storage or config.directory())
+        storage, name = _storage(storage or config.directory())
         resources = {"CPU": cpus_per_worker(scaling)} | ({"GPU": 1} if scaling.use_gpu else {})
         read_cpus = max(min(1.0, scaling.data_cpus / scaling.num_workers), 0.1)
         kept_schema = dataclasses.replace(job.schema, row_id=None) if keep else None  # what training reads

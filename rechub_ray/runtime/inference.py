@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def predict(
 def _job(
     checkpoint: str | Path, split: str, overrides: Sequence[str] | dict[str, Any], *, targets: bool
 ) -> InferenceJob:
-    saved = read(absolute(str(checkpoint)))
+    saved = read(absolute(str(checkpoint)), weights=False)
     config = config_module.load(saved.config.model_dump(mode="json"), overrides)
     for key in RunConfig.model_fields:
         if key not in _CHANGEABLE and getattr(config, key) != getattr(saved.config, key):
@@ -137,7 +138,9 @@ def _launch(job: InferenceJob) -> dict[str, float]:
             torch.set_num_threads(threads)
     from rechub_ray.runtime.cluster import run_on_workers
 
-    return run_on_workers(job.config, infer, job, hear=lambda event: None)
+    # the run's folder may be read-only, or the run still at work in it
+    with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
+        return run_on_workers(job.config, infer, job, hear=lambda event: None, storage=f"{folder}/ray")
 
 
 def infer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import time
@@ -21,7 +20,7 @@ from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
-from rechub_ray.files import is_uri, join, masked, write_text
+from rechub_ray.files import is_uri, join, masked, strict_json, write_text
 from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
@@ -133,7 +132,7 @@ def _train(
             k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
         },
     )
-    write_text(join(directory, "result.json"), masked(json.dumps(dataclasses.asdict(result), indent=1)))
+    write_text(join(directory, "result.json"), masked(strict_json(dataclasses.asdict(result))))
     return result
 
 
@@ -156,8 +155,11 @@ def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
     return connected(config.scaling)
 
 
-def _check_resume(job: Job, resume: Resume) -> int:
-    """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run."""
+def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = None) -> int:
+    """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run.
+
+    Weights are the workers' matter: they read them once, and say where they are damaged.
+    """
     config = job.config
     store = Store(config.directory())
     newest = store.newest()
@@ -170,7 +172,7 @@ def _check_resume(job: Job, resume: Resume) -> int:
         return 0
     if resume == "never":
         return 0
-    checkpoint = store.read_newest()
+    checkpoint = store.read_newest(weights=False, say=say)
     assert checkpoint is not None
     old, new = checkpoint.state["fingerprint"], config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -213,7 +215,7 @@ class _Listener:
         config = job.config
         self._total_steps = config.train.steps or (config.train.epochs or 1) * job.steps_per_epoch
         self._config, self._callback_fn = config, callback_fn
-        self._starts = 0
+        self._starts, self._step = 0, step
         self._configured = self._open(step)
         self._objects = Trackers(objects, self._info(step))
 
@@ -236,6 +238,7 @@ class _Listener:
         self._starts += 1
         if self._starts > 1:
             _log.warning("workers were lost; the run goes on from step %d", step)
+        if self._starts > 1 or step != self._step:  # or the newest checkpoint was damaged
             # a user's own object can only be closed once; it hears those numbers twice
             self._configured.close()
             self._configured = self._open(step)
@@ -252,6 +255,9 @@ class _Listener:
     def close(self) -> None:
         for trackers in (self._configured, self._objects):
             trackers.close()
+
+    def say(self, text: str) -> None:
+        _log.warning("%s", text)
 
     def evaluated(self, epoch: int, score: float) -> None:
         if self._callback_fn is not None:
@@ -295,7 +301,7 @@ def validate(config: RunConfig) -> str:
     """Does the checks of `train` alone; returns what would run, in a few lines."""
     job = check(config)
     config = job.config
-    _check_resume(job, "auto")
+    _check_resume(job, "auto", say=_log.warning)
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])

@@ -31,7 +31,7 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     _check_shared(store, world)
     train = train_source(job, world, reader)
     learner = Learner(config, schema, world=world, device=device, total_steps=schedule_steps_of(config, train))
-    progress = _restore(learner, store, world)
+    progress = _restore(learner, store, world, hooks)
     if world.is_main:
         hooks.started(progress.step)
     valid = _eval_source(job, "valid", world, reader)
@@ -73,18 +73,15 @@ def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSour
     return EvalSource(manifest, job.schema, batch_size=job.config.data.eval_batch_size, world=world, reader=reader)
 
 
-def _restore(learner: Learner, store: Store, world: World) -> Progress:
+def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Progress:
     """Where the run stands: rank 0 chooses the checkpoint, every rank reads it."""
-    newest = store.read_newest() if world.is_main else None
+    newest = store.read_newest(say=hooks.say) if world.is_main else None
     path = world.broadcast(newest.path if newest is not None else None)
     if path is None:
         if learner.config.init_from is not None:
             initialise_from(learner.model, learner.config.init_from, learner.config.init_map)
         return Progress()
-    checkpoint = newest or read(path, optimizers=True)
-    learner.restore(checkpoint)
-    fields = {field.name for field in dataclasses.fields(Progress)}
-    return Progress.from_dict({key: value for key, value in checkpoint.state.items() if key in fields})
+    return learner.restore(newest or read(path, optimizers=True))
 
 
 def _check_shared(store: Store, world: World) -> None:
@@ -117,6 +114,9 @@ class RemoteHooks:
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         self._board.push.remote(("log", metrics, step))
+
+    def say(self, text: str) -> None:
+        self._board.push.remote(("say", text))
 
     def evaluated(self, epoch: int, score: float) -> None:
         self._board.push.remote(("evaluated", epoch, score))

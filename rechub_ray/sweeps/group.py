@@ -107,7 +107,7 @@ class _Leading:
 
     def __init__(self, hooks: Hooks, world: World) -> None:
         self._hooks, self._world = hooks, world
-        self.started, self.log, self.evaluated = hooks.started, hooks.log, hooks.evaluated
+        self.started, self.log, self.say, self.evaluated = hooks.started, hooks.log, hooks.say, hooks.evaluated
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
         try:
@@ -127,6 +127,8 @@ class _Following:
     def started(self, step: int) -> None: ...
 
     def log(self, metrics: dict[str, float], *, step: int) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def evaluated(self, epoch: int, score: float) -> None: ...
 

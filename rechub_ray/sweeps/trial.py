@@ -25,7 +25,7 @@ from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece, ThreadReader
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError, WriteError
 from rechub_ray.files import write_text
-from rechub_ray.learner import Learner, Progress
+from rechub_ray.learner import Learner
 from rechub_ray.loop import schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.worker import is_passing, train_source
@@ -235,13 +235,7 @@ def fork(job: Job, path: str, store: Store) -> None:
     learner = Learner(
         config, job.schema, world=world, device=torch.device("cpu"), total_steps=schedule_steps_of(config, source)
     )
-    own = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in learner.optimizers]
-    learner.restore(checkpoint)
-    for optimizer, groups in zip(learner.optimizers, own, strict=True):
-        for group, values in zip(optimizer.param_groups, groups, strict=True):
-            group.update(values)
-    fields = {field.name for field in dataclasses.fields(Progress)}
-    progress = Progress.from_dict({k: v for k, v in checkpoint.state.items() if k in fields})
+    progress = learner.restore(checkpoint)  # with the run's own learning rates and penalties
     state = progress.early_stopping
     if state.get("metric") in progress.metrics:  # the copy is the best that this folder holds
         state.update(best_score=progress.metrics[state["metric"]], best_step=progress.step)
@@ -294,7 +288,7 @@ class TrialHooks:
         state = json.loads(Path(path, "state.json").read_text())
         if state["metrics"]:
             self._is_evaluated = True
-            metrics = {f"val/{key}": value for key, value in state["metrics"].items()}
+            metrics = {f"val/{k}": math.nan if v is None else v for k, v in state["metrics"].items()}
             self.saved(path, {**metrics, "step": float(step), "rows": float(state["rows"])})
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
@@ -304,6 +298,9 @@ class TrialHooks:
             self._rows = rows
         assert self._trackers is not None
         self._trackers.log(metrics, step=step)
+
+    def say(self, text: str) -> None:
+        self._warnings.append(text)
 
     def evaluated(self, epoch: int, score: float) -> None:
         self._is_evaluated = epoch >= 0
@@ -355,6 +352,6 @@ class TrialHooks:
             best = best_of(config.directory(), self._shared.metric, self._shared.mode)
             if best is not None:
                 state = json.loads(Path(best[0], "state.json").read_text())
-                scores = {f"val/{key}": value for key, value in state["metrics"].items()} | self._test_scores
+                scores = {f"val/{k}": v for k, v in state["metrics"].items() if v is not None} | self._test_scores
                 self._trackers.hyperparameters(config_module.flat(config), scores)
         self._trackers.close()
