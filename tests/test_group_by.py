@@ -20,6 +20,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.preparation import prepare
 from rechub_ray.runtime.launch import train, validate
 from rechub_ray.runtime.preflight import check
 from rechub_ray.runtime.worker import execute
@@ -173,6 +174,30 @@ def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, 
     assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+def test_what_prepare_clusters_can_be_trained_by_group(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = zip(rng.integers(0, 300, 3000), rng.integers(0, 9, 3000), rng.integers(0, 2, 3000), strict=True)
+    (tmp_path / "log.csv").write_text("user,item,click\n" + "".join(f"u{u},{i},{c}\n" for u, i, c in rows))
+    recipe: dict[str, Any] = {
+        "source": str(tmp_path),
+        "out": str(tmp_path / "out"),
+        "files": "log.csv",
+        "format": {"type": "csv", "header": True},
+        "split": {"by": "random", "fractions": {"train": 0.8, "valid": 0.1, "test": 0.1}},
+        "labels": [{"name": "click", "expression": "click"}],
+        "features": [{"kind": "categorical", "columns": ["item"]}],
+        "row_group_rows": 300,
+    }
+    prepare(recipe)
+    plain = {"model": {"name": "lr"}, "optimizers": ["adam"], "data__batch_size": 100, "train__epochs": 1}
+    with pytest.raises(ConfigError, match="no group column"):
+        check(settings(tmp_path / "out", tmp_path / "r", **plain))
+    prepare({**recipe, "cluster_by": "user", "overwrite": True})
+    result = train(settings(tmp_path / "out", tmp_path / "r", **plain))
+    total = sum(pq.read_metadata(file).num_rows for file in (tmp_path / "out" / "train").glob("*.parquet"))
+    assert (result.details["steps"], result.details["rows"]) == (total // 100, total)
+
+
 def test_with_and_without_groups_are_two_runs(data: Path, tmp_path: Path) -> None:
     short = {"train__epochs": None, "train__steps": 2}
     train(settings(data, tmp_path / "r", **short))
@@ -202,7 +227,7 @@ def test_the_borders_are_read_once_for_runs_of_the_same_data(
 def test_what_groups_need(data: Path, tmp_path: Path) -> None:
     without = tmp_path / "schema.json"
     dataclasses.replace(Schema.load(data / "schema.json"), group=None).save(without)
-    with pytest.raises(ConfigError, match=r"'data.group_by'.* no group column.*`group` in the recipe"):
+    with pytest.raises(ConfigError, match=r"'data.group_by'.* no group column.*`cluster_by` in the recipe"):
         check(settings(data, tmp_path / "r", data__schema_file=str(without)))
     with pytest.raises(ConfigError, match=r"group \d+ of column 'session' has 24 rows.*16 rows a group.*to 2 or more"):
         check(settings(data, tmp_path / "r", data__batch_size=1))

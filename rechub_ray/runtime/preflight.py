@@ -144,7 +144,7 @@ def _groups(job: Job) -> Groups:
     if job.schema.group is None:
         raise ConfigError(
             "'data.group_by' keeps groups whole, but the schema has no group column",
-            hint="Name one as `group` in the recipe of `rechub-ray prepare`.",
+            hint="Name one as `cluster_by` in the recipe of `rechub-ray prepare`.",
         )
     groups = job.groups or Groups.scan(job.train, job.schema.group)
     largest, limit = groups.largest, _LARGEST_GROUP * job.config.data.batch_size
