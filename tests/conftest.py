@@ -25,6 +25,7 @@ os.environ.update(
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pytest  # noqa: E402
@@ -35,6 +36,9 @@ settings.load_profile("untimed")
 
 from rechub_ray.data.shard import SealedWriter  # noqa: E402
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature  # noqa: E402
+
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
