@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
+import pkgutil
+import sys
 from collections.abc import Collection
-from typing import Never
+from typing import Any, Never
+
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 def refuse(module: str, name: str, *, known: Collection[str], missing: Collection[str]) -> Never:
@@ -19,3 +25,29 @@ def refuse(module: str, name: str, *, known: Collection[str], missing: Collectio
             name=module,
         )
     raise AttributeError(f"module '{module}' has no attribute '{name}'")
+
+
+class _Refusal(importlib.abc.MetaPathFinder):
+    """Comes after all other finders, when a module below this package is not there."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Raise ImportError for a module of this package; return None for any other one."""
+        if fullname.startswith(f"{_PACKAGE}."):
+            raise ImportError(
+                f"rechub_ray does not have Torch-RecHub's {fullname.removeprefix(f'{_PACKAGE}.')} yet. {_PACKAGE} has: "
+                f"{'; '.join(_contents())}.",
+                name=fullname,
+            )
+
+
+def refuse_modules() -> None:
+    """Make the import of a module that is not below this package say which ones are."""
+    if not any(type(finder).__qualname__ == _Refusal.__qualname__ for finder in sys.meta_path):
+        sys.meta_path.append(_Refusal())
+
+
+def _contents() -> list[str]:
+    """Return the modules of this package, each with its public names."""
+    below = pkgutil.walk_packages(importlib.import_module(_PACKAGE).__path__, f"{_PACKAGE}.")
+    names = {info.name: getattr(importlib.import_module(info.name), "__all__", ()) for info in below}
+    return [f"{module.removeprefix(f'{_PACKAGE}.')} ({', '.join(sorted(own))})" for module, own in names.items() if own]

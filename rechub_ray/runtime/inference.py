@@ -94,7 +94,9 @@ def predict(
     """
     out = absolute(str(out))  # workers do not share the driver's working folder
     filesystem, root = open_filesystem(out)
-    if any(info.extension == "parquet" for info in filesystem.get_file_info(FileSelector(root, allow_not_found=True))):
+    with writing(out):
+        found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
+    if any(info.extension == "parquet" for info in found):
         raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
     job = dataclasses.replace(_job(checkpoint, split, overrides, targets=False), out=out, probabilities=probabilities)
     check_writable(out, what="--out")

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from rechub_ray import early_stopping
 
+__all__ = ["EarlyStopper"]
+
 
 class EarlyStopper:
     """Says when to stop, and keeps the best weights.

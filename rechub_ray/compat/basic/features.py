@@ -7,6 +7,8 @@ import dataclasses
 from rechub_ray.compat.basic.initializers import Initializer, RandomNormal
 from rechub_ray.compat.utils.data import get_auto_embedding_dim
 
+__all__ = ["DenseFeature", "SequenceFeature", "SparseFeature"]
+
 _SMALL = RandomNormal(0, 0.0001)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from rechub_ray.errors import ConfigError
 
+__all__ = ["Initializer", "Pretrained", "RandomNormal", "RandomUniform", "XavierNormal", "XavierUniform"]
+
 
 class Initializer(abc.ABC):
     """Fills a table."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rechub_ray.compat.missing import refuse
 from rechub_ray.layers.embedding import tables_of
+
+__all__ = ["BPRLoss", "RegularizationLoss"]
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -75,3 +80,7 @@ class BPRLoss(nn.Module):
         positive = pos_score.reshape(-1)
         difference = positive - neg_score if neg_score.dim() == 1 else positive.unsqueeze(1) - neg_score
         return -F.logsigmoid(difference).mean()
+
+
+def __getattr__(name: str) -> Any:
+    refuse(__name__, name, known=__all__, missing=("HingeLoss", "InBatchNCELoss", "NCELoss"))

@@ -9,6 +9,8 @@ from typing import Any
 
 from rechub_ray.errors import ConfigError
 
+__all__ = ["BaseLogger", "SwanLabLogger", "TensorBoardXLogger", "WandbLogger"]
+
 
 class BaseLogger(abc.ABC):
     """What `model_logger` takes; subclass it for a service of one's own."""

@@ -16,7 +16,9 @@ from rechub_ray.errors import ConfigError, DataError
 
 __all__ = ["DataGenerator", "PredictDataset", "TorchDataset", "df_to_dict", "get_auto_embedding_dim", "pad_sequences"]
 _MISSING = (
-    "MatchDataGenerator", "SequenceDataGenerator", "create_seq_features", "generate_seq_feature", "neg_sample",
+    "EmbDataset", "MatchDataGenerator", "SeqDataset", "SequenceDataGenerator", "TigerSeqDataset", "Trie",
+    "array_replace_with_dict", "create_seq_features", "generate_seq_feature", "get_loss_func", "get_metric_func",
+    "neg_sample",
 )  # fmt: skip
 
 Row = tuple[dict[str, Any], Any]
