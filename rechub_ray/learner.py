@@ -26,8 +26,7 @@ from rechub_ray.evaluation import evaluate_model
 from rechub_ray.gradients import Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
-from rechub_ray.optimizers import OPTIMIZERS, build_optimizers
-from rechub_ray.optimizers.base import takes_row_gradients
+from rechub_ray.optimizers import build_optimizers, state_shapes
 from rechub_ray.outputs import predictions
 from rechub_ray.regularization import Regularization
 from rechub_ray.saved_state import check_like
@@ -265,26 +264,17 @@ def _check_states(optimizer: torch.optim.Optimizer, node: dict[str, Any]) -> Non
     Args:
         optimizer: has loaded it. node: its configuration.
     """
-    settings = {key: value for key, value in node.items() if key not in ("params", "schedule")}
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        if parameter not in optimizer.state:  # it has not had a gradient yet
-            continue
-        small = torch.nn.Parameter(torch.zeros(parameter.shape and (2, *parameter.shape[1:])))
-        small.grad = torch.zeros_like(small)
-        example = OPTIMIZERS.build(settings, [small])
-        if takes_row_gradients(example):
-            small.grad = small.grad.to_sparse(1)
-        example.step()
-        shapes: dict[Any, Any] = {(): (), small.shape: parameter.shape, small.shape[:1]: parameter.shape[:1]}
-        made = {key: shapes.get(_shape(value), ()) for key, value in example.state[small].items()}
-        found = {key: _shape(value) for key, value in optimizer.state[parameter].items()}
-        if found != made:
-            raise CheckpointError("an optimizer's state has other values", expected=made, got=found)
+        if parameter in optimizer.state:  # else it has not had a gradient yet
+            made = state_shapes(node, parameter)
+            found = {key: _shape(value) for key, value in optimizer.state[parameter].items()}
+            if found != made:
+                raise CheckpointError("an optimizer's state has other values", expected=made, got=found)
 
 
 def _shape(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.shape
+        return tuple(value.shape)
     return () if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer, takes_row_gradients
-from rechub_ray.optimizers.groups import BuiltOptimizer, build_optimizers, validate_optimizer
+from rechub_ray.optimizers.groups import BuiltOptimizer, build_optimizers, state_shapes, validate_optimizer
 
 __all__ = [
     "OPTIMIZERS",
     "BuiltOptimizer",
     "SparseOptimizer",
     "build_optimizers",
+    "state_shapes",
     "takes_row_gradients",
     "validate_optimizer",
 ]

@@ -118,6 +118,27 @@ def build_optimizers(
     return built
 
 
+def state_shapes(node: Any, parameter: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what an optimizer keeps of a parameter after a step, found out on a small one.
+
+    Args:
+        node: the optimizer's configuration. parameter: of any size, also on the meta device.
+    """
+    settings = {key: value for key, value in validate_optimizer(node).items() if key not in ("params", "schedule")}
+    # in float64, which the compiled loops do not take: they would have to be loaded first
+    small = nn.Parameter(torch.zeros([2] * parameter.dim(), dtype=torch.float64))
+    small.grad = torch.zeros_like(small)
+    optimizer = OPTIMIZERS.build(settings, [small])
+    if takes_row_gradients(optimizer):
+        small.grad = small.grad.to_sparse(1)
+    optimizer.step()
+    shapes: dict[Any, Any] = {small.shape: tuple(parameter.shape), small.shape[:1]: tuple(parameter.shape[:1])}
+    return {
+        key: shapes.get(value.shape, ()) if isinstance(value, torch.Tensor) and value.dim() else ()
+        for key, value in optimizer.state[small].items()
+    }
+
+
 def _check_patterns(patterns: list[list[str]], names: list[str], where: str) -> None:
     """A pattern that matches no parameter, frozen ones included, is a slip of the pen."""
     for i, own in enumerate(patterns):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import signal
 import socket
@@ -56,7 +57,7 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
     import ray
 
     if ray.is_initialized():
-        check_resources(scaling, _nodes(ray))
+        check_resources(scaling, nodes_of(ray))
         yield ray
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -84,7 +85,7 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
         ) from None
     try:
         _quieten()
-        check_resources(scaling, _nodes(ray))
+        check_resources(scaling, nodes_of(ray))
         yield ray
     finally:
         ray.shutdown()
@@ -113,9 +114,18 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _nodes(ray: Any) -> list[Node]:
+def nodes_of(ray: Any) -> list[Node]:
+    """Return the resources of the hosts that are alive."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(cpus=r.get("CPU", 0.0), gpus=r.get("GPU", 0.0)) for r in alive]
+    # what was free on the host when its Ray started, in Ray's two parts
+    return [
+        Node(
+            cpus=r.get("CPU", 0.0),
+            gpus=r.get("GPU", 0.0),
+            memory=r.get("memory", math.inf) + r.get("object_store_memory", 0.0),
+        )
+        for r in alive
+    ]
 
 
 def _local_gpus() -> float:

@@ -25,7 +25,8 @@ from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
-from rechub_ray.runtime.preflight import Job, Node, check, check_resources, local_cpus
+from rechub_ray.runtime.memory import host_memory
+from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, local_cpus
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
@@ -99,7 +100,7 @@ def _train(
     step = _check_resume(job, resume)
     directory = config.directory()
     with (
-        _workplace(config) if executor is None else contextlib.nullcontext()
+        _workplace(job) if executor is None else contextlib.nullcontext()
     ):  # also checks the resources: nothing in model_dir changes before
         if resume == "never":
             Store(directory).set_aside()
@@ -146,13 +147,17 @@ def _held(config: RunConfig) -> Iterator[None]:
         yield
 
 
-def _workplace(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _workplace(job: Job) -> Iterator[None]:
     """This process, or a Ray that has room for the run."""
-    if config.scaling.num_workers == 0:
-        return contextlib.nullcontext()
-    from rechub_ray.runtime.cluster import connected
+    if job.config.scaling.num_workers == 0:
+        yield
+        return
+    from rechub_ray.runtime.cluster import connected, nodes_of
 
-    return connected(config.scaling)
+    with connected(job.config.scaling) as ray:
+        check_memory(job, nodes_of(ray))
+        yield
 
 
 def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = None) -> int:
@@ -304,7 +309,9 @@ def validate(config: RunConfig) -> str:
     _check_resume(job, "auto", say=_log.warning)
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
-        check_resources(scaling, [Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()))])
+        here = Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()), memory=host_memory())
+        check_resources(scaling, [here])
+        check_memory(job, [here])
     steps = job.steps_per_epoch
     step = f"{job.rows_per_step:,.0f} rows a step"
     if job.groups is not None:

@@ -23,8 +23,8 @@ from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, Train
 from rechub_ray.files import write_text
 from rechub_ray.lock import locked
 from rechub_ray.reports import write_report
-from rechub_ray.runtime.cluster import connected
-from rechub_ray.runtime.preflight import Node
+from rechub_ray.runtime.cluster import connected, nodes_of
+from rechub_ray.runtime.preflight import Node, check_memory
 from rechub_ray.runtime.share import shared_blocks
 from rechub_ray.space import Point
 from rechub_ray.sweeps import sweep as sweep_module
@@ -144,10 +144,9 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     watch.check_budget()
     if waiting and not watch.is_over():
         with connected(_alone(checked)) as ray, _environment(len(waiting)):
-            nodes = [
-                Node(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]
-            ]
+            nodes = nodes_of(ray)
             places = concurrency(sweep, nodes, len(waiting), checked.workers)
+            check_memory(checked.job, nodes, at_once=places.limit)
             facts["concurrency"] = max(before["concurrency"], places.limit)
             watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))

@@ -16,7 +16,10 @@ from rechub_ray import config
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, RechubError, ResourceError, SchemaError
-from rechub_ray.runtime.preflight import Node, check, check_device, check_resources, cpus_per_worker
+from rechub_ray.models import MODELS
+from rechub_ray.optimizers import build_optimizers
+from rechub_ray.runtime.memory import Need, needs
+from rechub_ray.runtime.preflight import Job, Node, check, check_device, check_memory, check_resources, cpus_per_worker
 
 BASE: dict[str, Any] = {
     "data": {"batch_size": 64},
@@ -82,8 +85,8 @@ def test_the_random_numbers_of_the_process_are_left_alone(load: Load) -> None:
         ({"data__batch_size": 301, "scaling__num_workers": 4}, ConfigError, "1204 rows.*workers 4"),
         ({"losses__0__label": "x"}, ConfigError, "'losses.0': .*no label 'x'"),
         ({"model__deep_features": ["x"]}, ConfigError, "'model.deep_features'"),
-        ({"model__embedding_dim": 10**11}, ResourceError, "do not fit into memory"),
-        ({"model__embedding_dim": 2**62}, ResourceError, "do not fit into memory"),
+        ({"model__embedding_dim": 10**11}, ResourceError, "does not fit into|larger than any memory"),
+        ({"model__embedding_dim": 2**62}, ResourceError, "does not fit into|larger than any memory"),
         ({"optimizers__1": {"name": "adam", "params": "mlp.*"}}, ConfigError, "no optimizer updates"),
         ({"metrics": ["auc", "auc"]}, ConfigError, "'metrics.1'"),
         ({"metrics": ["calibration"]}, ConfigError, "no metric says which model is the best"),
@@ -139,8 +142,55 @@ def test_a_table_beyond_memory_is_named(load: Load, data: Path, tmp_path: Path) 
     schema = json.loads((data / "schema.json").read_text())
     schema["features"][0]["vocab_size"] = 10**13
     (tmp_path / "large.json").write_text(json.dumps(schema))
-    with pytest.raises(ResourceError, match=r"embedding\.weights\.4 alone takes 149,0\d\d\.\d GiB"):
+    with pytest.raises(
+        ResourceError, match=r"embedding\.weights\.4 18\d TiB \(weights 146 TiB.*rows of user: 10,0"
+    ) as caught:
         check(load(data__schema_file=str(tmp_path / "large.json")))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_workers_of_a_host_share_its_memory(load: Load) -> None:
+    job = check(load(scaling__num_workers=4))
+    one = sum(need.total for need in _needs_of(job))
+    check_memory(job, [Node(cpus=4, gpus=0, memory=2 * one), Node(cpus=4, gpus=0, memory=2 * one)])
+    check_memory(job, [Node(cpus=4, gpus=0)])  # which does not say how much it has
+    with pytest.raises(ResourceError, match=r"smallest host.*= 2 workers x.*or put fewer workers on a host"):
+        check_memory(job, [Node(cpus=4, gpus=0, memory=2 * one - 1), Node(cpus=4, gpus=0, memory=9 * one)])
+    with pytest.raises(ResourceError, match="= 12 workers x"):
+        check_memory(job, [Node(cpus=4, gpus=0, memory=11 * one)], at_once=3)
+
+
+def _needs_of(job: Job) -> list[Need]:
+    with torch.device("meta"):
+        model = MODELS.build(job.config.model, job.schema)
+    return needs(job.config, model, build_optimizers(job.config.optimizers, model))
+
+
+@pytest.mark.parametrize(
+    ("precision", "cpuinfo", "warns"),
+    [
+        ("bfloat16", "flags\t\t: fpu avx2 avx512f\n", True),
+        ("bfloat16", "flags\t\t: fpu avx512_bf16\n", False),
+        ("bfloat16", "", False),
+        ("float32", "flags\t\t: fpu avx2\n", False),
+    ],
+)
+def test_bfloat16_on_a_cpu_without_it_is_said(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    cpuinfo: str,
+    warns: bool,
+) -> None:
+    read_text = Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **more: cpuinfo if str(path) == "/proc/cpuinfo" else read_text(path, **more)
+    )
+    check(load(train__precision=precision, train__device="cpu"))
+    said = [record.getMessage() for record in caplog.records if "bfloat16" in record.getMessage()]
+    assert len(said) == warns
+    assert all("avx512_bf16 or amx_bf16" in line for line in said)
 
 
 # --- devices --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""What a run takes of memory, added up before it takes any: tables, optimizer states and gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rechub_ray.config import RunConfig
+from rechub_ray.errors import ResourceError
+from rechub_ray.layers.embedding import tables_of
+from rechub_ray.optimizers import BuiltOptimizer, state_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What one parameter takes in each worker, in bytes.
+
+    Args:
+        name: the parameter's. weights, optimizer, gradient: its parts. largest: the features of a table with most rows.
+    """
+
+    name: str
+    weights: int
+    optimizer: int
+    gradient: int
+    largest: str = ""
+
+    @property
+    def total(self) -> int:
+        """All parts, in bytes."""
+        return self.weights + self.optimizer + self.gradient
+
+    def __str__(self) -> str:
+        parts = f"weights {human(self.weights)}, optimizer {human(self.optimizer)}, gradient {human(self.gradient)}"
+        return f"{self.name} {human(self.total)} ({parts}{f'; {self.largest}' if self.largest else ''})"
+
+
+def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> list[Need]:
+    """Return what each parameter takes in one worker, largest first.
+
+    A dense gradient is as large as its parameter, and is joined with the others into one message where there are other
+    workers; one of rows has at most the step's lookups.
+
+    Args:
+        config: the run.
+        model: on any device, also `meta`.
+        built: its optimizers.
+    """
+    parameters, tables = dict(model.named_parameters()), tables_of(model)
+    rows_per_worker = config.data.batch_size * config.train.accumulate_steps
+    result = []
+    for item, node in zip(built, [*config.optimizers, {"name": "adam"}], strict=False):
+        for name in item.parameters:
+            if name not in parameters:  # of a loss or of the balancing: small
+                continue
+            p = parameters[name]
+            size = p.element_size()
+            states = sum(math.prod(shape) * size for shape in state_shapes(node, p).values())
+            gradient, largest = p.numel() * size * (2 if config.processes > 1 else 1), ""
+            if name in tables:
+                bank, key = tables[name]
+                own = [f for f, width in zip(bank.features, bank.widths, strict=True) if str(width) == key]
+                sizes = {f.shared_with or f.name: f.vocab_size for f in own}
+                if bank.row_gradients[key]:
+                    lookups = min(rows_per_worker * len(own), p.shape[0])
+                    gradient = lookups * (p.shape[1] * size + 8) * 2
+                top = sorted(sizes.items(), key=lambda pair: -pair[1])[:3]
+                largest = "rows of " + ", ".join(f"{feature}: {rows:,}" for feature, rows in top)
+            result.append(Need(name, p.numel() * size, states, gradient, largest))
+    return sorted(result, key=lambda need: -need.total)
+
+
+def check_fits(parts: list[Need], have: float, *, workers: int = 1, where: str) -> None:
+    """Raise ResourceError where so many workers take more memory than there is; shows what takes it, largest first.
+
+    Args:
+        parts: what `needs` returned. have: bytes. workers: that share them.
+        where: whose memory it is, for the message.
+    """
+    one = sum(part.total for part in parts)
+    if one * workers <= have:
+        return
+    shown = "; ".join(map(str, parts[:3])) + (f"; {len(parts) - 3} smaller ones" if len(parts) > 3 else "")
+    adam = any(part.gradient >= part.weights and "rows of" in part.largest for part in parts[:1])
+    several = f" = {workers} workers x {human(one)}" if workers > 1 else ""
+    raise ResourceError(
+        f"the model with its optimizer and gradients does not fit into {where}",
+        expected=f"at most {human(have)}",
+        got=f"{human(one * workers)}{several}: {shown}",
+        hint="Lower the vocab_size of the largest features (`min_count` or buckets in the recipe) or the model's widths"
+        + (", give tables to rowwise_adagrad (one number a row, and no dense gradients)" if adam else "")
+        + (", or put fewer workers on a host." if workers > 1 else "."),
+    )
+
+
+def host_memory() -> int:
+    """Return the memory that this process may take, in bytes: the host's, or less where a control group limits it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return min(limits)
+
+
+def gpu_memory() -> int | None:
+    """Return the memory of the smallest GPU that this process sees, in bytes; None where it sees none."""
+    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    return min(sizes, default=None)
+
+
+def human(size: float) -> str:
+    """Return a number of bytes for people.
+
+    Example:
+        >>> human(1536), human(120 * 2**30)
+        ('1.5 KiB', '120 GiB')
+    """
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:,.3g} {unit}" if size < 1000 else f"{size:,.0f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def missing_bfloat16_flags(cpuinfo: str) -> str | None:
+    """Return which flag this CPU lacks to compute in bfloat16; None where it has one, or says nothing of it.
+
+    Args:
+        cpuinfo: the text of /proc/cpuinfo.
+    """
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    found = {key.strip(): value.split() for key, _, value in pairs}
+    if "flags" in found:
+        return None if {"avx512_bf16", "amx_bf16"} & set(found["flags"]) else "avx512_bf16 or amx_bf16"
+    if "Features" in found:  # ARM
+        return None if "bf16" in found["Features"] else "bf16"
+    return None
