@@ -18,6 +18,7 @@ from rechub_ray.checkpoint import Store, load_model
 from rechub_ray.config import RunConfig
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
+from rechub_ray.defaults import resolved
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.files import is_uri, join, masked, strict_json, write_text
@@ -179,10 +180,10 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
         return 0
     checkpoint = store.read_newest(weights=False, say=say)
     assert checkpoint is not None
-    old, new = checkpoint.state["fingerprint"], config.fingerprint()
+    # from its configuration, not as it was written: an earlier version may have left out what is now written out
+    old, new = resolved(checkpoint.config, checkpoint.schema).fingerprint(), config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    schema = _used_schema(config)
-    if checkpoint.schema.fingerprint() != schema.fingerprint():
+    if checkpoint.schema.fingerprint() != job.schema.fingerprint():
         differing.append("the schema")
     if differing:
         raise ConfigError(
@@ -191,13 +192,6 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
         )
     same_data.check_same(job, Position.from_dict(checkpoint.state["position"]))
     return int(checkpoint.state["step"])
-
-
-def _used_schema(config: RunConfig) -> Any:
-    from rechub_ray.schema import Schema
-
-    schema = Schema.load(join(config.data.root, config.data.schema_file))
-    return schema.select(config.data.features, config.data.labels)
 
 
 def _log_directory(config: RunConfig) -> str:
