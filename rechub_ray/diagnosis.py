@@ -1,9 +1,10 @@
-"""Why a loss or a gradient is not finite: the loss terms, and the columns to blame."""
+"""What is wrong with a run's numbers: why a loss is not finite, whether it diverges, which metrics are not defined."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -113,3 +114,48 @@ def _neutral_variants(schema: Schema, batch: Batch) -> Iterator[tuple[str, float
                 None,
                 dataclasses.replace(batch, features=dataclasses.replace(features, sequences=changed_sequences)),
             )
+
+
+class Doubts:
+    """Says what is wrong with a run's numbers, each thing once.
+
+    Args:
+        schema: has the labels. say: takes one line.
+    """
+
+    def __init__(self, schema: Schema, say: Callable[[str], None]) -> None:
+        classes = max((label.num_classes or 2 for label in schema.labels), default=2)
+        self._constant, self._say = math.log(classes), say
+        self._said: set[str] = set()
+        self._least_loss = math.inf
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a validation: undefined ones, and a log loss far above that of a constant prediction."""
+        undefined = [key for key, value in metrics.items() if math.isnan(value)]
+        if undefined:
+            self._once(
+                "undefined",
+                f"val/{', val/'.join(undefined)}: not defined on the validation split (all rows of one class, or "
+                "predictions that are not finite); null in files, and passed over by early stopping and schedules",
+            )
+        for key, value in metrics.items():
+            if key.rpartition("/")[2] == "log_loss" and value > 3 * self._constant:
+                self._diverged(
+                    f"val/{key} is {value:,.4g}, that of a constant prediction is at most {self._constant:.2g}"
+                )
+
+    def trained(self, loss: float) -> None:
+        """Take the mean loss since the last log point: one that rises by orders of magnitude."""
+        if loss > 100 * max(self._least_loss, 1e-2):
+            self._diverged(f"train/loss is {loss:,.4g} and was {self._least_loss:,.4g}")
+        self._least_loss = min(self._least_loss, loss)
+
+    def _diverged(self, how: str) -> None:
+        self._once(
+            "diverged", f"the run diverges: {how}. Lower the learning rates, or set train.clip_norm (1.0 for instance)"
+        )
+
+    def _once(self, kind: str, text: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            self._say(text)

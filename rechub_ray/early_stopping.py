@@ -9,8 +9,8 @@ from typing import Any, Literal
 class EarlyStopper:
     """Counts evaluations without gain.
 
-    A gain is a score better than the best one by more than `min_delta`; NaN never is. The `patience`-th evaluation
-    in a row without gain says stop.
+    A gain is a score better than the best one by more than `min_delta`. The `patience`-th evaluation in a row without
+    gain says stop; one whose score is not defined (NaN) is passed over.
 
     Args:
         metric: the metric's key, for messages and state.
@@ -41,8 +41,10 @@ class EarlyStopper:
 
     def observe(self, score: float, *, step: int, metrics: dict[str, float]) -> bool:
         """Takes one evaluation; True when it is the best so far."""
+        if math.isnan(score):
+            return False
         sign = 1.0 if self.mode == "max" else -1.0
-        if not math.isnan(score) and (self.best_score is None or sign * (score - self.best_score) > self.min_delta):
+        if self.best_score is None or sign * (score - self.best_score) > self.min_delta:
             self.best_score, self.best_step, self.best_metrics, self.without_gain = score, step, dict(metrics), 0
             return True
         self.without_gain += 1

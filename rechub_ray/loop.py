@@ -14,6 +14,7 @@ from rechub_ray.batch import Batch
 from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig
 from rechub_ray.data.source import EvalSource, TrainSource
+from rechub_ray.diagnosis import Doubts
 from rechub_ray.early_stopping import EarlyStopper
 from rechub_ray.learner import Learner, Progress
 
@@ -45,6 +46,7 @@ class FitResult:
         best_score: the early-stopping metric at its best; None without validation.
         best_metrics: all metrics of that evaluation.
         metrics: the last evaluation.
+        rows: trained by all workers. rows_here: those of this start, to which `seconds` belong.
         seconds: wall time by what it was spent on: `data`, `train`, `evaluate`, `save`, `total`.
     """
 
@@ -54,6 +56,7 @@ class FitResult:
     steps: int
     epochs: int
     rows: int
+    rows_here: int
     stopped_early: bool
     seconds: dict[str, float]
 
@@ -126,7 +129,8 @@ class Fit:
         self.clock = _Clock()
         self._saved_step: int | None = None
         self._saved_at = self._logged_at = time.monotonic()
-        self._logged_rows = progress.rows
+        self._logged_rows = self._rows_before = progress.rows
+        self._doubts = Doubts(learner.schema, hooks.say)
 
     def run(self) -> FitResult:
         """Trains to the end; returns at once where the run had finished before."""
@@ -194,7 +198,9 @@ class Fit:
         if values and self.world.is_main:
             values["epoch"] = float(epoch)
             values["data/rows"] = float(progress.rows)
-            values["rows_per_second"] = (progress.rows - self._logged_rows) / max(now - self._logged_at, 1e-9)
+            if now > self._logged_at and progress.rows > self._logged_rows:
+                values["rows_per_second"] = (progress.rows - self._logged_rows) / (now - self._logged_at)
+            self._doubts.trained(values["train/loss"])
             self.hooks.log(values, step=progress.step)
         self._logged_at, self._logged_rows = time.monotonic(), progress.rows
 
@@ -213,6 +219,8 @@ class Fit:
                 schedule.observe(score, mode=self.stopper.mode)
         progress.early_stopping = self.stopper.state_dict()
         if self.world.is_main:
+            if epoch >= 0:
+                self._doubts.evaluated(progress.metrics)
             logged = {f"val/{key}": value for key, value in progress.metrics.items()}
             self.hooks.log({**logged, "epoch": float(epoch)}, step=progress.step)
             self.hooks.evaluated(epoch, score)
@@ -259,6 +267,7 @@ class Fit:
             steps=progress.step,
             epochs=progress.position.epoch,
             rows=progress.rows,
+            rows_here=progress.rows - self._rows_before,
             stopped_early=self.stopper.should_stop,
             seconds=self.clock.total(),
         )

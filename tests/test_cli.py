@@ -502,3 +502,55 @@ def test_a_second_run_in_the_same_folder_is_refused_while_others_may_read(home: 
         assert run("predict", str(folder), "--out", str(tmp_path / "out"))[0] == 0
         assert run("export", str(folder))[0] == 0
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def strict(text: str) -> Any:
+    """JSON as its standard has it."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_metric_that_is_not_defined_is_said_once_and_is_null_in_files(
+    home: Path, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(home / "data", data)
+    for file in (data / "valid").glob("*.parquet"):
+        table = pq.read_table(file)
+        label = table.schema.get_field_index("click")
+        ones = np.ones(table.num_rows, dtype=table["click"].to_numpy().dtype)
+        pq.write_table(table.set_column(label, "click", [ones]), file, row_group_size=256)
+    command = [
+        "train", home / "c.yaml", f"data.root={data}", "train.epochs=3", "train.early_stopping.patience=1",
+        "train.initial_evaluation=false", "--model-dir", "run",
+    ]  # fmt: skip
+    code, out, _ = run(*command)
+    assert code == 0
+    said = [record.getMessage() for record in caplog.records if "not defined" in record.getMessage()]
+    assert len(said) == 1
+    assert "val/auc" in said[0]
+    result = strict(Path("run/result.json").read_text())
+    assert result["metrics"]["auc"] is None
+    assert result["details"]["epochs"] == 3, "patience is not used up by what is not defined"
+    assert re.search(r"auc\s+undefined", out)
+    lines = [strict(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["val/auc"] for line in lines if "val/auc" in line] == [None] * 3
+    for state in Path("run/checkpoints").glob("*/state.json"):
+        assert strict(state.read_text())["metrics"]["auc"] is None
+    assert run(*command[:-2], "train.epochs=4", "--model-dir", "run")[0] == 0, "resumes"
+
+
+def test_the_rate_of_a_resumed_run_is_that_of_its_own_rows(home: Path, run: Run) -> None:
+    assert run("train", home / "c.yaml", "--model-dir", "run")[0] == 0
+    first = json.loads(Path("run/result.json").read_text())["details"]
+    assert first["rows_here"] == first["rows"] == 1152
+    code, out, _ = run("train", home / "c.yaml", "--model-dir", "run", "train.epochs=2")
+    details = json.loads(Path("run/result.json").read_text())["details"]
+    assert (details["rows"], details["rows_here"]) == (2304, 1152)
+    rate = float(re.search(r"\(([\d,]+) rows/s\)", out).group(1).replace(",", ""))  # type: ignore[union-attr]
+    assert rate == pytest.approx(1152 / details["seconds"]["train"], rel=0.01)
+    code, out, _ = run("train", home / "c.yaml", "--model-dir", "run", "train.epochs=2")
+    assert code == 0
+    assert "rows/s" not in out, "nothing was trained"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rechub_ray.batch import Batch, Features, LossTerms, RaggedSequences
-from rechub_ray.diagnosis import explain_non_finite
+from rechub_ray.diagnosis import Doubts, explain_non_finite
 from rechub_ray.models import MODELS
-from rechub_ray.schema import Schema
+from rechub_ray.schema import Label, Schema
 from rechub_ray.task import Task
 from rechub_ray.world import World
 
@@ -112,3 +112,49 @@ def test_later_on_only_the_parameters_can_tell(schema: Schema) -> None:
     text = explain(schema, None, model, real_forward(schema, model))
     assert "parameters not finite: linear.dense.weight." in text
     assert "Lower the learning rate" in text
+
+
+# --- numbers that are finite, and wrong -----------------------------------------------------------------------------
+
+
+def doubts(*labels: Label) -> tuple[Doubts, list[str]]:
+    said: list[str] = []
+    return Doubts(Schema((), labels or (Label("click"),)), said.append), said
+
+
+def test_an_undefined_metric_is_said_once() -> None:
+    found, said = doubts()
+    for _ in range(3):
+        found.evaluated({"auc": math.nan, "log_loss": 0.3, "click/gauc": math.nan})
+    assert len(said) == 1
+    assert said[0].startswith("val/auc, val/click/gauc: not defined on the validation split (all rows of one class")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(0.69, False), (2.0, False), (2.1, True), (31295.0, True), (math.inf, True)]
+)
+def test_a_log_loss_far_above_a_constant_prediction_s_is_a_run_that_diverges(value: float, says: bool) -> None:
+    found, said = doubts()
+    for key in ("log_loss", "like/log_loss"):
+        found.evaluated({key: value, "mse": 1e9})
+    assert len(said) == says
+    assert all("the run diverges: val/log_loss is" in line and "learning rates" in line for line in said)
+    many, said = doubts(Label("kind", "multiclass", num_classes=1000))
+    many.evaluated({"log_loss": 6.9})
+    assert not said
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        ([0.7, 0.5, 60.0, 1e9], True),
+        ([0.7, 0.5, 0.9], False),
+        ([1e-6, 1e-3, 0.9], False),
+        ([900.0, 40.0, 300.0], False),
+    ],
+)
+def test_a_loss_that_rises_by_orders_of_magnitude(losses: list[float], says: bool) -> None:
+    found, said = doubts()
+    for loss in losses:
+        found.trained(loss)
+    assert len(said) == says

@@ -17,14 +17,14 @@ SCORES = st.lists(st.one_of(st.floats(-2, 2), st.just(math.nan)), max_size=30)
 
 def expected(scores: list[float], mode: str, patience: int, min_delta: float) -> tuple[int | None, int | None]:
     """Index of the best score and of the one that says stop, looked up over the whole history at every step."""
-    best, stop = None, None
+    best, stop, without = None, None, 0
     for i, score in enumerate(scores):
+        if math.isnan(score):
+            continue
         gain = score - scores[best] if best is not None else math.inf
         gain = -gain if mode == "min" and best is not None else gain
-        if not math.isnan(score) and gain > min_delta:
-            best = i
-        last = best if best is not None else -1
-        if stop is None and i - last >= patience:
+        best, without = (i, 0) if gain > min_delta else (best, without + 1)
+        if stop is None and without >= patience:
             stop = i
     return best, stop
 
@@ -41,12 +41,15 @@ def test_against_the_definition(scores: list[float], mode: Literal["max", "min"]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_not_a_number_is_no_gain(mode: Literal["max", "min"]) -> None:
+def test_what_is_not_defined_is_passed_over(mode: Literal["max", "min"]) -> None:
     stopper = EarlyStopper(metric="m", mode=mode, patience=2)
     assert not stopper.observe(math.nan, step=0, metrics={})
     assert stopper.observe(0.5, step=1, metrics={"m": 0.5})
-    assert not stopper.observe(math.nan, step=2, metrics={})
-    assert not stopper.observe(0.5, step=3, metrics={})
+    for step in range(2, 9):
+        assert not stopper.observe(math.nan, step=step, metrics={})
+    assert not stopper.observe(0.5, step=9, metrics={})
+    assert not stopper.should_stop
+    assert not stopper.observe(0.4 if mode == "max" else 0.6, step=10, metrics={})
     assert stopper.should_stop
     assert (stopper.best_score, stopper.best_step, stopper.best_metrics) == (0.5, 1, {"m": 0.5})
 

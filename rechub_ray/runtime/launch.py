@@ -45,7 +45,7 @@ class RunResult:
         model_dir: the run's folder. best_checkpoint: what `evaluate`, `predict` and `export` take.
         metrics: of the best evaluation of the validation split. test_metrics: of that model on the test split.
         onnx: the exported file, if any.
-        details: steps, epochs, rows, stopped_early, workers, seconds (by purpose).
+        details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
     """
 
     model_dir: str
@@ -131,7 +131,8 @@ def _train(
         test_metrics=report["test_metrics"],
         onnx=onnx,
         details={
-            k: report[k] for k in ("steps", "epochs", "rows", "stopped_early", "workers", "best_score", "seconds")
+            k: report[k]
+            for k in ("steps", "epochs", "rows", "rows_here", "stopped_early", "workers", "best_score", "seconds")
         },
     )
     write_text(join(directory, "result.json"), masked(strict_json(dataclasses.asdict(result))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Mapping
 
@@ -45,14 +46,15 @@ def print_result(result: RunResult) -> None:
     console.print()
     console.print(table)
     console.print()
-    speed = details["rows"] / seconds["train"] if seconds["train"] else 0.0
+    here = details["rows_here"]
+    speed = f" ({here / seconds['train']:,.0f} rows/s)" if here and seconds["train"] else ""
     ended = ", stopped early" if details["stopped_early"] else ""
     console.print(
         f"{details['rows']:,} rows in {details['steps']:,} steps and {details['epochs']} epochs on "
         f"{max(details['workers'], 1)} worker(s){ended}"
     )
     console.print(
-        f"{seconds['run']:.1f} s in all: training {seconds['train']:.1f} s ({speed:,.0f} rows/s), "
+        f"{seconds['run']:.1f} s in all: training {seconds['train']:.1f} s{speed}, "
         f"waiting for data {seconds['data']:.1f} s, evaluation {seconds['evaluate']:.1f} s, "
         f"saving {seconds['save']:.1f} s"
     )
@@ -103,4 +105,6 @@ def arguments(cls: type) -> list[str]:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
+    if math.isnan(value):
+        return "undefined"
     return f"{value:,}" if isinstance(value, int) else f"{value:.6f}"

@@ -13,7 +13,7 @@ from rechub_ray.schedules.base import SCHEDULES, Schedule
 class ReduceOnPlateau(Schedule):
     """The rate times `decay` after more than `patience` validations in a row without gain.
 
-    A gain is a score at least `min_delta` better than the best so far. NaN is no gain. After a reduction the count
+    A gain is a score at least `min_delta` better than the best so far. NaN is passed over. After a reduction the count
     starts again, the best score stays.
 
     Args:
@@ -55,9 +55,11 @@ class ReduceOnPlateau(Schedule):
         return self._factor
 
     def observe(self, score: float, *, mode: str) -> None:
+        if score != score:
+            return
         best = self._best
         sign = 1 if mode == "max" else -1
-        gained = score == score if best is None else sign * score >= sign * best + self._min_delta
+        gained = best is None or sign * score >= sign * best + self._min_delta
         if gained:
             self._best, self._without_gain = score, 0
             return
