@@ -101,7 +101,11 @@ class Manifest:
                 raise
         manifest = cls(files)
         if manifest.rows == 0:
-            raise DataError(f"'{key}': the files under {places[0]} hold no rows", got=f"{len(files)} empty files")
+            raise DataError(
+                f"'{key}': the files under {places[0]} hold no rows",
+                got=f"{len(files)} without rows",
+                hint="Prepare the data again, or name another folder.",
+            )
         return manifest
 
     @functools.cached_property
