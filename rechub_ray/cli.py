@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rechub_ray import interrupt
 from rechub_ray.errors import ConfigError, RechubError, masked, nearest
+from rechub_ray.interrupt import Interrupts
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "validate", "list")
 
@@ -19,30 +22,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    name = arguments[0] if arguments else ""
-    try:
-        options, rest = _parser().parse_known_args(arguments)
-        options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest, options.known)]
-        command: Callable[[argparse.Namespace], None] = options.run
-        command(options)
-    except RechubError as error:
-        print(f"rechub-ray: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            raise
+    with Interrupts("rechub-ray: interrupted; the same command starts again") as interrupts:
+        try:
+            _run(arguments, interrupts)
+        except BaseException as error:
+            # any error that comes after Ctrl-C is what became of it
+            if not interrupts.is_hit and not isinstance(error, KeyboardInterrupt):
+                text = _mendable(error)
+                if text is None:
+                    raise
+                print(f"rechub-ray: {text}", file=sys.stderr)
+                return 2
+            interrupts.is_hit = True
+        if interrupts.is_hit:
+            interrupts.say()
+            return interrupt.CODE
+    return 0
+
+
+def _run(arguments: Sequence[str], interrupts: Interrupts) -> None:
+    options, rest = _parser().parse_known_args(arguments)
+    options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest, options.known)]
+    options.interrupts = interrupts
+    command: Callable[[argparse.Namespace], None] = options.run
+    command(options)
+
+
+def _mendable(error: BaseException) -> str | None:
+    """Return what to say of an error that the user can mend, or None for a bug."""
+    if isinstance(error, RechubError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         from rechub_ray.files import cannot_write
 
-        print(f"rechub-ray: {cannot_write(error.filename or 'a file', error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        more = {
-            "train": "; the same command goes on from the last checkpoint",
-            "tune": "; `rechub-ray tune --resume DIR` goes on from the last checkpoints",
-        }.get(name, "")
-        print(f"rechub-ray: interrupted{more}", file=sys.stderr)
-        return 130
-    return 0
+        return str(cannot_write(error.filename or "a file", error))
+    return None
 
 
 def shim() -> None:
@@ -50,12 +64,22 @@ def shim() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments = ["train", *arguments]
-    sys.exit(main(arguments))
+    _end(main(arguments))
 
 
 def entry() -> None:
     """Entry of the `rechub-ray` script."""
-    sys.exit(main())
+    _end(main())
+
+
+def _end(code: int) -> None:
+    """Exit; after Ctrl-C at once: whatever libraries would do at an ordinary end may hang."""
+    if code == interrupt.CODE:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        interrupt.leave(code)
+    sys.exit(code)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -176,6 +200,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    same = "the same command" + (" without `--resume never`" if options.resume == "never" else "")
+    options.interrupts.line = f"rechub-ray: interrupted; {same} goes on from the last checkpoint"
     config = _load(options)
     from rechub_ray.runtime.launch import train
     from rechub_ray.runtime.summary import print_result
@@ -192,6 +218,14 @@ def _tune(options: argparse.Namespace) -> None:
     if options.sweep_dir is not None:
         overrides.append(f"sweep_dir={options.sweep_dir}")
     source = options.sweep if options.resume is None else None
+    directory = options.resume
+    if source is not None:
+        from rechub_ray.sweeps.sweep import load
+
+        directory = load(source, overrides).directory()
+    options.interrupts.line = (
+        f"rechub-ray: interrupted; `rechub-ray tune --resume {directory}` goes on from the last checkpoints"
+    )
     result = tune(source, overrides, resume=options.resume, verbose=True)
     print_sweep(result)
     if not result.is_finished:

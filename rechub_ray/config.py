@@ -204,7 +204,8 @@ class ScalingSection(Section):
         max_failures: how often the run may lose workers and recover.
         address: Ray cluster to join; null takes a running one (or RAY_ADDRESS) and starts a local one otherwise.
         start_timeout_seconds: how long to wait for the workers to start.
-        collective_timeout_seconds: how long a worker waits for the others at a collective before the run fails over.
+        collective_timeout_seconds: how long a worker waits for the others (also while one saves a checkpoint) before
+            the one that hangs is killed and the run recovers.
     """
 
     num_workers: Annotated[int, Ge(0), Le(4096)] = 0

@@ -7,6 +7,7 @@ import mmap
 import os
 import platform
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.constants import default_pg_timeout
 
 _FOLDER = "/dev/shm"
 _LINE = 8  # int64s in a cache line: every rank writes into lines of its own
@@ -110,7 +110,7 @@ class Exchange:
             now = time.monotonic()
             # lets this process's readers run meanwhile, and after a while the other processes on this core
             time.sleep(0 if now - started < _BUSY_SECONDS else _NAP_SECONDS)
-            if now - looked > _LOOK_SECONDS:
+            if now - looked > min(_LOOK_SECONDS, self._timeout_seconds):
                 looked = now
                 self._look(now - started)
 
@@ -125,7 +125,8 @@ class Exchange:
             raise ConnectionError(f"the process of rank {gone[0]} is gone; rank {self._rank} was waiting for it")
         if seconds > self._timeout_seconds:
             late = [rank for rank in range(self._size) if self._counts[rank] < self._turn]
-            raise TimeoutError(f"rank {self._rank} waited {seconds:.0f} s for the ranks {late}")
+            who = ", ".join(f"rank {rank} (process {self._processes[rank][0]})" for rank in late)
+            raise TimeoutError(f"rank {self._rank} waited {seconds:.0f} s for {who} on host {socket.gethostname()}")
 
 
 def as_bytes(flat: Tensor) -> Tensor:
@@ -148,8 +149,15 @@ def _split(
     return result
 
 
-def open_exchange(rank: int, size: int) -> Exchange | None:
-    """The exchange of the default process group, or None where its ranks do not share memory. All ranks call it."""
+def open_exchange(rank: int, size: int, *, timeout_seconds: float) -> Exchange | None:
+    """Return the exchange of the default process group, or None where its ranks do not share memory.
+
+    All ranks call it.
+
+    Args:
+        rank, size: this process's place.
+        timeout_seconds: bound of every wait for another rank, once the exchange is open.
+    """
     path, token, memory = "", secrets.randbits(62), None
     capacity = min(_MOST_BYTES, _ALL_BYTES // (2 * size)) // 4096 * 4096
     head = 3 * size * _LINE * 8
@@ -180,8 +188,7 @@ def open_exchange(rank: int, size: int) -> Exchange | None:
     if rank == 0:
         memory[:8] = bytes(8)
     dist.barrier()
-    seconds = default_pg_timeout.total_seconds()
-    return Exchange(memory, rank, size, capacity=capacity, processes=processes, timeout_seconds=seconds)
+    return Exchange(memory, rank, size, capacity=capacity, processes=processes, timeout_seconds=timeout_seconds)
 
 
 def _new_file(total: int, token: int) -> str:

@@ -20,16 +20,22 @@ class World:
     """A process's place among the workers. With size 1 every collective is a no-op and torch.distributed is not used.
 
     Every method is called equally often, in the same order, on every rank.
+
+    Args:
+        rank, size: the place in torch's default process group.
+        timeout_seconds: how long a rank waits for the others in shared memory (> 0); through torch.distributed it is
+            the process group's timeout, and both are to be the same.
     """
 
     rank: int = 0
     size: int = 1
+    timeout_seconds: float = 600.0
 
     @classmethod
-    def current(cls) -> World:
-        """The default process group's world, or the world of one."""
+    def current(cls, *, timeout_seconds: float = 600.0) -> World:
+        """Return the default process group's world, or the world of one."""
         if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
+            return cls(dist.get_rank(), dist.get_world_size(), timeout_seconds)
         return cls()
 
     @property
@@ -93,7 +99,7 @@ class World:
         group = dist.group.WORLD
         if group not in _exchanges:
             _exchanges.clear()
-            _exchanges[group] = open_exchange(self.rank, self.size)
+            _exchanges[group] = open_exchange(self.rank, self.size, timeout_seconds=self.timeout_seconds)
         return _exchanges[group]
 
     def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:

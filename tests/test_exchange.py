@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch.multiprocessing as mp
 
 from rechub_ray import exchange
 from rechub_ray.exchange import Exchange, open_exchange
+from rechub_ray.world import World
 
 SIZE = 3
 
@@ -27,7 +30,7 @@ def _rank(rank: int, check: Callable[[Exchange, int], None], folder: str) -> Non
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=SIZE)
     exchange._MOST_BYTES = 4096  # small enough for messages of several parts
-    opened = open_exchange(rank, SIZE)
+    opened = open_exchange(rank, SIZE, timeout_seconds=60)
     if opened is None:
         Path(folder, "refused").touch()
     else:
@@ -84,7 +87,10 @@ def _one_is_late(opened: Exchange, rank: int) -> None:
         time.sleep(2)
         opened.sum_(torch.ones(1))
     else:
-        with pytest.raises(TimeoutError, match=r"waited .* for the ranks \[1\]"):
+        late = (
+            rf"rank {rank} waited .* for rank 1 \(process {opened._processes[1][0]}\) on host {socket.gethostname()}$"
+        )
+        with pytest.raises(TimeoutError, match=late):
             opened.sum_(torch.ones(1))
 
 
@@ -116,4 +122,40 @@ def _one_leaves(opened: Exchange, rank: int) -> None:
 def test_a_rank_that_is_gone_is_an_error_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEAVE", str(tmp_path / "leave"))
     _run(_one_leaves, tmp_path)
+    assert (tmp_path / "leave").exists() or (tmp_path / "refused").exists()
+
+
+def _one_is_stopped(opened: Exchange, rank: int) -> None:
+    """A stopped process counts neither up nor as gone: the others give up at the world's bound."""
+    assert opened._timeout_seconds == 1.0
+    opened.sum_(torch.ones(1))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    with pytest.raises(TimeoutError, match=rf"for rank 1 \(process {opened._processes[1][0]}\)"):
+        opened.sum_(torch.ones(1))
+    Path(f"{os.environ['LEAVE']}-{rank}").touch()
+    if rank == 0:
+        while not Path(f"{os.environ['LEAVE']}-2").exists():
+            time.sleep(0.01)
+        Path(os.environ["LEAVE"]).touch()
+        os.kill(opened._processes[1][0], signal.SIGCONT)
+
+
+def _rank_of_world(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=SIZE)
+    world = World.current(timeout_seconds=1.0)
+    if not world.shares_memory(torch.device("cpu")):
+        Path(folder, "refused").touch()
+    else:
+        opened = world._exchange(torch.device("cpu"))
+        assert opened is not None
+        _one_is_stopped(opened, rank)
+    os._exit(0)
+
+
+def test_the_bound_of_the_world_reaches_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAVE", str(tmp_path / "leave"))
+    mp.spawn(_rank_of_world, args=(str(tmp_path),), nprocs=SIZE)  # type: ignore[no-untyped-call]
     assert (tmp_path / "leave").exists() or (tmp_path / "refused").exists()

@@ -173,7 +173,7 @@ def test_a_dense_gradient_on_a_table_of_rows_is_refused() -> None:
 def run_rank(rank: int, folder: Path, way: str) -> None:
     torch.set_num_threads(1)
     if way == "sockets":
-        world_module.open_exchange = lambda rank, size: None  # as on several hosts
+        world_module.open_exchange = lambda rank, size, **_: None  # as on several hosts
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     result = {}
     for sparse_grad in (False, True):

@@ -138,11 +138,12 @@ def _launch(job: InferenceJob) -> dict[str, float]:
             return infer(job, world=World(), device=device, reader=ThreadReader(threads=job.config.data.read_threads))
         finally:
             torch.set_num_threads(threads)
-    from rechub_ray.runtime.cluster import run_on_workers
+    from rechub_ray.runtime.workers import run_on_workers
 
+    again = "The same command starts again."
     # the run's folder may be read-only, or the run still at work in it
     with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
-        return run_on_workers(job.config, infer, job, hear=lambda event: None, storage=f"{folder}/ray")
+        return run_on_workers(job.config, infer, job, hear=lambda event: None, storage=f"{folder}/ray", again=again)
 
 
 def infer(

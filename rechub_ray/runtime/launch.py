@@ -284,8 +284,8 @@ def _in_process(job: Job, listener: Hooks) -> dict[str, Any]:
 
 
 def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
-    from rechub_ray.runtime.cluster import run_on_workers
     from rechub_ray.runtime.share import to_keep
+    from rechub_ray.runtime.workers import run_on_workers
 
     def hear(event: tuple[Any, ...]) -> None:
         kind, *rest = event

@@ -7,7 +7,6 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
 
 def use_ray_interface() -> None:
@@ -30,7 +29,9 @@ def backend(*, use_gpu: bool) -> str:
     return "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
 
 
-class _Backend(_TorchBackend):  # type: ignore[misc]
+class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's backend, told which interface to take."""
+
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(use_ray_interface)
         super().on_start(worker_group, backend_config)
@@ -40,5 +41,5 @@ class ProcessGroup(TorchConfig):  # type: ignore[misc]
     """`ray.train.torch.TorchConfig` whose gloo connects hosts by the addresses that Ray uses."""
 
     @property
-    def backend_cls(self) -> type[_Backend]:
-        return _Backend
+    def backend_cls(self) -> type[Backend]:
+        return Backend

@@ -16,6 +16,7 @@ from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, open_filesystem
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_steps_of
+from rechub_ray.runtime.board import WorkerPlace
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.world import World
 
@@ -148,17 +149,21 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
     from rechub_ray.data.ingest import KeptReader, RayReader
 
     config, board = payload["config"], payload["board"]
+    world = World.current(timeout_seconds=config.scaling.collective_timeout_seconds)
+    board.join.remote(world.rank, WorkerPlace(ray.util.get_node_ip_address(), os.getpid()))
     try:
         for module in config.imports:
             importlib.import_module(module)
-        world = World.current()
         on_this_host = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(config.train.threads or max(1, len(os.sched_getaffinity(0)) // on_this_host))
         device = torch.device("cpu") if config.train.device == "cpu" else ray.train.torch.get_device()
         reader: Reader = (stream := RayReader(num_cpus=payload["read_cpus"]))
         if payload["kept_schema"] is not None:
             reader = KeptReader(
-                stream, payload["kept_schema"], lambda known: ray.get(board.kept_after.remote(known), timeout=30)
+                stream,
+                payload["kept_schema"],
+                lambda known: ray.get(board.kept_after.remote(known), timeout=30),
+                wait_seconds=min(45.0, world.timeout_seconds / 3),  # a worker that waits for data is none that hangs
             )
         result: dict[str, Any] = payload["share"](
             payload["job"], world=world, device=device, reader=reader, hooks=RemoteHooks(board)
@@ -171,7 +176,14 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
                 trace = "".join(traceback.format_exception(error))
                 error = TrainingError(f"a worker failed with {type(error).__name__}: {error}\n{trace}")
             ray.get(board.fail.remote(error), timeout=30)
+        elif is_timeout(error):
+            ray.get(board.gave_up.remote(world.rank, str(error)), timeout=30)
         raise
+
+
+def is_timeout(error: Exception) -> bool:
+    """Return whether this worker has waited for the others for as long as it may."""
+    return isinstance(error, TimeoutError) or any(word in str(error).lower() for word in ("timed out", "timeout"))
 
 
 def is_passing(error: Exception) -> bool:
@@ -183,5 +195,5 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError, ray.exceptions.RayError, dist.DistError)):
         return True
     return isinstance(error, RuntimeError) and any(
-        word in str(error).lower() for word in ("connection", "gloo", "nccl", "timed out", "peer")
+        word in str(error).lower() for word in ("connection", "gloo", "nccl", "timed out", "timeout", "peer")
     )

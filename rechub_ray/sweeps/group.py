@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
 
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece, ThreadReader
@@ -53,7 +52,7 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: Re
     is_well = False
     try:
         host = ray.util.get_node_ip_address()
-        store = TCPStore(host, 0, size, True, wait_for_workers=False)
+        store: Any = dist.TCPStore(host, 0, size, True, wait_for_workers=False)  # type: ignore[attr-defined]  # public, but not in its list
         refs = [peer.train.remote(job, rank, host, store.port, read) for rank, peer in enumerate(peers, start=1)]
         with _Watch(peers, refs) as watch:
             result = _lead(job, store, hooks, watch, read)
@@ -71,9 +70,9 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: Re
             _kill(peers)
 
 
-def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch, read: ReadPiece) -> dict[str, Any]:
+def _lead(job: Job, store: Any, hooks: Hooks, watch: _Watch, read: ReadPiece) -> dict[str, Any]:
     """Rank 0's part."""
-    world = World(0, job.config.scaling.num_workers)
+    world = _world(job, 0)
     try:
         with _process_group(job, store, world):
             return _share(job, world, _Leading(hooks, world), read)
@@ -82,6 +81,11 @@ def _lead(job: Job, store: Store, hooks: Hooks, watch: _Watch, read: ReadPiece) 
         if cause is error:
             raise
         raise cause from error
+
+
+def _world(job: Job, rank: int) -> World:
+    scaling = job.config.scaling
+    return World(rank, scaling.num_workers, scaling.collective_timeout_seconds)
 
 
 def _share(job: Job, world: World, hooks: Hooks, read: ReadPiece) -> dict[str, Any]:
@@ -147,8 +151,8 @@ class _Peer:
         """Its part of the trial."""
         for module in job.config.imports:
             importlib.import_module(module)
-        world = World(rank, job.config.scaling.num_workers)
-        store = TCPStore(host, port, world.size, False)
+        world = _world(job, rank)
+        store: Any = dist.TCPStore(host, port, world.size, False)  # type: ignore[attr-defined]  # public, but not in its list
         with contextlib.suppress(_Stopped), _process_group(job, store, world):
             _share(job, world, _Following(world), read)
 
@@ -191,7 +195,7 @@ def _kill(peers: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _process_group(job: Job, store: Store, world: World) -> Iterator[None]:
+def _process_group(job: Job, store: Any, world: World) -> Iterator[None]:
     """torch's default process group while a trial trains; the process may serve another trial after it."""
     from rechub_ray.runtime.process_group import backend, use_ray_interface
 
@@ -294,5 +298,6 @@ def _is_echo(error: Exception) -> bool:
 
 def _abort() -> None:
     """Ends collectives that wait for ranks which are gone; gloo notices by itself, NCCL has to be told."""
-    if dist.is_initialized() and "nccl" in dist.get_backend_config():
-        dist.distributed_c10d._abort_process_group()
+    group = dist.group.WORLD
+    if group is not None and "nccl" in dist.get_backend_config():
+        group.abort()

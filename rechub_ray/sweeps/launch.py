@@ -66,6 +66,7 @@ def tune(
 
     Raises:
         RechubError: anything a user can mend.
+        KeyboardInterrupt: after Ctrl-C; what was trained is kept for `resume`.
     """
     if (source is None) == (resume is None):
         raise ConfigError("a sweep needs one of a sweep file and a folder to resume")
@@ -161,9 +162,11 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         finished=done or watch.ending is not None,
         ended_because=watch.ending or ("every trial is done" if done else "interrupted"),
     )
-    if not any(record["score"] is not None for record in ledger):
+    # Ray Tune takes the first Ctrl-C for a wish to end well; `best/` and the report wait for the end of the sweep
+    is_interrupted = not facts["finished"] and any(record["status"] not in FINAL for record in ledger)
+    if is_interrupted or not any(record["score"] is not None for record in ledger):
         write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-        if not facts["finished"]:  # Ray Tune takes the first Ctrl-C for a wish to end well
+        if not facts["finished"]:
             raise KeyboardInterrupt
         reasons = sorted({str(record["reason"]) for record in ledger if record["reason"]})
         got = "; ".join(reasons[:3]) or facts["ended_because"]

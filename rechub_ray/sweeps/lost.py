@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+
+from rechub_ray.runtime.ray_private import task_failures_as
 
 
 @contextlib.contextmanager
@@ -15,21 +16,17 @@ def losses_cost_one_trial() -> Iterator[None]:
     for a mistake of its own and ends the whole run.
     """
     import ray
-    from ray.air.execution._internal.actor_manager import RayActorManager
 
     known = (ray.exceptions.RayActorError, ray.exceptions.RayTaskError)
-    original = RayActorManager._actor_task_failed
 
-    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, ray.exceptions.RayError) and not isinstance(exception, known):
-            exception = ray.exceptions.RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
-        original(self, tracked_actor_task, exception)
+    def as_loss(error: Exception) -> Exception:
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, known):
+            lost: Exception = ray.exceptions.RayActorError(error_msg=f"{type(error).__name__}: {error}")
+            return lost
+        return error
 
-    RayActorManager._actor_task_failed = failed
-    try:
+    with task_failures_as(as_loss):
         yield
-    finally:
-        RayActorManager._actor_task_failed = original
 
 
 def reason(text: str) -> str:

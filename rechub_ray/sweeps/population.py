@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rechub_ray.runtime.ray_private import has_population_steps, population_steps
 from rechub_ray.space import Space, Variable
 
 
@@ -39,7 +40,7 @@ def population(
     epochs: float,
     exploited: Callable[[Exploit], None],
 ) -> Any:
-    """Ray Tune's scheduler.
+    """Return Ray Tune's scheduler, or None where this version of Ray lacks what it builds on.
 
     Args:
         base: `pbt` or `pb2`. names: variables that change. given: more arguments of Ray's class.
@@ -51,8 +52,6 @@ def population(
     class Population(cls):  # type: ignore[misc, valid-type]
         """Tells of exploits, leaves each trial its own identity, and lets nobody wait for a trial that is gone."""
 
-        _next_perturbation_sync: float
-
         def __init__(self) -> None:
             super().__init__(**ranges(base, space, names), **given)
             self._gone: set[Any] = set()  # Ray counts a trial that failed among the living, and would wait for it
@@ -62,11 +61,11 @@ def population(
             super().on_trial_add(controller, trial)
 
         def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            if result[self._time_attr] >= epochs:  # nothing is left to train, from its weights or from others'
-                self._trial_state[trial].last_score = None
+            if self.time_of(result) >= epochs:  # nothing is left to train, from its weights or from others'
+                self.state_of(trial).last_score = None
                 return str(self.CONTINUE)
             for other in self._gone:
-                self._trial_state[other].last_train_time = self._next_perturbation_sync
+                self.wait_no_longer(other)
             return str(super().on_trial_result(controller, trial, result))
 
         def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -80,30 +79,20 @@ def population(
         def _without(self, controller: Any, trial: Any) -> None:
             """Compares those who wait, if the trial that has gone was the last one that they waited for."""
             self._gone.add(trial)
-            self._trial_state[trial].last_score = None
-            states = [self._trial_state[t] for t in controller.get_live_trials() if t not in self._gone]
-            if not self._synch or not states or any(s.last_train_time < self._next_perturbation_sync for s in states):
-                return
-            worst, best = self._quantiles()
-            for one in [*best, *worst]:
-                self._checkpoint_or_exploit(one, controller, best, worst)
-            for state in states:
-                state.last_perturbation_time = self._next_perturbation_sync
-            last = max(state.last_train_time for state in states)
-            self._next_perturbation_sync = max(self._next_perturbation_sync + self._perturbation_interval, last)
+            self.state_of(trial).last_score = None
+            self.compare(controller, [t for t in controller.get_live_trials() if t not in self._gone])
 
-        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            new, operations = super()._get_new_config(trial, donor)
+        def new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            new, operations = super().new_config(trial, donor)
             return new | {key: value for key, value in trial.config.items() if key.startswith("_")}, operations
 
-        def _exploit(self, controller: Any, trial: Any, donor: Any) -> None:
-            mine, other = self._trial_state[trial].last_result, self._trial_state[donor].last_result
-            super()._exploit(controller, trial, donor)
-            scores = float(mine[self._metric]), float(other[self._metric])
-            checkpoint = self._trial_state[donor].last_checkpoint
-            exploited(Exploit(trial.config, donor.config, int(mine["step"]), *scores, checkpoint))
+        def exploit(self, controller: Any, trial: Any, donor: Any) -> None:
+            step, scores = int(self.state_of(trial).last_result["step"]), (self.score_of(trial), self.score_of(donor))
+            super().exploit(controller, trial, donor)
+            exploited(Exploit(trial.config, donor.config, step, *scores, self.state_of(donor).last_checkpoint))
 
-    return Population()
+    scheduler = Population()
+    return scheduler if has_population_steps(scheduler) else None
 
 
 def ranges(base: str, space: Space, names: Sequence[str]) -> dict[str, Any]:
@@ -116,13 +105,13 @@ def ranges(base: str, space: Space, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _pbt(variables: Mapping[str, Variable]) -> Any:
-    base: Any = importlib.import_module("ray.tune.schedulers.pbt").PopulationBasedTraining
+    base: Any = population_steps(importlib.import_module("ray.tune.schedulers.pbt").PopulationBasedTraining)
 
     class Clipped(base):  # type: ignore[misc]
         """A factor leads out of no range."""
 
-        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            new, operations = super()._get_new_config(trial, donor)
+        def new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            new, operations = super().new_config(trial, donor)
             values = {name: v.clip(new[name]) for name, v in variables.items()}
             return new | _changed(variables, values, donor), operations
 
@@ -130,7 +119,7 @@ def _pbt(variables: Mapping[str, Variable]) -> Any:
 
 
 def _pb2(variables: Mapping[str, Variable]) -> Any:
-    base: Any = importlib.import_module("ray.tune.schedulers.pb2").PB2
+    base: Any = population_steps(importlib.import_module("ray.tune.schedulers.pb2").PB2)
 
     class Modelled(base):  # type: ignore[misc]
         """Ray's PB2, whose model sees log-uniform values as logs, and which changes values from the first exploit on.
@@ -140,21 +129,21 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
         rounding, since it matches the two by equality.
         """
 
-        def _save_trial_state(self, state: Any, time: Any, result: dict[str, Any], trial: Any) -> Any:
-            score = super()._save_trial_state(state, time, result, trial)
+        def save(self, state: Any, time: Any, result: dict[str, Any], trial: Any) -> Any:
+            score = super().save(state, time, result, trial)
             self._correct({name: trial.config[name] for name in variables})
             return score
 
-        def _get_new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        def new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             rows, new, operations = len(self.data), dict(donor.config), {}
             with warnings.catch_warnings(), contextlib.suppress(ValueError, np.linalg.LinAlgError):
                 warnings.simplefilter("ignore")  # few points fit badly, or not at all
-                new, operations = super()._get_new_config(trial, donor)
+                new, operations = super().new_config(trial, donor)
             values = {name: donor.config[name] for name in variables}
             if len(self.data) > rows:
                 values = {name: v.clip(_value(v, new[name])) for name, v in variables.items()}
             else:
-                state = self._trial_state[donor]
+                state = self.state_of(donor)
                 self.data.loc[rows] = [str(trial), state.last_train_time, *values.values(), state.last_score]
             values = _changed(variables, values, donor)
             self._correct(values)

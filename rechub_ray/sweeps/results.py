@@ -42,7 +42,7 @@ class SweepResult:
     """What `tune` returns.
 
     Args:
-        directory: the sweep's folder. metric: what was compared. is_finished: False after an interruption.
+        directory: the sweep's folder. metric: what was compared. is_finished: whether every trial is done.
         best: the best trial's record; with several objectives by the first one. trials: all records.
         objectives: what was compared. front: records of the trials that no other one beats; empty with one objective.
         best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from rechub_ray.config import Section
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.space import Space
 from rechub_ray.sweeps.population import Exploit, population
+
+_log = logging.getLogger(__name__)
 
 TIME, SCORE = "epochs", "score"  # names in a trial's reports
 Epochs = Annotated[float, Gt(0)]
@@ -226,5 +229,11 @@ def build(
         synch = takes_turns if settings.synchronous is None else settings.synchronous
         given |= {**common, "synch": synch, "log_config": False}
         names = varying(settings, space)
-        return population(settings.name, space, names, given, epochs=epochs, exploited=exploited)
+        scheduler = population(settings.name, space, names, given, epochs=epochs, exploited=exploited)
+        if scheduler is not None:
+            return scheduler
+        _log.warning(
+            "this version of Ray has another %s inside: trials run to their end as under fifo, and exchange no weights",
+            settings.name,
+        )
     return ray_schedulers.FIFOScheduler()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,7 +18,7 @@ import torch
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
-from rechub_ray.errors import DataError, ResourceError
+from rechub_ray.errors import DataError, ResourceError, TrainingError
 from rechub_ray.runtime.inference import evaluate, predict
 from rechub_ray.runtime.launch import RunResult, train
 from rechub_ray.tracking import Tracker, read_history
@@ -142,6 +143,53 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
     assert all(torch.equal(a[name], b[name]) for name in a)
     steps = [line["step"] for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
     assert steps == sorted(set(steps)), "a step was logged twice"
+
+
+class _StopOne(Tracker):
+    """Stops a Ray Train worker process, once, at the first log from `step` on."""
+
+    def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
+        self.step, self.stopped, self.own_processes = step, 0, own_processes
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step and not self.stopped:
+            self.stopped = self.own_processes("ray::RayTrainWorker")[-1]
+            os.kill(self.stopped, signal.SIGSTOP)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_named_and_costs_no_row(
+    two: tuple[Path, RunResult],
+    data: Path,
+    tmp_path: Path,
+    own_processes: Callable[[str], list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, whole = two
+    stopper = _StopOne(21, own_processes)
+    bound = {"scaling__collective_timeout_seconds": 8, "checkpoint__every_steps": 5}
+    survived = train(settings(data, tmp_path / "stopped", **EPOCHS, **bound), trackers=[stopper])
+    assert stopper.stopped
+    assert not Path(f"/proc/{stopper.stopped}").exists(), "it was not ended"
+    said = rf"worker \d of 2 \(host [\d.]+, process {stopper.stopped}\) did not take part for 8 s"
+    assert len(re.findall(said, caplog.text)) == 1
+    assert survived.details["rows"] == whole.details["rows"] == STEPS * 256
+    assert survived.test_metrics == whole.test_metrics
+    a, b = weights(folder), weights(tmp_path / "stopped")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_hangs_beyond_what_may_fail_are_one_line(
+    ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
+    stopper = _StopOne(3, own_processes)
+    bound = {"scaling__collective_timeout_seconds": 5, "scaling__max_failures": 0}
+    with pytest.raises(TrainingError) as caught:
+        train(settings(data, tmp_path / "r", **EPOCHS, **bound), trackers=[stopper])
+    assert "at most 0 (scaling.max_failures)" in str(caught.value)
+    assert f"process {stopper.stopped}) did not take part for 5 s" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path(f"/proc/{stopper.stopped}").exists(), "it was not ended"
 
 
 def test_a_bad_file_ends_the_run_at_once_and_is_named(ray_cluster: None, data: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_board_hears_where_row_groups_lie_and_that_none_do(
 ) -> None:
     import ray
 
-    from rechub_ray.runtime.cluster import make_board
+    from rechub_ray.runtime.board import make_board
 
     board = make_board(ray)
 

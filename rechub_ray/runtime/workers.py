@@ -1,0 +1,258 @@
+"""A share of work on every worker of a Ray TorchTrainer, seen from the driver."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.data.plan import Piece
+from rechub_ray.errors import RechubError, ResourceError, TrainingError
+from rechub_ray.files import absolute, open_filesystem, split
+from rechub_ray.runtime.board import Pump, make_board
+from rechub_ray.runtime.cluster import LocalRaylet, connected
+from rechub_ray.runtime.preflight import cpus_per_worker
+from rechub_ray.runtime.share import limit_bytes, told
+from rechub_ray.runtime.waiting import Waiting
+from rechub_ray.runtime.worker import train_loop_per_worker
+
+_log = logging.getLogger(__name__)
+
+_NICENESS = "RAY_worker_niceness"
+
+
+def run_on_workers(
+    config: RunConfig,
+    share: Callable[..., Any],
+    job: Any,
+    *,
+    hear: Callable[[tuple[Any, ...]], None],
+    keep: Sequence[Piece] = (),
+    storage: str | None = None,
+    again: str = "The same command goes on from the last checkpoint.",
+) -> dict[str, Any]:
+    """Run `share(job, world=, device=, reader=, hooks=)` on every worker of a `TorchTrainer`.
+
+    Args:
+        config: says how many workers, where, and how often one may be lost.
+        share: a module-level function that returns plain data.
+        job: its first argument; picklable.
+        hear: called on the driver with each event that rank 0 sends.
+        keep: row groups to decode once and keep in the object store; see `to_keep`.
+        storage: where Ray puts its own files; None takes the run's folder.
+        again: what to do where the run cannot go on, a sentence.
+
+    Returns:
+        What rank 0's share returned.
+
+    Raises:
+        RechubError: as a worker raised it, or that the workers could not be started or kept.
+    """
+    scaling = config.scaling
+    with connected(scaling) as ray, _environment(scaling):
+        from ray.train import FailureConfig, ScalingConfig
+        from ray.train import RunConfig as RayRunConfig
+        from ray.train.torch import TorchTrainer
+
+        from rechub_ray.data.ingest import decode_once
+        from rechub_ray.runtime.callbacks import OnLoss
+        from rechub_ray.runtime.process_group import ProcessGroup, backend
+
+        board = make_board(ray)
+        folder = storage or config.directory()
+        _forget_ray_snapshot(folder)
+        place, name = split(absolute(folder))  # so that the run's folder is Ray's experiment folder too
+        resources = {"CPU": cpus_per_worker(scaling)} | ({"GPU": 1} if scaling.use_gpu else {})
+        read_cpus = max(min(1.0, scaling.data_cpus / scaling.num_workers), 0.1)
+        kept_schema = dataclasses.replace(job.schema, row_id=None) if keep else None  # what training reads
+        free_cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.num_workers * resources["CPU"]
+        timeout = scaling.collective_timeout_seconds
+        trainer = TorchTrainer(
+            train_loop_per_worker,
+            train_loop_config={
+                "share": share,
+                "job": job,
+                "config": config,
+                "board": board,
+                "read_cpus": read_cpus,
+                "kept_schema": kept_schema,
+            },
+            torch_config=ProcessGroup(backend=backend(use_gpu=scaling.use_gpu), timeout_s=math.ceil(timeout)),
+            scaling_config=ScalingConfig(
+                num_workers=scaling.num_workers,
+                use_gpu=scaling.use_gpu,
+                resources_per_worker=resources,
+                # a CPU worker reserves less than it uses: packed, all would crowd on one host
+                placement_strategy="PACK" if scaling.use_gpu else "SPREAD",
+            ),
+            run_config=RayRunConfig(
+                name=name,
+                storage_path=place,
+                failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=1),
+                # Ray's own processes wake a hundred times a second each. By default they interrupt the threads that
+                # train, which then wait for each other
+                worker_runtime_env={"env_vars": {_NICENESS: os.environ.get(_NICENESS, "0")}},
+                callbacks=[OnLoss(board, size=scaling.num_workers, timeout_seconds=timeout)],
+            ),
+        )
+        keeping: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if kept_schema is not None:
+            # what the workers are to take stays free: they start while this reads
+            row_groups = decode_once(
+                keep,
+                kept_schema,
+                num_cpus=read_cpus,
+                concurrency=max(int(free_cpus), 1),
+                limit_bytes=limit_bytes(config),
+            )
+            keeping = told(board, row_groups)
+        with Waiting(f"starting {scaling.num_workers} worker(s)") as waiting:
+            ear = _Ear(scaling, hear, waiting, again)
+            pump = Pump(ray, board, ear)
+            try:
+                with pump, keeping:
+                    outcome = _Fit(trainer).wait(ear, LocalRaylet(ray), pump)
+            except RechubError:
+                raise
+            except Exception as error:
+                raise pump.error or _plain(error, ear) from None
+        if pump.error is not None:
+            raise pump.error
+        return dict(outcome.return_value)
+
+
+class _Ear:
+    """Hears the events first, and knows whether all workers are there.
+
+    Args:
+        scaling: how many there are to be, and how long that may take.
+        hear: hears what is not about workers.
+        waiting: what is shown until then.
+        again: what to do where the run cannot go on.
+    """
+
+    def __init__(
+        self, scaling: ScalingSection, hear: Callable[[tuple[Any, ...]], None], waiting: Waiting, again: str
+    ) -> None:
+        self.scaling, self._hear, self._waiting, self.again = scaling, hear, waiting, again
+        self._joined: set[int] = set()
+        self._since = time.monotonic()
+        self.losses: list[str] = []
+
+    def __call__(self, event: tuple[Any, ...]) -> None:
+        kind, *rest = event
+        if kind == "joined":
+            self._joined.add(rest[0])
+            if self._missing() == 0:
+                self._waiting.done()
+        elif kind == "lost":
+            self._joined, self._since = set(), time.monotonic()
+            self.losses.append(rest[0])
+            if len(self.losses) <= self.scaling.max_failures:
+                _log.warning(
+                    "%s; the workers start again (loss %d of the %d that scaling.max_failures allows)",
+                    rest[0],
+                    len(self.losses),
+                    self.scaling.max_failures,
+                )
+        else:
+            self._hear(event)
+
+    def _missing(self) -> int:
+        return self.scaling.num_workers - len(self._joined)
+
+    def check(self) -> None:
+        """Raise ResourceError where the workers have not come together in time.
+
+        Ray bounds the wait for room by `start_timeout_seconds`, but not what a process does before its share begins.
+        """
+        allowed = self.scaling.start_timeout_seconds * (2 if self.losses else 1) + 60
+        if self._missing() and time.monotonic() - self._since > allowed:
+            raise ResourceError(
+                f"{self._missing()} of {self.scaling.num_workers} workers have not started in {allowed:.0f} s",
+                got=f"workers {sorted(self._joined)} are there" if self._joined else "none is there",
+                hint="Where hosts are slow to start, raise scaling.start_timeout_seconds.",
+            )
+
+
+class _Fit:
+    """`trainer.fit()` in a thread: in the main thread Ray Train would take Ctrl-C over, and hang with what hangs."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._done = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="rechub-fit", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._trainer.fit()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def wait(self, ear: _Ear, raylet: LocalRaylet, pump: Pump) -> Any:
+        """Return what `fit` returned, or raise what it raised, or why there is nothing to wait for."""
+        while not self._done.wait(0.25):
+            if not raylet.is_alive():
+                pump.patience_seconds = 0
+                raise TrainingError(f"Ray's process on this host ({raylet.host}) has died (the raylet)", hint=ear.again)
+            ear.check()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+@contextlib.contextmanager
+def _environment(scaling: ScalingSection) -> Iterator[None]:
+    """Ray Train's bounds, as the run wants them; what the user has set stays."""
+    bound = f"{scaling.collective_timeout_seconds:g}"
+    wanted = {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{scaling.start_timeout_seconds:g}",
+        # a process that does not answer; a little less than its peers wait for it, since this names it
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{max(scaling.collective_timeout_seconds - 2, 1):g}",
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": bound,  # of `ray.train.report`
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # the processes end right after it
+    }
+    mine = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for key in mine:
+            os.environ.pop(key, None)
+
+
+def _forget_ray_snapshot(directory: str) -> None:
+    """Ray would silently continue from its own snapshot; this run continues from its checkpoints or not at all."""
+    filesystem, root = open_filesystem(directory)
+    path = f"{root}/checkpoint_manager_snapshot.json"
+    if filesystem.get_file_info([path])[0].is_file:
+        filesystem.delete_file(path)
+
+
+def _plain(error: Exception, ear: _Ear) -> RechubError:
+    """Return in a line why Ray Train gave up."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if ear.losses:
+        allowed = ear.scaling.max_failures
+        return TrainingError(
+            f"workers were lost {len(ear.losses)} times",
+            expected=f"at most {allowed} (scaling.max_failures)",
+            got=f"the last time: {ear.losses[-1]}",
+            hint=ear.again,
+        )
+    if any("placement group" in line.lower() or "schedul" in line.lower() for line in lines):
+        return ResourceError("Ray could not start the workers", got=lines[-1])
+    return TrainingError(
+        f"the run failed on Ray ({type(error).__name__})", got=lines[-1] if lines else None, hint=ear.again
+    )
