@@ -159,10 +159,14 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
         )
     files = manifest.get("files")
     for file in (*_FILES, *([_OBJECTIVE] if isinstance(files, dict) and _OBJECTIVE in files else [])):
-        if file in skip:
-            continue
         path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
-        found = {"bytes": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else None
+        if file in skip:
+            # a run that goes on will read it: one that was cut off is found now, before anything is written
+            if "model.safetensors" not in skip or not path.is_file() or not isinstance(facts, dict):
+                continue
+            found: Any = {**facts, "bytes": path.stat().st_size}
+        else:
+            found = {"bytes": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else None
         if found is None or found != facts:
             raise CheckpointError(f"checkpoint '{name}' is damaged: {file} is missing or not what was written")
     try:

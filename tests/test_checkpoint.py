@@ -427,6 +427,17 @@ def test_where_all_are_damaged_the_newest_damage_is_told(tmp_path: Path) -> None
         store.read_newest()
 
 
+@pytest.mark.parametrize("name", ["optimizers.pt", "model.safetensors"])
+def test_a_file_that_was_cut_off_is_found_without_reading_it(tmp_path: Path, name: str) -> None:
+    store = Store(str(tmp_path))
+    store.save(1, filler(1), is_best=False)
+    file = tmp_path / "checkpoints" / "step_0000000001" / name
+    assert store.read_newest(weights=False) is not None
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"damaged: {name}"):
+        store.read_newest(weights=False)
+
+
 def test_setting_aside_loses_nothing(place: str) -> None:
     store = Store(place)
     assert store.set_aside() is None
