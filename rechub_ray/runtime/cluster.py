@@ -57,7 +57,12 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
-    import ray
+    elif address not in ("auto", "local"):
+        for key, value in _JOIN_SETTINGS.items():
+            os.environ.setdefault(key, value)
+        if _has_token():  # Ray sends it to a cluster on this machine, to an address only where it is told to
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray  # reads all of this when it is imported
 
     if ray.is_initialized():
         check_resources(scaling, nodes_of(ray))
@@ -102,11 +107,7 @@ def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> No
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())])
         settings: dict[str, Any] = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
     else:
-        settings = {"address": running}
-        for key, value in _JOIN_SETTINGS.items():
-            os.environ.setdefault(key, value)
-        if _has_token():  # Ray sends it to a cluster on this machine, to an address only where it is told to
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        settings = {"address": address or "auto"}  # "auto" takes the token of this machine's cluster too
     what = "starting Ray on this machine" if running is None else f"joining the Ray cluster at {running}"
     with Waiting(what), _quiet_stderr() as said:
         try:

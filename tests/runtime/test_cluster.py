@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -108,7 +109,7 @@ def test_the_note_of_a_head_that_answers_is_followed(
     with listening(head) as address:
         monkeypatch.setattr(cluster, "noted_address", lambda: address)
         _join_or_start(ray(lambda **given: started.append(given)), ScalingSection(num_workers=1), None)
-        assert started[0]["address"] == address
+        assert started[0]["address"] == "auto", "only then Ray takes the token too"
         _join_or_start(ray(lambda **given: started.append(given)), ScalingSection(num_workers=1), "local")
     assert started[1]["address"] == "local"
 
@@ -137,7 +138,6 @@ def test_a_wrong_token_is_one_line_that_says_what_to_set(
     assert "RAY_AUTH_TOKEN or ~/.ray/auth_token" in str(caught.value)
     assert f"Got: {'none' if token is None else 'another one'}." in str(caught.value)
     assert capfd.readouterr().err == "somebody else's line\n"
-    assert os.environ.get("RAY_AUTH_MODE") == (None if token is None else "token")
 
 
 @pytest.mark.parametrize("error", [SystemExit(15), Exception("a start that took too long"), ValueError("what else")])
@@ -150,6 +150,19 @@ def test_a_start_that_fails_is_one_line(
     monkeypatch.setattr(cluster, "noted_address", lambda: None)
     with pytest.raises(ResourceError, match="cannot start Ray on this machine"):
         _join_or_start(ray(init), ScalingSection(num_workers=1), None)
+
+
+@pytest.mark.parametrize("token", [None, "b" * 40])
+def test_a_token_is_sent_to_an_address_and_ray_is_told_so_before_it_is_imported(
+    token: str | None, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token is not None:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    monkeypatch.setitem(sys.modules, "ray", None)  # its import fails
+    with pytest.raises(ImportError), cluster.connected(ScalingSection(num_workers=1, address="127.0.0.1:1")):
+        pass
+    assert os.environ.get("RAY_AUTH_MODE") == (None if token is None else "token")
+    assert os.environ["RAY_NUM_REDIS_GET_RETRIES"] == "5"
 
 
 def test_ctrl_c_during_the_start_is_ctrl_c(
