@@ -4,9 +4,9 @@ A checkpoint is a directory `step_<number>` with
 
 - `manifest.json`: format, version, and the size and CRC-32 of every other file; written last,
 - `config.yaml`, `schema.json`: all that is needed to build the model again,
-- `model.safetensors`: parameters and buffers,
+- `model.safetensors`: parameters and buffers; embedding tables one by one, by feature (see `table_format`),
 - `objective.safetensors`: parameters and buffers of losses and balancing, where they have any,
-- `optimizers.pt`: the optimizers' states (read with `weights_only`),
+- `optimizers.pt`: the optimizers' states, by the same names (read with `weights_only`),
 - `state.json`: step, data position, schedules, early stopping, metrics.
 
 Reading one runs no code that is in it; the modules that its configuration `imports` are looked for where Python looks.
@@ -25,7 +25,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,24 @@ from torch import Tensor
 
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
-from rechub_ray.errors import CheckpointError, RechubError, nearest
+from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.files import cannot_write, exists, join, open_filesystem, reason, split, strict_json
 from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.optimizers import build_optimizers
 from rechub_ray.saved_state import check_of_run, check_state
 from rechub_ray.schema import Schema
+from rechub_ray.table_format import (
+    load_packed,
+    pack_optimizer,
+    pack_tables,
+    parameter_names,
+    table_rows,
+    unpack_optimizer,
+)
 
-FORMAT, VERSION = "rechub_ray.checkpoint", 1
+FORMAT, VERSION = "rechub_ray.checkpoint", 2
 _FILES = ("config.yaml", "schema.json", "model.safetensors", "optimizers.pt", "state.json")
 _OBJECTIVE = "objective.safetensors"
 _WEIGHTS = ("model.safetensors", _OBJECTIVE)
@@ -54,7 +63,15 @@ _INDEX = "index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint that has been read (model and optimizer tensors on the CPU)."""
+    """A complete checkpoint that has been read (model and optimizer tensors on the CPU).
+
+    Args:
+        path: where it was read.
+        config, schema: of the run.
+        model: parameters and buffers, as `pack_tables` names them.
+        state: the content of `state.json`.
+        optimizers: the optimizers' states, as `pack_optimizer` returns them; None where they were not asked for.
+    """
 
     path: str
     config: RunConfig
@@ -65,21 +82,42 @@ class Checkpoint:
     objective: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def build_model(self) -> Model:
-        """The model with its weights, in evaluation mode, on the CPU."""
-        try:
-            with torch.device("meta"):  # what the configuration asks for may be beyond any memory
-                sizes = MODELS.build(self.config.model, self.schema, where="model").state_dict().values()
-            if _numbers(sizes) != _numbers(self.model.values()):
-                raise RuntimeError(f"{_numbers(sizes):,} numbers instead of {_numbers(self.model.values()):,}")
-            model = MODELS.build(self.config.model, self.schema, where="model")
-            model.load_state_dict(self.model)
-        except RuntimeError as error:
+        """Return the model with its weights, in evaluation mode, on the CPU."""
+        with torch.device("meta"):  # what the configuration asks for may be beyond any memory
+            self._check_fits(MODELS.build(self.config.model, self.schema, where="model"))
+        model = MODELS.build(self.config.model, self.schema, where="model")
+        load_packed(model, self.model)
+        return model.eval()
+
+    def restore_model(self, model: torch.nn.Module) -> None:
+        """Copy the weights into a model.
+
+        Raises:
+            CheckpointError: the model has other parameters.
+        """
+        self._check_fits(model)
+        load_packed(model, self.model)
+
+    def _check_fits(self, model: torch.nn.Module) -> None:
+        own, saved = _shapes(pack_tables(model, model.state_dict())), _shapes(self.model)
+        if own != saved:
             raise CheckpointError(
                 f"the weights in {self.path} do not fit the model '{self.config.model['name']}'",
-                got=" ".join(str(error).split()),
+                expected=_some(own.items() - saved.items()),
+                got=_some(saved.items() - own.items()),
                 hint="The checkpoint was written by another version of that model.",
-            ) from None
-        return model.eval()
+            )
+
+    def restore_optimizers(self, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Give the optimizers of a model the states that they had; the checkpoint must have been read with them.
+
+        Raises:
+            CheckpointError: the optimizers update other parameters.
+        """
+        rows = table_rows(model)
+        for optimizer, packed in zip(optimizers, self.optimizers or [], strict=True):
+            names = parameter_names(optimizer, model)
+            optimizer.load_state_dict(unpack_optimizer(packed, optimizer.state_dict(), names, rows))
 
 
 def write(
@@ -95,12 +133,15 @@ def write(
     """Writes the files of a checkpoint into an existing empty folder, `manifest.json` last."""
     (directory / "config.yaml").write_text(config_module.dump(config), encoding="utf-8")
     schema.save(directory / "schema.json")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    packed = pack_tables(model, model.state_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in packed.items()}
     save_file(tensors, directory / "model.safetensors")
     if objective:
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in objective.items()}
         save_file(own, directory / _OBJECTIVE)
-    torch.save([optimizer.state_dict() for optimizer in optimizers], directory / "optimizers.pt")
+    rows = table_rows(model)
+    states = [pack_optimizer(o.state_dict(), parameter_names(o, model), rows) for o in optimizers]
+    torch.save(states, directory / "optimizers.pt")
     (directory / "state.json").write_text(strict_json(state), encoding="utf-8")
     files = {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in sorted(directory.iterdir())}
     manifest = {
@@ -171,9 +212,9 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
             raise CheckpointError(f"checkpoint '{name}' is damaged: {file} is missing or not what was written")
     try:
         states = None
-        if "optimizers.pt" not in skip:
-            states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True)
-        return Checkpoint(
+        if "optimizers.pt" not in skip:  # mapped: the optimizers take copies
+            states = torch.load(folder / "optimizers.pt", map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = Checkpoint(
             path=name,
             config=config_module.load(folder / "config.yaml"),
             schema=Schema.load(folder / "schema.json"),
@@ -182,6 +223,7 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
             optimizers=states,
             objective=load_file(folder / _OBJECTIVE) if _OBJECTIVE in (files or {}) and _OBJECTIVE not in skip else {},
         )
+        return _from_version_1(checkpoint) if version == 1 else checkpoint
     except SafetensorError as error:
         raise CheckpointError(f"checkpoint '{name}' is damaged: model.safetensors", got=str(error)) from None
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # more than tensors and plain values, or no zip
@@ -193,6 +235,29 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
         raise
     except RechubError as error:
         raise CheckpointError(f"checkpoint '{name}' does not fit this version: {error}") from None
+
+
+def _from_version_1(found: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose tables were parts of one weight a width, and whose parameters had positions."""
+    with torch.device("meta"):
+        model = MODELS.build(found.config.model, found.schema, where="model")
+        built = build_optimizers(found.config.optimizers, model)
+    states, rows = found.optimizers, table_rows(model)
+    if states is not None:
+        try:
+            states = [pack_optimizer(s, item.parameters, rows) for s, item in zip(states, built, strict=True)]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"checkpoint '{found.path}': optimizers.pt does not fit", got=str(error)) from None
+    return dataclasses.replace(found, model=pack_tables(model, found.model), optimizers=states)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _some(shapes: Collection[tuple[str, tuple[int, ...]]], limit: int = 5) -> str:
+    texts = [f"{name} {shape}" for name, shape in sorted(shapes)]
+    return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "") or "no others"
 
 
 class Store:
@@ -382,53 +447,6 @@ class Store:
             remove_stale(self._root)
 
 
-def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str, list[str]]:
-    """Takes weights from another checkpoint (fine-tuning).
-
-    Args:
-        model: takes the weights, in place.
-        source: checkpoint or run folder.
-        map_file: lines `current<TAB>old`; null takes every parameter under its own name.
-
-    Returns:
-        The names `restored` and `not_restored` (which keep their initial values).
-
-    Raises:
-        CheckpointError: a name that does not exist, or shapes that differ.
-    """
-    old, current = read(source).model, model.state_dict()
-    if map_file is None:
-        pairs = {name: name for name in current if name in old}
-    else:
-        pairs = {}
-        try:
-            text = Path(map_file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"cannot read init_map '{map_file}'", got=error.strerror) from None
-        for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
-            new, tab, name = line.partition("\t")
-            if not tab:
-                raise CheckpointError(f"{map_file}, line {number}", expected="current<TAB>old", got=repr(line))
-            for known, wanted, what in ((current, new, "model"), (old, name.strip(), "checkpoint")):
-                if wanted not in known:
-                    raise CheckpointError(
-                        f"{map_file}, line {number}: the {what} has no '{wanted}'", hint=nearest(wanted, known)
-                    )
-            pairs[new] = name.strip()
-    for new, name in pairs.items():
-        if current[new].shape != old[name].shape:
-            raise CheckpointError(
-                f"'{name}' of {source} does not fit '{new}'",
-                expected=f"shape {tuple(current[new].shape)}",
-                got=f"shape {tuple(old[name].shape)}",
-                hint="Leave it out with an init_map that lists only what fits.",
-            )
-    if not pairs:
-        raise CheckpointError(f"'{source}' has no parameter of this model", hint="init_map can rename them.")
-    model.load_state_dict({**current, **{new: old[name] for new, name in pairs.items()}})
-    return {"restored": sorted(pairs), "not_restored": sorted(set(current) - set(pairs))}
-
-
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
     """Call `fill`; OSError where torch only says that its file is shorter than it should be."""
     try:
@@ -438,10 +456,6 @@ def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
             raise
         (folder / "probe").write_bytes(bytes(1 << 20))  # says why
         raise OSError(" ".join(str(error).split())[:200]) from None
-
-
-def _numbers(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
 
 
 def _name(step: int) -> str:

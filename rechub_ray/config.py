@@ -240,7 +240,8 @@ class RunConfig(Section):
         imports: modules to import on the driver and on every worker (your own components).
         init_from: checkpoint or run whose weights start this one (fine-tuning); names and shapes must match unless
             `init_map` tells otherwise.
-        init_map: file of lines `current<TAB>old`: which parameters to take, under which old name.
+        init_map: file of lines `current<TAB>old`: which parameters to take, under which old name. Embedding tables go
+            by feature, `<bank>.tables.<feature>`; `<bank>.weights.<width>` stands for all tables of that width.
         model, losses, metrics, optimizers, trackers: component nodes `{name: ..., <arguments>}`. Without `losses` or
             `metrics`, every label gets those of its kind. An optimizer's node also takes `params` (patterns of
             parameter names) and `schedule` (a schedule's node).

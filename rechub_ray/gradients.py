@@ -147,7 +147,7 @@ class Gradients:
             else:
                 raise TrainingError(
                     f"the table '{name}' has a dense gradient, but its optimizer takes row gradients",
-                    hint="Something besides embedding lookups uses the table; give it an optimizer such as adam.",
+                    hint="Something reads the table without a lookup: use bank.rows(feature), or adam for it.",
                 )
         sizes = [parameter.shape[0] for parameter in parameters.values()]
         if self._world.size > 1 and gradients:

@@ -203,13 +203,12 @@ class Learner:
             CheckpointError: something in it does not fit; names the file.
         """
         with _fitting(checkpoint.path, "model.safetensors"):
-            self.model.load_state_dict(checkpoint.model)
+            checkpoint.restore_model(self.model)
         with _fitting(checkpoint.path, "objective.safetensors"):
             self.task.load_objective_state(checkpoint.objective)
         own = [[_without_parameters(group) for group in optimizer.param_groups] for optimizer in self.optimizers]
         with _fitting(checkpoint.path, "optimizers.pt"):
-            for optimizer, state in zip(self.optimizers, checkpoint.optimizers or [], strict=True):
-                optimizer.load_state_dict(state)
+            checkpoint.restore_optimizers(self.model, self.optimizers)
             for optimizer, groups in zip(self.optimizers, own, strict=True):
                 for group, values in zip(optimizer.param_groups, groups, strict=True):
                     group.update(values)  # what is configured is the run's own, whatever the file says

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rechub_ray.batch import Batch, Features, LossTerms, RaggedSequences
 from rechub_ray.diagnosis import Doubts, explain_non_finite
+from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.models import MODELS
 from rechub_ray.schema import Label, Schema
 from rechub_ray.task import Task
@@ -72,10 +73,9 @@ def test_a_row_of_a_table_that_is_broken(schema: Schema, column: str) -> None:
         weight=schema.weight,
     )
     model = MODELS.build({"name": "lr"}, schema)
-    bank = next(m for m in model.modules() if hasattr(m, "table"))
+    bank = next(m for m in model.modules() if isinstance(m, EmbeddingBank))
     with torch.no_grad():
-        table: Tensor = bank.table(column)  # type: ignore[operator]
-        table[1:] = math.nan  # row 0 is the neutral one
+        bank.rows(column)[1:] = math.nan  # row 0 is the neutral one
     text = explain(schema, make_batch(schema), model, real_forward(schema, model))
     assert f"finite again without '{column}'" in text
     assert text.count("without") == 1

@@ -2,7 +2,7 @@
 
 from rechub_ray.layers.activation import Activation, build_activation
 from rechub_ray.layers.cross import CrossNet, CrossNetMix
-from rechub_ray.layers.embedding import EmbeddingBank
+from rechub_ray.layers.embedding import EmbeddingBank, Embeddings, EmbeddingView
 from rechub_ray.layers.first_order import FirstOrder
 from rechub_ray.layers.fm import FMInteraction
 from rechub_ray.layers.inputs import Columns, DeepInput, VectorInput
@@ -19,6 +19,8 @@ __all__ = [
     "CrossNetMix",
     "DeepInput",
     "EmbeddingBank",
+    "EmbeddingView",
+    "Embeddings",
     "FMInteraction",
     "FirstOrder",
     "HiddenUnits",

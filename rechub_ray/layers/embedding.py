@@ -2,80 +2,275 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from rechub_ray.allocator import ask_for_huge_pages
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
 from rechub_ray.errors import SchemaError, nearest
-from rechub_ray.layers.rows import fits_kernels, read_rows
+from rechub_ray.layers.initial_rows import draw_initial_rows
+from rechub_ray.layers.lookup import look_up, look_up_range, sum_of_rows
+from rechub_ray.layers.rows import fits_kernels
 from rechub_ray.schema import Schema, SequenceFeature, SparseFeature
 
-
-class _Lookup(torch.autograd.Function):
-    """F.embedding on the CPU, with faster kernels forward (`read_rows`) and backward (in the dense case)."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.shape, ctx.by_rows = weight.shape, by_rows
-        return read_rows(weight, rows.reshape(-1)).view(*rows.shape, weight.shape[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return None, _gradient(rows, gradient, ctx.shape, ctx.by_rows), None
-
-
-class _Sum(torch.autograd.Function):
-    """weight[rows].sum((1, 2)) of a table of width 1 on the CPU, without its (B, K, 1) in between."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
-        from rechub_ray.layers.kernels import sum_weights
-
-        ctx.save_for_backward(rows)
-        ctx.shape, ctx.by_rows = weight.shape, by_rows
-        return sum_weights(weight, rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return None, _gradient(rows, gradient.unsqueeze(1).expand(rows.shape), ctx.shape, ctx.by_rows), None
-
-
-def _gradient(rows: Tensor, gradient: Tensor, shape: torch.Size, by_rows: bool) -> Tensor:
-    """The gradient of a table of which `rows` were read, and got `gradient` back."""
-    rows, gradient = rows.reshape(-1), gradient.reshape(-1, shape[1])
-    if by_rows:
-        return torch.sparse_coo_tensor(rows.unsqueeze(0), gradient, shape, check_invariants=False)
-    return gradient.new_zeros(shape).index_add_(0, rows, gradient)
+Embeddable = SparseFeature | SequenceFeature
 
 
 @dataclasses.dataclass(frozen=True)
-class _Block:
+class Table:
+    """One table: `rows` of the weight of its width.
+
+    Args:
+        name: the feature that owns it; other features may share it.
+        width: columns.
+        rows: which rows of its width's weight.
+    """
+
+    name: str
+    width: int
+    rows: range
+
+
+@dataclasses.dataclass(frozen=True)
+class _WidthGroup:
     """The features of one width. Positions count within the schema's sparse (sequence) features."""
 
     width: int
-    rows: int
     sparse: tuple[int, ...]
     sequences: tuple[int, ...]
 
 
-class EmbeddingBank(nn.Module):
+class Embeddings(nn.Module, abc.ABC):
+    """Look up the vectors of some features: an `EmbeddingBank`, which owns tables, or an `EmbeddingView` of one.
+
+    Args:
+        schema: of the batches.
+        features: the features to embed, sparse ones first, each in the schema's order.
+        tables: the table of each.
+
+    Attributes:
+        features: the embedded features: sparse ones, then sequences, each in schema order.
+        widths: their widths, in the same order.
+    """
+
+    def __init__(self, schema: Schema, features: Sequence[Embeddable], tables: Sequence[Table]) -> None:
+        super().__init__()
+        self.features: tuple[Embeddable, ...] = tuple(features)
+        self.widths = tuple(table.width for table in tables)
+        self._sequences = len(schema.sequences)
+        self._tables = {f.name: table for f, table in zip(features, tables, strict=True)}
+        self._groups: list[_WidthGroup] = []
+        for width in dict.fromkeys(self.widths):
+            table_of = {name: table for name, table in self._tables.items() if table.width == width}
+            sparse = [i for i, f in enumerate(schema.sparse) if f.name in table_of]
+            sequences = [i for i, f in enumerate(schema.sequences) if f.name in table_of]
+            self._groups.append(_WidthGroup(width, tuple(sparse), tuple(sequences)))
+            lists = [schema.sequences[i] for i in sequences]
+            self._constant(f"_columns_{width}", sparse)
+            self._constant(f"_sparse_starts_{width}", [table_of[schema.sparse[i].name].rows.start for i in sparse])
+            self._constant(f"_sequence_starts_{width}", [table_of[f.name].rows.start for f in lists])
+            self._constant(f"_is_mean_{width}", [f.pooling == "mean" for f in lists])
+
+    @property
+    @abc.abstractmethod
+    def bank(self) -> EmbeddingBank:
+        """The bank that owns the tables."""
+
+    def view(self, schema: Schema, names: Sequence[str] | None = None) -> EmbeddingView:
+        """Return lookups of some features in the same tables, for batches of another schema.
+
+        Args:
+            schema: of the batches that the view gets; it may hold a part of this one's features only.
+            names: features of `schema` to embed; None takes all that have a table here.
+
+        Raises:
+            SchemaError: a name that `schema` does not have, or that has no table here, or a table of another size.
+        """
+        return EmbeddingView(self.bank, schema, names)
+
+    def rows(self, name: str, ids: Tensor | None = None) -> Tensor:
+        """Return rows of one feature's table, with a gradient of the kind that the table's optimizer takes.
+
+        For what needs items beside those in the batch: a full softmax, sampled negatives, a penalty.
+
+        Args:
+            name: the feature.
+            ids: int64 in [0, V), of any shape; not checked. None returns the whole table: a part of its width's
+                weight, not a copy.
+
+        Shapes:
+            (*ids.shape, D); (V, D) for None
+
+        Raises:
+            SchemaError: the feature has no table here.
+        """
+        if name not in self._tables:
+            raise SchemaError(f"there is no embedding of '{name}'", hint=nearest(name, self._tables))
+        table = self._tables[name]
+        weight, by_rows = self._weight(table.width)
+        if ids is None:
+            return look_up_range(weight, table.rows.start, table.rows.stop, by_rows=by_rows)
+        return look_up(weight, ids + table.rows.start, by_rows=by_rows)
+
+    @property
+    def flat_dim(self) -> int:
+        """Width of `flat`'s result."""
+        return sum(self.widths)
+
+    def forward(self, features: Features) -> Tensor:
+        """Return every feature's vector, (B, K, dim), in the order of `features`.
+
+        Raises:
+            SchemaError: features differ in width.
+        """
+        if len(self._groups) != 1:
+            raise SchemaError(
+                "this model stacks its embeddings, so all features need one width",
+                got=", ".join(f"{f.name}: {width}" for f, width in zip(self.features, self.widths, strict=True))
+                or "no sparse or sequence feature",
+            )
+        return self._vectors(self._groups[0], features)
+
+    def flat(self, features: Features) -> Tensor:
+        """Return every feature's vector side by side, (B, flat_dim), in the order of `features`."""
+        if not self._groups:
+            return features.dense.new_zeros(features.dense.shape[0], 0)
+        if len(self._groups) == 1:
+            return self._vectors(self._groups[0], features).flatten(1)
+        vectors = {b.width: iter(self._vectors(b, features).unbind(1)) for b in self._groups}
+        return torch.cat([next(vectors[width]) for width in self.widths], dim=1)
+
+    def sum(self, features: Features) -> Tensor:
+        """Return the sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
+        if self.widths and set(self.widths) == {1} and not self._groups[0].sequences and torch.is_grad_enabled():
+            weight, by_rows = self._weight(1)
+            if fits_kernels(weight):  # evaluation alone is not worth Numba's start
+                return sum_of_rows(weight, self._rows(self._groups[0], features), by_rows=by_rows)
+        return self.flat(features).sum(1)
+
+    def sequence(self, features: Features, name: str) -> tuple[Tensor, Tensor]:
+        """Return the vectors of one sequence feature before pooling, zeros behind each row's last.
+
+        Args:
+            features: the inputs.
+            name: the sequence feature.
+
+        Returns:
+            (B, T, dim) and the mask (B, T), True where there is an id. T >= 1 is the batch's longest list.
+        """
+        group, at = self._find(name)
+        position, start = group.sequences[at], self._get("_sequence_starts", group)[at]
+        sequences = features.sequences
+        if isinstance(sequences, PaddedSequences):
+            return self._padded(group, sequences.ids[position], start)
+        assert isinstance(sequences, RaggedSequences)
+        rows = features.sparse.shape[0]
+        offsets = sequences.offsets[position * rows : (position + 1) * rows + 1]
+        lengths = offsets.diff()
+        longest = max(1, int(lengths.max())) if rows else 1
+        mask = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+        first, last = int(offsets[0]), int(offsets[-1])
+        vectors = self._look_up(group, sequences.values[first:last] + start)
+        places = mask.flatten().nonzero().squeeze(1)
+        padded = vectors.new_zeros(rows * longest, group.width).index_copy(0, places, vectors)
+        return padded.view(rows, longest, group.width), mask
+
+    def _vectors(self, group: _WidthGroup, features: Features) -> Tensor:
+        """(B, K, width) of one group."""
+        parts = []
+        if group.sparse:
+            parts.append(self._look_up(group, self._rows(group, features)))
+        if group.sequences:
+            sequences = features.sequences
+            if isinstance(sequences, PaddedSequences):
+                parts.append(self._pool_padded(group, sequences))
+            else:
+                assert isinstance(sequences, RaggedSequences)
+                parts.append(self._pool_ragged(group, sequences))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _rows(self, group: _WidthGroup, features: Features) -> Tensor:
+        """The rows of a group's sparse features, (B, K)."""
+        ids = features.sparse
+        if len(group.sparse) != ids.shape[1]:
+            ids = ids.index_select(1, self._get("_columns", group))
+        return ids + self._get("_sparse_starts", group)
+
+    def _pool_ragged(self, group: _WidthGroup, sequences: RaggedSequences) -> Tensor:
+        values, offsets = sequences.values, sequences.offsets
+        rows = (offsets.numel() - 1) // self._sequences
+        if len(group.sequences) != self._sequences:
+            values, offsets = _pick(values, offsets, rows, group.sequences)
+        count = len(group.sequences)
+        borders = offsets[torch.arange(count + 1, device=offsets.device) * rows]
+        starts = self._get("_sequence_starts", group)
+        values = values + torch.repeat_interleave(starts, borders.diff(), output_size=values.numel())
+        weight, by_rows = self._weight(group.width)
+        pooled = F.embedding_bag(values, weight, offsets, mode="sum", sparse=by_rows, include_last_offset=True).view(
+            count, rows, group.width
+        )
+        lengths = offsets.diff().view(count, rows, 1).clamp(min=1)
+        divisor = torch.where(self._get("_is_mean", group).view(-1, 1, 1), lengths, 1)
+        return (pooled / divisor).transpose(0, 1)
+
+    def _pool_padded(self, group: _WidthGroup, sequences: PaddedSequences) -> Tensor:
+        pooled = []
+        starts, is_mean = self._get("_sequence_starts", group), self._get("_is_mean", group)
+        for at, position in enumerate(group.sequences):
+            vectors, mask = self._padded(group, sequences.ids[position], starts[at])
+            lengths = mask.sum(1, keepdim=True).clamp(min=1)
+            pooled.append(vectors.sum(1) / torch.where(is_mean[at], lengths, 1))
+        return torch.stack(pooled, dim=1)
+
+    def _padded(self, group: _WidthGroup, ids: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        mask = ids >= 0
+        vectors = self._look_up(group, ids.clamp(min=0) + start)
+        return vectors * mask.unsqueeze(-1).to(vectors.dtype), mask
+
+    def _look_up(self, group: _WidthGroup, rows: Tensor) -> Tensor:
+        weight, by_rows = self._weight(group.width)
+        return look_up(weight, rows, by_rows=by_rows)
+
+    def _weight(self, width: int) -> tuple[Tensor, bool]:
+        """Return the weight of one width, and whether its gradient is sparse."""
+        bank, key = self.bank, str(width)
+        return bank.weights[key], bank.row_gradients[key]
+
+    def _find(self, name: str) -> tuple[_WidthGroup, int]:
+        """The group of a sequence feature, and its place among the group's sequences."""
+        sequences = [f.name for f in self.features if isinstance(f, SequenceFeature)]
+        if name not in sequences:
+            raise SchemaError(f"there is no sequence feature '{name}' to embed", hint=nearest(name, sequences))
+        width = self.widths[[f.name for f in self.features].index(name)]
+        alike = [
+            f.name
+            for f, w in zip(self.features, self.widths, strict=True)
+            if w == width and isinstance(f, SequenceFeature)
+        ]
+        return next(b for b in self._groups if b.width == width), alike.index(name)
+
+    def _constant(self, name: str, values: Sequence[int] | Sequence[bool]) -> None:
+        dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
+        self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+
+    def _get(self, name: str, group: _WidthGroup) -> Tensor:
+        return self.get_buffer(f"{name}_{group.width}")
+
+
+class EmbeddingBank(Embeddings):
     """Embeddings of all sparse and sequence features; features of equal width share one weight.
 
-    Feature f's id i is row offset[f] + i of its width's weight, so a batch costs one lookup a width, however many
-    features there are. Rows are drawn from N(0, init_std). A pooled sequence is the mean or the sum of its ids' rows
-    (the feature's `pooling`); an empty one is zeros.
+    Feature f's id i is row start[f] + i of its width's weight, so a batch costs one lookup a width, however many
+    features there are. A pooled sequence is the mean or the sum of its ids' rows (the feature's `pooling`); an empty
+    one is zeros.
+
+    Rows are drawn from N(0, init_std); row r of a table is a function of (seed, `name`, the table's name and width, r)
+    alone, where the seed is that of PyTorch's default generator (see `draw_initial_rows`).
 
     With `sparse_grad` (off at first) the weights get sparse COO gradients and time and memory of a step depend on the
     batch only; otherwise dense ones. `build_optimizers` sets it for each weight by the optimizer that claims it.
@@ -86,10 +281,13 @@ class EmbeddingBank(nn.Module):
             every feature has width 1 whatever its `embed_dim`.
         features: names of the features to embed; None takes all sparse and sequence features.
         init_std: standard deviation of the initial rows, >= 0.
+        name: tells the banks of one model apart: two banks with one name start the tables that they have in common
+            with the same rows.
 
     Attributes:
         features: the embedded features: sparse ones, then sequences, each in schema order.
         widths: their widths, in the same order.
+        tables: the tables by the names of the features that own them.
         weights: `weights.<width>`, (rows, width) each.
         row_gradients: `sparse_grad` of each weight, by its key.
 
@@ -104,65 +302,57 @@ class EmbeddingBank(nn.Module):
         torch.Size([1, 2, 4])
         >>> [(name, tuple(weight.shape)) for name, weight in bank.named_parameters()]
         [('weights.4', (15, 4))]
+        >>> bank.rows("item").shape
+        torch.Size([5, 4])
     """
 
     def __init__(
-        self, schema: Schema, *, dim: int, features: Sequence[str] | None = None, init_std: float = 1e-4
+        self,
+        schema: Schema,
+        *,
+        dim: int,
+        features: Sequence[str] | None = None,
+        init_std: float = 1e-4,
+        name: str = "embedding",
     ) -> None:
-        super().__init__()
-        candidates: list[SparseFeature | SequenceFeature] = [*schema.sparse, *schema.sequences]
-        embeddable = {f.name: f for f in candidates}
-        for name in features or ():
-            if name not in embeddable:
-                raise SchemaError(f"there is no feature '{name}' to embed", hint=nearest(name, embeddable))
-        picked = [f for f in embeddable.values() if features is None or f.name in features]
+        embeddable = _embeddable(schema)
+        picked = _pick_features(embeddable, features)
         owners = [embeddable[f.shared_with or f.name] for f in picked]
-        self.features: tuple[SparseFeature | SequenceFeature, ...] = tuple(picked)
-        self.widths = tuple(_width(f, owner, dim) for f, owner in zip(picked, owners, strict=True))
-        self.init_std = init_std
-        self._sequences = len(schema.sequences)
-
-        starts: dict[str, int] = {}  # first row of each table within its width's weight
+        tables: dict[str, Table] = {}
         sizes: dict[int, int] = {}
-        for owner, width in zip(owners, self.widths, strict=True):
-            if owner.name not in starts:
-                starts[owner.name] = sizes.get(width, 0)
-                sizes[width] = starts[owner.name] + owner.vocab_size
-        start_of = {f.name: starts[owner.name] for f, owner in zip(picked, owners, strict=True)}
-        width_of = {f.name: width for f, width in zip(picked, self.widths, strict=True)}
-        self._start_of = start_of
-
-        self._blocks: list[_Block] = []
-        for width, rows in sizes.items():
-            sparse = [i for i, f in enumerate(schema.sparse) if width_of.get(f.name) == width]
-            sequences = [i for i, f in enumerate(schema.sequences) if width_of.get(f.name) == width]
-            self._blocks.append(_Block(width, rows, tuple(sparse), tuple(sequences)))
-            sparse_starts = [start_of[schema.sparse[i].name] for i in sparse]
-            self._constant(f"_columns_{width}", sparse)
-            self._constant(f"_sparse_starts_{width}", sparse_starts)
-            self._constant(f"_sequence_starts_{width}", [start_of[schema.sequences[i].name] for i in sequences])
-            self._constant(f"_is_mean_{width}", [schema.sequences[i].pooling == "mean" for i in sequences])
+        for feature, owner in zip(picked, owners, strict=True):
+            width = _width(feature, owner, dim)
+            if owner.name not in tables:
+                start = sizes.get(width, 0)
+                sizes[width] = start + owner.vocab_size
+                tables[owner.name] = Table(owner.name, width, range(start, sizes[width]))
+        super().__init__(schema, picked, [tables[owner.name] for owner in owners])
+        self.init_std, self.name = init_std, name
+        self.tables: Mapping[str, Table] = tables
         self.weights = nn.ParameterDict(
-            {str(b.width): nn.Parameter(torch.empty(b.rows, b.width)) for b in self._blocks}
+            {str(width): nn.Parameter(torch.empty(rows, width)) for width, rows in sizes.items()}
         )
         self.row_gradients = dict.fromkeys(self.weights, False)
         for weight in self.weights.values():
             ask_for_huge_pages(weight)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draws all rows anew."""
-        for weight in self.weights.values():
-            nn.init.normal_(weight, std=self.init_std)
+    @property
+    def bank(self) -> EmbeddingBank:
+        return self
 
-    def table(self, name: str) -> Tensor:
-        """The rows of one feature's table, (V, D): a part of its width's weight, not a copy."""
-        place = {f.name: (f, width) for f, width in zip(self.features, self.widths, strict=True)}
-        if name not in place:
-            raise SchemaError(f"there is no embedding of '{name}'", hint=nearest(name, place))
-        feature, width = place[name]
-        weight: Tensor = self.weights[str(width)]
-        return weight.narrow(0, self._start_of[name], feature.vocab_size)
+    def reset_parameters(self) -> None:
+        """Draw all rows anew."""
+        for table in self.tables.values():
+            rows = self.weights[str(table.width)].detach()[table.rows.start : table.rows.stop]
+            draw_initial_rows(rows, f"{self.name}/{table.name}", std=self.init_std)
+
+    def table_of(self, feature: Embeddable) -> Table | None:
+        """Return the table of a feature that has the name of one of this bank's, or shares its table; else None."""
+        for name in (feature.name, feature.shared_with or feature.name):
+            if name in self._tables or name in self.tables:
+                return self._tables.get(name) or self.tables[name]
+        return None
 
     @property
     def sparse_grad(self) -> bool:
@@ -173,158 +363,50 @@ class EmbeddingBank(nn.Module):
     def sparse_grad(self, value: bool) -> None:
         self.row_gradients = dict.fromkeys(self.weights, value)
 
+
+class EmbeddingView(Embeddings):
+    """Lookups of some features in the tables of a bank, as `Embeddings.view` returns them.
+
+    A view has no parameters: weights and optimizer states are the bank's, and so is where the gradients go. It does
+    not keep the bank in its own `state_dict`, so the model that has the view has to have the bank, too.
+
+    Args:
+        bank: owns the tables.
+        schema: of the batches.
+        names: features of `schema` to embed; None takes all that have a table in `bank`.
+
+    Raises:
+        SchemaError: see `Embeddings.view`.
+    """
+
+    def __init__(self, bank: EmbeddingBank, schema: Schema, names: Sequence[str] | None = None) -> None:
+        embeddable = _embeddable(schema)
+        if names is None:
+            names = [f.name for f in embeddable.values() if bank.table_of(f) is not None]
+        picked, tables = _pick_features(embeddable, names), []
+        for feature in picked:
+            table = bank.table_of(feature)
+            if table is None:
+                raise SchemaError(f"there is no embedding of '{feature.name}'", hint=nearest(feature.name, bank.tables))
+            if len(table.rows) != feature.vocab_size:
+                raise SchemaError(
+                    f"feature '{feature.name}' does not fit the table of '{table.name}'",
+                    expected=f"vocab_size {len(table.rows)}",
+                    got=feature.vocab_size,
+                )
+            tables.append(table)
+        super().__init__(schema, picked, tables)
+        object.__setattr__(self, "_bank", bank)  # past nn.Module: a submodule would be in the model twice
+        self.to(next((weight.device for weight in bank.weights.values()), torch.device("cpu")))
+
     @property
-    def flat_dim(self) -> int:
-        """Width of `flat`'s result."""
-        return sum(self.widths)
-
-    def forward(self, features: Features) -> Tensor:
-        """Every feature's vector, (B, K, dim), in the order of `features`.
-
-        Raises:
-            SchemaError: features differ in width.
-        """
-        if len(self._blocks) != 1:
-            raise SchemaError(
-                "this model stacks its embeddings, so all features need one width",
-                got=", ".join(f"{f.name}: {width}" for f, width in zip(self.features, self.widths, strict=True))
-                or "no sparse or sequence feature",
-            )
-        return self._vectors(self._blocks[0], features)
-
-    def flat(self, features: Features) -> Tensor:
-        """Every feature's vector side by side, (B, flat_dim), in the order of `features`."""
-        if not self._blocks:
-            return features.dense.new_zeros(features.dense.shape[0], 0)
-        if len(self._blocks) == 1:
-            return self._vectors(self._blocks[0], features).flatten(1)
-        vectors = {b.width: iter(self._vectors(b, features).unbind(1)) for b in self._blocks}
-        return torch.cat([next(vectors[width]) for width in self.widths], dim=1)
-
-    def sum(self, features: Features) -> Tensor:
-        """The sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
-        weight = self.weights["1"] if list(self.weights) == ["1"] and not self._blocks[0].sequences else None
-        # evaluation alone is not worth Numba's start
-        if weight is None or not torch.is_grad_enabled() or not fits_kernels(weight):
-            return self.flat(features).sum(1)
-        rows = self._rows(self._blocks[0], features)
-        result: Tensor = _Sum.apply(rows, weight, self.row_gradients["1"])  # type: ignore[no-untyped-call]
-        return result
-
-    def sequence(self, features: Features, name: str) -> tuple[Tensor, Tensor]:
-        """The vectors of one sequence feature before pooling, zeros behind each row's last.
-
-        Args:
-            features: the inputs.
-            name: the sequence feature.
-
-        Returns:
-            (B, T, dim) and the mask (B, T), True where there is an id. T >= 1 is the batch's longest list.
-        """
-        block, at = self._find(name)
-        position, start = block.sequences[at], self._get("_sequence_starts", block)[at]
-        sequences = features.sequences
-        if isinstance(sequences, PaddedSequences):
-            return self._padded(block, sequences.ids[position], start)
-        assert isinstance(sequences, RaggedSequences)
-        rows = features.sparse.shape[0]
-        offsets = sequences.offsets[position * rows : (position + 1) * rows + 1]
-        lengths = offsets.diff()
-        longest = max(1, int(lengths.max())) if rows else 1
-        mask = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
-        first, last = int(offsets[0]), int(offsets[-1])
-        vectors = self._look_up(block, sequences.values[first:last] + start)
-        places = mask.flatten().nonzero().squeeze(1)
-        padded = vectors.new_zeros(rows * longest, block.width).index_copy(0, places, vectors)
-        return padded.view(rows, longest, block.width), mask
-
-    def _vectors(self, block: _Block, features: Features) -> Tensor:
-        """(B, K, width) of one block."""
-        parts = []
-        if block.sparse:
-            parts.append(self._look_up(block, self._rows(block, features)))
-        if block.sequences:
-            sequences = features.sequences
-            if isinstance(sequences, PaddedSequences):
-                parts.append(self._pool_padded(block, sequences))
-            else:
-                assert isinstance(sequences, RaggedSequences)
-                parts.append(self._pool_ragged(block, sequences))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def _rows(self, block: _Block, features: Features) -> Tensor:
-        """The rows of a block's sparse features, (B, K)."""
-        ids = features.sparse
-        if len(block.sparse) != ids.shape[1]:
-            ids = ids.index_select(1, self._get("_columns", block))
-        return ids + self._get("_sparse_starts", block)
-
-    def _pool_ragged(self, block: _Block, sequences: RaggedSequences) -> Tensor:
-        values, offsets = sequences.values, sequences.offsets
-        rows = (offsets.numel() - 1) // self._sequences
-        if len(block.sequences) != self._sequences:
-            values, offsets = _pick(values, offsets, rows, block.sequences)
-        count = len(block.sequences)
-        borders = offsets[torch.arange(count + 1, device=offsets.device) * rows]
-        starts = self._get("_sequence_starts", block)
-        values = values + torch.repeat_interleave(starts, borders.diff(), output_size=values.numel())
-        pooled = F.embedding_bag(
-            values,
-            self.weights[str(block.width)],
-            offsets,
-            mode="sum",
-            sparse=self.row_gradients[str(block.width)],
-            include_last_offset=True,
-        ).view(count, rows, block.width)
-        lengths = offsets.diff().view(count, rows, 1).clamp(min=1)
-        divisor = torch.where(self._get("_is_mean", block).view(-1, 1, 1), lengths, 1)
-        return (pooled / divisor).transpose(0, 1)
-
-    def _pool_padded(self, block: _Block, sequences: PaddedSequences) -> Tensor:
-        pooled = []
-        starts, is_mean = self._get("_sequence_starts", block), self._get("_is_mean", block)
-        for at, position in enumerate(block.sequences):
-            vectors, mask = self._padded(block, sequences.ids[position], starts[at])
-            lengths = mask.sum(1, keepdim=True).clamp(min=1)
-            pooled.append(vectors.sum(1) / torch.where(is_mean[at], lengths, 1))
-        return torch.stack(pooled, dim=1)
-
-    def _padded(self, block: _Block, ids: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        mask = ids >= 0
-        vectors = self._look_up(block, ids.clamp(min=0) + start)
-        return vectors * mask.unsqueeze(-1).to(vectors.dtype), mask
-
-    def _look_up(self, block: _Block, rows: Tensor) -> Tensor:
-        key = str(block.width)
-        weight, by_rows = self.weights[key], self.row_gradients[key]
-        if weight.device.type == "cpu" and not torch.compiler.is_compiling():
-            vectors: Tensor = _Lookup.apply(rows, weight, by_rows)  # type: ignore[no-untyped-call]
-            return vectors
-        return F.embedding(rows, weight, sparse=by_rows)
-
-    def _find(self, name: str) -> tuple[_Block, int]:
-        """The block of a sequence feature, and its place among the block's sequences."""
-        sequences = [f.name for f in self.features if isinstance(f, SequenceFeature)]
-        if name not in sequences:
-            raise SchemaError(f"there is no sequence feature '{name}' to embed", hint=nearest(name, sequences))
-        width = self.widths[[f.name for f in self.features].index(name)]
-        alike = [
-            f.name
-            for f, w in zip(self.features, self.widths, strict=True)
-            if w == width and isinstance(f, SequenceFeature)
-        ]
-        return next(b for b in self._blocks if b.width == width), alike.index(name)
-
-    def _constant(self, name: str, values: Sequence[int] | Sequence[bool]) -> None:
-        dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
-        self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
-
-    def _get(self, name: str, block: _Block) -> Tensor:
-        return self.get_buffer(f"{name}_{block.width}")
+    def bank(self) -> EmbeddingBank:
+        bank: EmbeddingBank = self.__dict__["_bank"]
+        return bank
 
 
 def tables_of(model: nn.Module) -> dict[str, tuple[EmbeddingBank, str]]:
-    """The embedding tables of a model by parameter name: the bank that owns each, and its key there."""
+    """Return the embedding weights of a model by parameter name: the bank that owns each, and its key there."""
     return {
         f"{prefix}.weights.{key}" if prefix else f"weights.{key}": (bank, key)
         for prefix, bank in model.named_modules()
@@ -333,7 +415,20 @@ def tables_of(model: nn.Module) -> dict[str, tuple[EmbeddingBank, str]]:
     }
 
 
-def _width(feature: SparseFeature | SequenceFeature, owner: SparseFeature | SequenceFeature, dim: int) -> int:
+def _embeddable(schema: Schema) -> dict[str, Embeddable]:
+    features: list[Embeddable] = [*schema.sparse, *schema.sequences]
+    return {f.name: f for f in features}
+
+
+def _pick_features(embeddable: Mapping[str, Embeddable], names: Sequence[str] | None) -> list[Embeddable]:
+    """Return the named features in the order in which they are embedded; all of them for None."""
+    for name in names or ():
+        if name not in embeddable:
+            raise SchemaError(f"there is no feature '{name}' to embed", hint=nearest(name, embeddable))
+    return [f for f in embeddable.values() if names is None or f.name in names]
+
+
+def _width(feature: Embeddable, owner: Embeddable, dim: int) -> int:
     if dim == 1:
         return 1
     width = owner.embed_dim or dim
@@ -347,7 +442,7 @@ def _width(feature: SparseFeature | SequenceFeature, owner: SparseFeature | Sequ
 
 
 def _pick(values: Tensor, offsets: Tensor, rows: int, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The sequences at `positions` alone, in the same feature-major form."""
+    """Return the sequences at `positions` alone, in the same feature-major form."""
     pieces, borders, total = [], [offsets.new_zeros(1)], 0
     for position in positions:
         own = offsets[position * rows : (position + 1) * rows + 1]

@@ -34,7 +34,9 @@ class FirstOrder(nn.Module):
         super().__init__()
         self.columns = Columns.of_dense(schema, names)
         ids = embedded(schema, names)
-        self.embedding = EmbeddingBank(schema, dim=1, features=ids, init_std=init_std) if ids else None
+        self.embedding = (
+            EmbeddingBank(schema, dim=1, features=ids, init_std=init_std, name="first_order") if ids else None
+        )
         self.dense = Linear(self.columns.width, 1, bias=False) if self.columns.width else None
         self.bias = nn.Parameter(torch.zeros(1)) if bias else None
 

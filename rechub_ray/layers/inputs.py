@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rechub_ray.errors import ConfigError, SchemaError, nearest
-from rechub_ray.layers.embedding import EmbeddingBank
+from rechub_ray.layers.embedding import Embeddings
 from rechub_ray.schema import Schema
 
 
@@ -36,7 +36,7 @@ def choose(schema: Schema, names: Sequence[str] | None, *, key: str) -> list[str
 
 
 def embedded(schema: Schema, names: Sequence[str]) -> list[str]:
-    """Those of `names` that have an embedding: sparse features, then sequences, as they lie in an EmbeddingBank."""
+    """Those of `names` that have an embedding: sparse features, then sequences, as they lie in `Embeddings`."""
     return [name for name in (*(f.name for f in schema.sparse), *(f.name for f in schema.sequences)) if name in names]
 
 
@@ -74,7 +74,7 @@ class Columns(nn.Module):
         return cls([f.dim for f in schema.dense], [f.name in names for f in schema.dense])
 
     @classmethod
-    def of_bank(cls, bank: EmbeddingBank, names: Sequence[str]) -> Columns:
+    def of_bank(cls, bank: Embeddings, names: Sequence[str]) -> Columns:
         """The named features' columns of `bank.flat`."""
         return cls(bank.widths, [f.name in names for f in bank.features])
 
@@ -91,7 +91,7 @@ class VectorInput(nn.Module):
     """The embeddings of some features stacked, for layers that compare them: all must have one width.
 
     Args:
-        bank: embeds at least the named features.
+        bank: a bank or a view; embeds at least the named features.
         names: the features; numeric ones have no embedding and are passed over.
 
     Shapes:
@@ -101,7 +101,7 @@ class VectorInput(nn.Module):
         SchemaError: features that differ in width, or none with an embedding.
     """
 
-    def __init__(self, bank: EmbeddingBank, names: Sequence[str]) -> None:
+    def __init__(self, bank: Embeddings, names: Sequence[str]) -> None:
         super().__init__()
         widths = {f.name: width for f, width in zip(bank.features, bank.widths, strict=True) if f.name in names}
         if not widths:
@@ -129,7 +129,7 @@ class DeepInput(nn.Module):
 
     Args:
         schema: has the features.
-        bank: embeds at least the named features.
+        bank: a bank or a view; embeds at least the named features.
         names: the features.
 
     Attributes:
@@ -140,7 +140,7 @@ class DeepInput(nn.Module):
         parts of it.
     """
 
-    def __init__(self, schema: Schema, bank: EmbeddingBank, names: Sequence[str]) -> None:
+    def __init__(self, schema: Schema, bank: Embeddings, names: Sequence[str]) -> None:
         super().__init__()
         self.embedded = Columns.of_bank(bank, names)
         self.dense = Columns.of_dense(schema, names)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from rechub_ray.checkpoint import Store, initialise_from, read
+from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import EvalSource, Reader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, open_filesystem
+from rechub_ray.fine_tuning import initialise_from
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_steps_of
 from rechub_ray.runtime.board import WorkerPlace
@@ -41,7 +42,7 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     test_metrics: dict[str, float] = {}
     test = _eval_source(job, "test", world, reader)
     if test is not None:
-        learner.model.load_state_dict(read(join(store.location, best)).model)
+        read(join(store.location, best)).restore_model(learner.model)
         test_metrics = learner.evaluate(test)
         if world.is_main:
             hooks.log({f"test/{key}": value for key, value in test_metrics.items()}, step=result.steps)

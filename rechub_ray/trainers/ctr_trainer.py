@@ -330,11 +330,11 @@ class CTRTrainer:
 
     def _take_best(self, result: RunResult) -> None:
         best = checkpoint_module.read(result.best_checkpoint)
-        self.model.load_state_dict(best.model)
+        best.restore_model(self.model)
         self.model.eval()
         filesystem, root = open_filesystem(self.model_path)
         with filesystem.open_output_stream(f"{root}/model.pth") as sink:
-            torch.save(best.model, sink)
+            torch.save(self.model.state_dict(), sink)
 
 
 def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, Any], str]:

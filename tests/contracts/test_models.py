@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences
+from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.models import MODELS, Model
 from rechub_ray.outputs import check_outputs
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
@@ -144,6 +145,14 @@ def test_state_makes_the_round_trip_exactly(node: dict[str, Any]) -> None:
     features = draw(8)
     for name, output in model.eval()(features).items():
         assert torch.equal(output, other.eval()(features)[name])
+
+
+@pytest.mark.parametrize("node", CASES)
+def test_no_two_tables_start_with_the_same_rows(node: dict[str, Any]) -> None:
+    """Banks of one width need names of their own: the rows of a table depend on its bank's name, not on its place."""
+    banks = [bank for bank in build(node).modules() if isinstance(bank, EmbeddingBank)]
+    tables = [(bank.name, table.name, table.width) for bank in banks for table in bank.tables.values()]
+    assert len(set(tables)) == len(tables)
 
 
 @pytest.mark.parametrize("node", CASES)

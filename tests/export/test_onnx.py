@@ -104,11 +104,12 @@ def by_hand() -> dict[str, Any]:
 
 
 def logits_by_hand(weights: dict[str, Any]) -> list[float]:
-    """Logistic regression in NumPy. Rows of the table: 50 users, 20 items (and histories), 9 tags."""
-    table, dense = weights["linear.embedding.weights.1"][:, 0], weights["linear.dense.weight"][0]
+    """Logistic regression in NumPy."""
+    user, item, tags = (weights[f"linear.embedding.tables.{name}"][:, 0] for name in ("user", "item", "tags"))
+    dense = weights["linear.dense.weight"][0]
     bias = float(weights["linear.bias"][0])
-    first = table[49] + table[50 + 3] + (table[50 + 3] + table[50 + 19] + table[50]) / 3 + 2 * table[70 + 8]
-    second = table[0] + table[50] + table[70 + 2]
+    first = user[49] + item[3] + (item[3] + item[19] + item[0]) / 3 + 2 * tags[8]
+    second = user[0] + item[0] + tags[2]
     return [bias + first + dense @ [0.5, 1, 0, 2], bias + second + dense @ [-1, 0, 0, 0]]
 
 

@@ -161,6 +161,35 @@ def test_nothing_as_large_as_the_table_is_made_in_a_sparse_step() -> None:
     assert 0 < largest < 200_000
 
 
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("ids", [None, [[3, 3], [0, 19]]])
+def test_rows_of_a_table(bank: EmbeddingBank, by_rows: bool, ids: list[list[int]] | None) -> None:
+    bank.sparse_grad = by_rows
+    chosen = list(range(20)) if ids is None else ids
+    rows = bank.rows("history", None if ids is None else torch.tensor(ids))
+    assert np.array_equal(rows.detach(), tables(bank)["item"][chosen])
+    factors = torch.randn_like(rows)
+    ((rows * factors).sum() + losses(bank, batch())).backward()
+    gradient = bank.weights["4"].grad
+    assert gradient is not None
+    assert gradient.is_sparse == by_rows
+    bank.weights["4"].grad = None
+    losses(bank, batch()).backward()
+    weight = bank.weights["4"].detach().clone().requires_grad_()
+    (weight[50:70][torch.tensor(chosen)] * factors).sum().backward()
+    torch.testing.assert_close(gradient.to_dense(), bank.weights["4"].grad.to_dense() + weight.grad)
+
+
+def test_a_whole_table_is_not_copied(bank: EmbeddingBank) -> None:
+    for bank.sparse_grad in (True, False):
+        assert bank.rows("item").data_ptr() == bank.weights["4"][50].data_ptr()
+        with torch.no_grad():
+            bank.rows("item")[19] = 5.0
+    assert bank.weights["4"][69].eq(5).all()
+    with pytest.raises(SchemaError, match=r"no embedding of 'itm'.*'item'"):
+        bank.rows("itm")
+
+
 def test_widths_differ() -> None:
     schema = Schema(
         (SparseFeature("user", 50), SparseFeature("item", 20, embed_dim=2), FEATURES[2], FEATURES[4]),

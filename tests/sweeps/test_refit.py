@@ -26,7 +26,7 @@ from rechub_ray.tracking import Tracker, read_history
 BASE: dict[str, Any] = {
     "data": {"batch_size": 128, "eval_batch_size": 512},
     "model": {"name": "deepfm", "embedding_dim": 16, "init_std": 0.05, "hidden_units": [32]},
-    "optimizers": [{"name": "adam", "lr": 0.02, "schedule": {"name": "warmup_cosine", "warmup_steps": 2}}],
+    "optimizers": [{"name": "adam", "lr": 0.05, "schedule": {"name": "warmup_cosine", "warmup_steps": 2}}],
     "metrics": ["auc"],
     "train": {"epochs": 6, "threads": 1, "early_stopping": {"patience": 2}},
     "trackers": ["console", "jsonl"],

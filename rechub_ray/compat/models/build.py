@@ -29,7 +29,7 @@ def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
         if not isinstance(feature, DenseFeature) and feature.shared_with is None:
             bank = model.embedding
             if isinstance(bank, EmbeddingBank) and feature.name in [f.name for f in bank.features]:
-                feature.initializer.fill(bank.table(feature.name).detach())
+                feature.initializer.fill(bank.rows(feature.name).detach())
     padding = {
         f.name: f.padding_idx for f in by_name.values() if isinstance(f, SequenceFeature) and f.padding_idx is not None
     }

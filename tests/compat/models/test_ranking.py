@@ -71,14 +71,14 @@ def test_initializers_fill_their_own_table() -> None:
         SparseFeature("day", 7, 4, initializer=XavierUniform(gain=2)),
     ]
     tables = bank(DeepFM(lists, lists, MLP))
-    user = tables.table("user").detach()
+    user = tables.rows("user").detach()
     assert 5 <= float(user.min()) < float(user.max()) < 6
-    assert torch.equal(tables.table("item"), rows)
-    assert float(tables.table("shop").detach().abs().max()) < 1e-3
-    assert float(tables.table("city").detach().abs().max()) > 1e-2
-    assert float(tables.table("day").detach().abs().max()) <= 2 * (6 / 11) ** 0.5
+    assert torch.equal(tables.rows("item"), rows)
+    assert float(tables.rows("shop").detach().abs().max()) < 1e-3
+    assert float(tables.rows("city").detach().abs().max()) > 1e-2
+    assert float(tables.rows("day").detach().abs().max()) <= 2 * (6 / 11) ** 0.5
     with pytest.raises(SchemaError, match=r"'usr'.*'user'"):
-        tables.table("usr")
+        tables.rows("usr")
 
 
 def test_the_width_of_a_feature_without_one() -> None:
