@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,22 @@ def _is_below(pid: int, parents: dict[int, int]) -> bool:
     while pid in parents and pid != os.getpid():
         pid = parents[pid]
     return pid == os.getpid()
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Have SIGHUP, SIGINT and SIGTERM end this process and those it starts, however the shell started pytest.
+
+    nohup ignores SIGHUP, and a shell without a terminal has its background jobs ignore SIGINT; children inherit both.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

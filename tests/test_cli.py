@@ -154,6 +154,7 @@ def test_ctrl_c_gives_130_and_the_same_command_goes_on(home: Path, run: Run, mon
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("default_signals")
 def test_sigint_to_a_process_gives_130(home: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rechub_ray.cli", "train", str(home / "c.yaml"), "--model-dir", "run"]
     process = subprocess.Popen(

@@ -50,11 +50,12 @@ def test_the_second_process_is_refused_and_told_of_the_first(tmp_path: Path) -> 
         process.wait()
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_leaves_no_lock(tmp_path: Path, number: signal.Signals) -> None:
     process = held(tmp_path / "run")
     process.send_signal(number)
-    process.wait()
+    process.wait(timeout=60)
     take(tmp_path / "run")
     assert not (tmp_path / "run" / lock.NAME).exists()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -258,14 +259,21 @@ def test_evaluations_callbacks_and_log_keys(data: Path, tmp_path: Path) -> None:
 
 
 def test_best_and_last_are_both_kept(data: Path, tmp_path: Path) -> None:
-    # a huge rate after the first epoch makes every later evaluation worse
-    schedule = {"name": "manual_step", "boundaries": [18], "rates": [5.0]}
-    overrides = {
-        "optimizers": [{"name": "adam", "lr": 0.03, "schedule": schedule}],
-        "train__epochs": 4,
-        "checkpoint__keep": 1,
-    }
-    result = train(settings(data, tmp_path / "r", **overrides))
+    # all labels are 1 in training and 0 in validation: every epoch makes the validation's loss larger
+    root = tmp_path / "data"
+    for split, label in {"train": 1.0, "valid": 0.0, "test": 0.0}.items():
+        (root / split).mkdir(parents=True)
+        for file in (data / split).glob("*.parquet"):
+            table = pq.read_table(file)
+            at = table.column_names.index("click")
+            table = table.set_column(at, table.field(at), pa.array(np.full(len(table), label, np.float32)))
+            with SealedWriter(root / split / file.name, table.schema) as writer:
+                writer.write_table(table, 512)
+    shutil.copy(data / "schema.json", root)
+    overrides = {"metrics": ["log_loss"], "train__epochs": 4, "checkpoint__keep": 1}
+    scores: list[float] = []
+    result = train(settings(root, tmp_path / "r", **overrides), callback_fn=lambda epoch, score: scores.append(score))
+    assert scores == sorted(set(scores))
     store = Store(str(tmp_path / "r"))
     assert store.names() == ["step_0000000018", "step_0000000072"]
     assert store.best() == "step_0000000018"
@@ -366,7 +374,7 @@ def test_must_resume_wants_a_checkpoint(data: Path, tmp_path: Path) -> None:
 def test_bfloat16_learns(data: Path, tmp_path: Path) -> None:
     result = train(settings(data, tmp_path / "r", train__precision="bfloat16", train__epochs=4))
     reference = train(settings(data, tmp_path / "f", train__epochs=4))
-    assert abs(result.metrics["auc"] - reference.metrics["auc"]) < 0.02
+    assert abs(result.metrics["auc"] - reference.metrics["auc"]) < 0.05
 
 
 def test_fine_tuning_starts_from_another_runs_weights(data: Path, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_nobody_has_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
             os.close(theirs)  # the thread that is stuck ends
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_closed_terminal_does_not_end_the_sweep(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     with (tmp_path / "log").open("w") as file, SweepConsole(file):

@@ -188,12 +188,12 @@ def test_the_rate_follows_the_scheduler_epoch_by_epoch(tmp_path: Path) -> None:
         model_logger=logger,
         overrides=["train.log_every_steps=1"],
     )
-    score, _ = trainer.fit(TRAIN, VALID)
+    best, _ = trainer.fit(TRAIN, VALID)
     steps = 1500 // 128
     assert dict(rates) == pytest.approx({step + 1: 0.02 * 0.1 ** (step // steps) for step in range(3 * steps)})
     assert logger.finished
     assert logger.params["model.name"] == "deepfm"
-    assert logger.params["best/val/auc"] == score
+    assert logger.params["best/val/auc"] == best
 
 
 def test_early_stopping_ends_the_run(tmp_path: Path) -> None:
