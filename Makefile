@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format bench cluster-test wheel clean
+.PHONY: setup demo test test-all check format bench cluster-test wheel clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup
+	$(BIN)/python -m pytest -m "not long and not cluster and not gpu and not bench"
+
+test-all: setup
 	$(BIN)/python -m pytest -m "not cluster and not gpu and not bench"
 
 check: setup
@@ -25,7 +28,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not ray and not slow and not cluster and not gpu and not bench"
+	$(BIN)/python -m pytest -m "not ray and not slow and not long and not cluster and not gpu and not bench"
 
 format: setup
 	$(BIN)/ruff format .

@@ -75,7 +75,7 @@ def check_state(state: Mapping[str, Any], name: str) -> None:
 
 def check_of_run(state: Mapping[str, Any], name: str) -> None:
     """Raise CheckpointError where `state.json` lacks what a run needs to go on."""
-    missing = [key for key in _OF_A_RUN if key not in state]
+    missing = [key for key in _OF_A_RUN if state.get(key) is None]  # none of them is null in a run's
     if state.get("early_stopping"):  # empty before the first evaluation
         own = _EarlyStopping.model_fields
         missing += [f"early_stopping.{key}" for key in own if key not in state["early_stopping"]]

@@ -118,8 +118,8 @@ def unpack_optimizer(
         if name in entries:
             state[position] = {key: _copy(value) for key, value in entries[name].items()}
             continue
-        tables = [entries[table] for table in rows.get(name, ()) if table in entries]
-        if tables:
+        if any(table in entries for table in rows.get(name, ())):
+            tables = [entries[table] for table in rows[name]]
             state[position] = {key: torch.cat([table["rows"][key] for table in tables]) for key in tables[0]["rows"]}
             state[position].update({key: _copy(value) for key, value in tables[0]["whole"].items()})
     return {"state": state, "param_groups": groups}
