@@ -278,7 +278,7 @@ def damaged_checkpoints() -> Iterator[Mutation]:
         ("model.safetensors", Path.unlink, ("damaged", "model.safetensors")),
         ("schema.json", lambda path: path.write_text("{}"), ("damaged", "schema.json")),
         ("manifest.json", _shorten, ("damaged", "manifest.json")),
-        ("manifest.json", later, ("version 99", "version 1")),
+        ("manifest.json", later, ("version 99", "version 2")),
         ("manifest.json", lambda path: path.write_text("{}"), ("not a checkpoint",)),
         ("manifest.json", Path.unlink, ("no complete checkpoint",)),
         ("optimizers.pt", _shorten, ("damaged", "optimizers.pt")),
