@@ -16,7 +16,7 @@ from rechub_ray.errors import ConfigError
 from rechub_ray.gradients import Averaged, Gradients, merged, products
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.models import Model
-from rechub_ray.outputs import Link, check_outputs, predictions, untrained_hint
+from rechub_ray.outputs import Link, check_outputs, output_of, predictions, untrained_hint
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
@@ -109,10 +109,11 @@ class Task(nn.Module):
             raise ConfigError(f"the model's own loss '{name}' has the name of a loss", got=name)
         for label in self._schema.labels:
             if self.names and label.name not in trained:
-                raise ConfigError(
-                    f"'losses': no loss trains label '{label.name}'",
-                    hint=untrained_hint(self._schema, self.model.outputs),
-                )
+                hint = untrained_hint(self._schema, self.model.outputs)
+                if output_of(self.model.outputs, self._schema, label.name) is not None:
+                    rest = [x.name for x in self._schema.labels if x.name in trained]
+                    hint = f"Add a loss with label: {label.name}, or leave the label out with data.labels={rest}."
+                raise ConfigError(f"'losses': no loss trains label '{label.name}'", hint=hint)
 
     def objective_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of losses and balancing, by name."""

@@ -245,7 +245,7 @@ def test_nothing_to_count_gives_zero_and_no_nan() -> None:
         (ONE, ["bce", {"name": "bce", "output": "logits"}], r"'losses.1.output'.*Did you mean 'logit'"),
         (ONE, ["bce", {"name": "bce", "smoothing": 0.1}], r"'losses\.1'.*'smoothing'.*label_smoothing"),
         (ONE, [], "'losses' is empty"),
-        (TWO, ["bce"], r"no loss trains label 'rating'"),
+        (TWO, ["bce"], r"no loss trains label 'rating'. Add a loss with label: rating, or .*data.labels=\['click'\]"),
         (
             TWO,
             [*BOTH, {"name": "bce", "output": "value/rating", "label": "click"}],
