@@ -19,14 +19,14 @@ COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "valida
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, 2 for an error the user can mend, 130 after Ctrl-C."""
+    """Run one command; return the exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with Interrupts("rechub-ray: interrupted; the same command starts again") as interrupts:
         try:
             _run(arguments, interrupts)
         except BaseException as error:
-            # any error that comes after Ctrl-C is what became of it
+            # an error after Ctrl-C is a consequence of it
             if not interrupts.is_hit and not isinstance(error, KeyboardInterrupt):
                 text = _mendable(error)
                 if text is None:
@@ -49,7 +49,7 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> None:
 
 
 def _mendable(error: BaseException) -> str | None:
-    """Return what to say of an error that the user can mend, or None for a bug."""
+    """Return the message of an error that the user can mend, or None for a bug."""
     if isinstance(error, RechubError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
@@ -60,7 +60,7 @@ def _mendable(error: BaseException) -> str | None:
 
 
 def shim() -> None:
-    """Entry of train.py: `train.py CONFIG ...` trains, `train.py COMMAND ...` does anything else."""
+    """Run train.py: `train.py CONFIG ...` trains, `train.py COMMAND ...` does anything else."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments = ["train", *arguments]
@@ -68,12 +68,12 @@ def shim() -> None:
 
 
 def entry() -> None:
-    """Entry of the `rechub-ray` script."""
+    """Run the `rechub-ray` script."""
     _end(main())
 
 
 def _end(code: int) -> None:
-    """Exit; after Ctrl-C at once: whatever libraries would do at an ordinary end may hang."""
+    """Exit; after Ctrl-C at once, because what libraries do at an ordinary exit may hang."""
     if code == interrupt.CODE:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -83,7 +83,7 @@ def _end(code: int) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and leave; keeps the names of its options."""
+    """Raises ConfigError where argparse would print its usage and exit; keeps the names of its options."""
 
     def __init__(self, **settings: Any) -> None:
         self.options: list[str] = []
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _as_overrides(rest: Sequence[str], known: Sequence[str]) -> list[str]:
-    """What argparse leaves over: `path=value` behind an option, and `--path=value`; anything else is an error."""
+    """Return the arguments that argparse leaves over as overrides: `path=value` and `--path=value`; refuse others."""
     for item in rest:
         name, equals, _ = item.partition("=")
         if not item.startswith("-"):
@@ -214,7 +214,7 @@ def _tune(options: argparse.Namespace) -> None:
 
     overrides = list(options.overrides)
     if options.resume is not None and options.sweep is not None:
-        overrides.insert(0, options.sweep)  # the sweep is known; what stands in its place is an override
+        overrides.insert(0, options.sweep)  # --resume names the sweep, so the first argument is an override
     if options.sweep_dir is not None:
         overrides.append(f"sweep_dir={options.sweep_dir}")
     source = options.sweep if options.resume is None else None

@@ -64,7 +64,8 @@ class DataSection(Section):
         root: the folder (or URI) that `prepare` wrote; holds the schema and a folder a split.
         schema_file: the schema, relative to `root` unless absolute.
         train: split folder relative to `root` (or an absolute path or URI), or a list of them.
-        valid, test: one folder, or null.
+        valid: folder of the validation split, or null.
+        test: folder of the test split, or null.
         features: names of the features to use; null takes all of the schema.
         labels: names of the labels to train and measure; null takes all of the schema.
         batch_size: rows a worker and forward pass; on average with `group_by`.
@@ -91,7 +92,7 @@ class DataSection(Section):
 
     @pydantic.model_validator(mode="after")
     def _no_folder_twice(self) -> DataSection:
-        """Rows given twice count twice, and what is trained on measures nothing."""
+        """Refuse a training folder given twice (its rows would count twice) or also given as `valid` or `test`."""
         folders = [absolute(place).rstrip("/") for place in join_all(self.root, self.train)]
         for i, folder in enumerate(folders):
             if folder in folders[:i]:
@@ -133,7 +134,7 @@ class RegularizationSection(Section):
 
 
 class TrainSection(Section):
-    """The loop.
+    """The training loop.
 
     Args:
         epochs: passes over the training data; exactly one of `epochs` and `steps` is set.
@@ -146,9 +147,9 @@ class TrainSection(Section):
         threads: torch threads a worker; null divides the host's cores among its workers.
         initial_evaluation: evaluate before training (epoch -1), as the reference of the curves.
         evaluate_every_epochs: epochs between evaluations; 0 evaluates only by `evaluate_every_steps`, if at all.
-        evaluate_every_steps: steps between evaluations; null does not.
+        evaluate_every_steps: steps between evaluations; null evaluates by epochs only.
         early_stopping: when to stop and what is best.
-        log_every_steps: steps between numbers in the trackers.
+        log_every_steps: steps between two log points of the trackers.
     """
 
     epochs: Count | None = None
@@ -183,8 +184,8 @@ class CheckpointSection(Section):
     """When to save and what to keep; evaluations and the end of the run always save.
 
     Args:
-        every_steps: steps between saves; null does not.
-        every_seconds: seconds between saves; null does not.
+        every_steps: steps between saves; null does not save by steps.
+        every_seconds: seconds between saves; null does not save by time.
         keep: newest checkpoints to keep; the best one is kept beside them.
     """
 
@@ -234,18 +235,21 @@ class RunConfig(Section):
     """One run; its paths are relative to the folder that the command runs in.
 
     Args:
-        name: for logs and folders.
+        name: the run's name in logs and folders.
         model_dir: where checkpoints, logs and exports go; null takes `runs/<name>`.
         seed: of initialisation, shuffling and dropout.
         imports: modules to import on the driver and on every worker (your own components).
         init_from: checkpoint or run whose weights start this one (fine-tuning); names and shapes must match unless
-            `init_map` tells otherwise.
+            `init_map` maps them.
         init_map: file of lines `current<TAB>old`: which parameters to take, under which old name. Embedding tables go
             by feature, `<bank>.tables.<feature>`; `<bank>.weights.<width>` stands for all tables of that width.
-        model, losses, metrics, optimizers, trackers: component nodes `{name: ..., <arguments>}`. Without `losses` or
-            `metrics`, every label gets those of its kind. An optimizer's node also takes `params` (patterns of
-            parameter names) and `schedule` (a schedule's node).
+        model: a component's node `{name: ..., <arguments>}`, as in all of the following.
+        losses: nodes of losses; null gives every label the loss of its kind.
         balancing: how the losses of several labels become one gradient; null adds them up.
+        metrics: nodes of metrics; null gives every label the metrics of its kind.
+        optimizers: nodes of optimizers, which also take `params` (patterns of parameter names) and `schedule` (a
+            schedule's node).
+        trackers: nodes of trackers.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=r"^\w[\w.-]*$", max_length=200)] = "run"
@@ -269,22 +273,22 @@ class RunConfig(Section):
 
     @property
     def processes(self) -> int:
-        """How many processes train: the workers, or this one."""
+        """Number of processes that train: the workers, or this one."""
         return max(self.scaling.num_workers, 1)
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of an optimizer step, of all processes together; on average with `data.group_by`."""
+        """Rows of an optimizer step, over all processes; on average with `data.group_by`."""
         return self.data.batch_size * self.train.accumulate_steps * self.processes
 
     def directory(self) -> str:
-        """The run's folder."""
+        """Return the run's folder or URI."""
         return self.model_dir or f"runs/{self.name}"
 
     def fingerprint(self) -> dict[str, str]:
-        """Hashes of the parts that a resumed run must share with the run it continues.
+        """Return hashes of the parts that a resumed run must share with the run it continues.
 
-        The rest (workers, trackers, cadences, devices, a later end) may change in between.
+        The rest (workers, trackers, intervals, devices, a later end) may change in between.
         """
         data = self.model_dump(mode="json")
         train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "precision")}
@@ -299,20 +303,20 @@ class RunConfig(Section):
             "data.features": data["data"]["features"],
             "data.labels": data["data"]["labels"],
         }
-        if self.data.group_by:  # a run of before there were groups may go on without
+        if self.data.group_by:  # only where it is set, so that runs from before it existed can still be resumed
             parts["data.group_by"] = True
         return {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> RunConfig:
-    """A validated configuration from a YAML file or a mapping.
+    """Return the validated configuration from a YAML file or a mapping.
 
     Args:
         source: path of the YAML file, or its content.
         overrides: `path=value` strings (the value is read as YAML), or a mapping path -> value.
 
     Raises:
-        ConfigError: what is wrong, with the key and the nearest known one.
+        ConfigError: the file cannot be read, or a key or value is wrong; names the key and the nearest known one.
 
     Example:
         >>> load({"model": {"name": "lr"}}, ["optimizers.0.lr=0.01"]).optimizers[0]["lr"]
@@ -322,7 +326,11 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
 
 
 def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with the overrides set; a path's numbers index lists, missing mappings on the way are made."""
+    """Return `data` with the overrides set; numbers in a path index lists, and missing mappings are made.
+
+    Raises:
+        ConfigError: an override is not `path=value`, or its path leads into a value or beyond a list.
+    """
     pairs = plain(overrides).items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     result = typing.cast(dict[str, Any], plain(data))
     for path, value in pairs:
@@ -331,7 +339,11 @@ def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) ->
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """The path and the value of `path=value`; the value is read as YAML."""
+    """Return the path and the value of `path=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: there is no path or no `=`, or the value is not YAML.
+    """
     path, equals, value = text.partition("=")
     path = path.strip().lstrip("-")
     if not equals or not path:
@@ -340,7 +352,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
-    # a list that the file leaves out has a default, and `metrics.0.name=...` means that one
+    # `metrics.0.name=...` changes the default of a list that the file leaves out
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
     if len(keys) > 1 and data.get(keys[0]) is None and field is not None and keys[0] in _LISTS:
@@ -381,7 +393,11 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
 
 
 def validate(data: Mapping[str, Any]) -> RunConfig:
-    """The frozen configuration, components checked and their defaults filled in."""
+    """Return the frozen configuration, with components checked and their defaults filled in.
+
+    Raises:
+        ConfigError: a key or component is unknown, a value is missing or wrong, or a module cannot be imported.
+    """
     data = dict(data)
     modules = data.get("imports", [])
     if not isinstance(modules, list) or not all(isinstance(module, str) and module for module in modules):
@@ -411,12 +427,12 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    """YAML text that `load` reads back as the same configuration, but for keys in URIs, which are masked."""
+    """Return YAML text that `load` reads back as the same configuration, but for keys in URIs, which are masked."""
     return masked(yaml_text.dump(config.model_dump(mode="json")))
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted path -> scalar, as overrides name them; keys in URIs are masked."""
+    """Return dotted path -> scalar, as overrides name them; keys in URIs are masked."""
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
@@ -458,7 +474,7 @@ def _optimizer(node: Any, *, where: str) -> Node:
 
 
 def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> None:
-    """Unknown keys, with the nearest known one (pydantic alone only says that they are not permitted)."""
+    """Refuse unknown keys and suggest the nearest known one; pydantic alone says only that they are not permitted."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"'{where}' is not a section", expected="keys and values", got=repr(data))
     for key, value in data.items():
@@ -471,7 +487,7 @@ def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> Non
 
 
 _OF_ONE_BINARY_LABEL = {"losses": ["bce"], "metrics": ["auc", "log_loss"]}
-"""What an override such as `metrics.0.name=gauc` speaks of where the file leaves the list out."""
+"""The list that an override such as `metrics.0.name=gauc` changes where the file leaves it out."""
 
 _LISTS: dict[str, Registry[Any]] = {
     "losses": LOSSES,

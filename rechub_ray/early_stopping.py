@@ -1,4 +1,4 @@
-"""Early stopping, and which evaluation was the best."""
+"""Early stopping, and the best evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class EarlyStopper:
     """Counts evaluations without gain.
 
     A gain is a score better than the best one by more than `min_delta`. The `patience`-th evaluation in a row without
-    gain says stop; one whose score is not defined (NaN) is passed over.
+    gain sets `should_stop`; one whose score is not defined (NaN) does not count.
 
     Args:
         metric: the metric's key, for messages and state.
@@ -40,7 +40,7 @@ class EarlyStopper:
         return self.patience is not None and self.without_gain >= self.patience
 
     def observe(self, score: float, *, step: int, metrics: dict[str, float]) -> bool:
-        """Takes one evaluation; True when it is the best so far."""
+        """Count one evaluation and return whether it is the best so far."""
         if math.isnan(score):
             return False
         sign = 1.0 if self.mode == "max" else -1.0
@@ -60,7 +60,7 @@ class EarlyStopper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict`; a state of another metric is left out, since its scores do not compare."""
+        """Restore `state_dict`; ignore the state of another metric, whose scores do not compare."""
         if state.get("metric") != self.metric:
             return
         self.best_score, self.best_step = state["best_score"], state["best_step"]

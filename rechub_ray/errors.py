@@ -1,4 +1,4 @@
-"""What users see when something is wrong: what was expected, what was found, what to do."""
+"""Errors that a user can mend: what is wrong, what was expected, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 MASK = "***"
 _WORD = re.compile(r"\S{201,}")
 _KEYS_HINT = "Keys belong in the environment (AWS_ACCESS_KEY_ID and the like), not in a URI."
-_USER = re.compile(r"(?<=://)(?:[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]*|[^\s/@'\"]*)@")  # the first way: a "/" in a secret
+_USER = re.compile(r"(?<=://)(?:[^\s/@:'\"]+:(?!\d+/)[^\s@'\"]*|[^\s/@'\"]*)@")  # first: a "/" in a secret
 _PARAMETER = re.compile(r"([?&](?:[\w-]*(?:key|secret|token|passw|credential)[\w-]*|sig)=)[^&\s'\"]+", re.IGNORECASE)
 
 
@@ -18,13 +18,13 @@ class RechubError(Exception):
     """Base of every error that a user can mend.
 
     The command line prints it as one paragraph and exits with code 2; a traceback is for bugs only. Keys in URIs are
-    masked, whoever put them into the text, and what is long is cut.
+    masked, wherever they come from, and long text is cut.
 
     Args:
         message: what is wrong, with the place (file, key, column) named.
         expected: what would have been right.
         got: what was found.
-        hint: what to do about it.
+        hint: what to do.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CheckpointError(RechubError):
 
 
 class WriteError(RechubError):
-    """A file cannot be written: a full disk, a folder that takes none. Another start may get past it."""
+    """A file cannot be written: a full disk, a folder without permission. Another start may succeed."""
 
 
 class ExportError(RechubError):
@@ -103,13 +103,13 @@ def shown(value: object, limit: int = 200) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return at most `limit` characters of a text (at least 4): its head and, after three points, its tail."""
+    """Return at most `limit` characters of a text, >= 4: its head, three dots, its tail."""
     tail = (limit - 3) // 3
     return text if len(text) <= limit else f"{text[: limit - 3 - tail]}...{text[len(text) - tail :]}"
 
 
 def _bounded(text: str, limit: int) -> str:
-    """Return a text with long words, lines and lists of lines cut, and without signs that steer a terminal."""
+    """Return a text with long words, lines and lists of lines cut, and without a terminal's control characters."""
     lines = [
         cut("".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in _WORD.sub(_cut_word, line)), limit)
         for line in text.split("\n")
@@ -141,7 +141,7 @@ def named(place: str) -> Iterator[None]:
     """Add a component's place in the configuration to an error that does not name it.
 
     Raises:
-        ConfigError: instead of any other error of this family.
+        ConfigError: in the place of a RechubError whose message does not name `place`.
     """
     try:
         yield
@@ -154,7 +154,7 @@ def named(place: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, else the list of known names.
+    """Return a sentence with the nearest known name, else with all known names.
 
     Example:
         >>> nearest("drpout", ["dropout", "hidden_units"])

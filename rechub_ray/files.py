@@ -19,12 +19,12 @@ from rechub_ray.errors import masked as masked
 
 
 def is_uri(path: str) -> bool:
-    """Whether `path` names a filesystem (`s3://...`) rather than a local path."""
+    """Return whether `path` names a filesystem (`s3://...`) rather than a local path."""
     return "://" in path
 
 
 def join(root: str, path: str) -> str:
-    """`path` under `root`, unless it stands for itself (absolute, or a URI); a URI keeps its query behind the path."""
+    """Return `path` under `root`, unless it is absolute or a URI; the query of a URI stays behind the path."""
     if is_uri(path) or os.path.isabs(path) or not root:
         return path
     address, query = _cut(root)
@@ -32,33 +32,33 @@ def join(root: str, path: str) -> str:
 
 
 def split(path: str) -> tuple[str, str]:
-    """The folder that `path` lies in, and its name there; `join` puts them together again."""
+    """Return the folder that `path` lies in, and its name there; `join` puts them together again."""
     address, query = _cut(path)
     folder, _, name = address.rstrip("/").rpartition("/")
     return (folder + query) if folder else "/"[: address.startswith("/")], name
 
 
 def _cut(path: str) -> tuple[str, str]:
-    """A URI's address, and its query with the question mark."""
+    """Return a URI's address, and its query with the question mark."""
     address, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
     return address, mark + query
 
 
 def join_all(root: str, paths: str | list[str]) -> list[str]:
-    """One path or several, each under `root`."""
+    """Return one path or several, each under `root`."""
     return [join(root, path) for path in ([paths] if isinstance(paths, str) else paths)]
 
 
 def absolute(path: str) -> str:
-    """`path` as every process finds it, whatever folder it runs in."""
+    """Return `path` as every process finds it, whatever its working folder."""
     return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem that `path` lies on, and the path in it.
+    """Return the filesystem that `path` lies on, and the path in it.
 
     Raises:
-        DataError: no installed library knows the URI's scheme.
+        DataError: no installed library knows the URI's scheme, or its store cannot be opened.
     """
     if not is_uri(path):
         return _LOCAL, absolute(path)
@@ -72,7 +72,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 _LOCAL = pafs.LocalFileSystem()
 
 
-# by folder, because opening one object store may take several requests (its region, credentials)
+# cached by folder, because opening one object store may take several requests (its region, credentials)
 @functools.lru_cache(maxsize=256)
 def _open(uri: str) -> tuple[pafs.FileSystem, str]:
     uri = _without_mask(uri)
@@ -135,7 +135,11 @@ def cannot_write(path: object, error: Exception) -> WriteError:
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-    """Raise `cannot_write` where the block cannot write `path`."""
+    """Turn an OSError of the block into an error about `path`.
+
+    Raises:
+        WriteError: the block raised OSError.
+    """
     try:
         yield
     except OSError as error:
@@ -143,10 +147,14 @@ def writing(path: object) -> Iterator[None]:
 
 
 def check_writable(directory: str, *, what: str) -> None:
-    """Whether `directory` takes files; a local one that is not there yet is not made, its parent is asked.
+    """Check that files can be written into `directory`; for a local one that does not exist, check its nearest parent.
+
+    Args:
+        directory: a local folder, which is not made, or a URI.
+        what: the folder's name in the configuration, for messages.
 
     Raises:
-        ConfigError: it does not; begins with `what`.
+        ConfigError: they cannot.
     """
     filesystem, place = open_filesystem(directory)
     try:
@@ -164,7 +172,11 @@ def check_writable(directory: str, *, what: str) -> None:
 
 
 def read_text(path: str) -> str:
-    """A small UTF-8 file; OSError where it cannot be read."""
+    """Return the text of a small UTF-8 file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     filesystem, inner = open_filesystem(path)
     with filesystem.open_input_stream(inner) as stream:
         return bytes(stream.read()).decode()
@@ -174,7 +186,7 @@ def write_text(path: str, text: str) -> None:
     """Write a small UTF-8 file, whole or not at all, and make its folder.
 
     Raises:
-        WriteError: the disk is full, for instance.
+        WriteError: it cannot be written; the disk is full, for instance.
     """
     filesystem, inner = open_filesystem(path)
     local = isinstance(filesystem, pafs.LocalFileSystem)
@@ -193,7 +205,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def strict_json(value: Any, *, indent: int | None = 1) -> str:
-    """Return JSON text as its standard has it: null in the place of NaN and infinity."""
+    """Return standard JSON text: null in the place of NaN and infinity."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

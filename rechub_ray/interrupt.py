@@ -1,4 +1,4 @@
-"""Ctrl-C of a command: it ends in a few seconds whatever hangs, with one line, and leaves no process behind."""
+"""Ctrl-C: a command ends within seconds, even where something hangs, with one line, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ GRACE_SECONDS = 3.0  # from the first Ctrl-C to the end of what hangs
 
 
 class Interrupts:
-    """Bounds what happens after Ctrl-C while a command runs.
+    """Ends a command within seconds after Ctrl-C, even where something hangs.
 
-    The first one raises KeyboardInterrupt in the main thread. What has not ended 3 s later, because something hangs
-    or swallows the exception, is ended with the line, and so is everything at a second one. The signal is noticed in C,
-    so neither code that never comes back to the interpreter nor another library's handler can hold it up.
+    The first Ctrl-C raises KeyboardInterrupt in the main thread. If the process still runs 3 s later, because something
+    hangs or swallows the exception, or at a second Ctrl-C, it writes the line and ends. The signal is noticed in C, so
+    neither code that never returns to the interpreter nor another library's handler can delay it.
 
     A context manager. It does nothing outside of the main thread, and where the signal is ignored (`command &`).
 
     Args:
-        line: what is written before the process ends.
-        grace_seconds: between the first Ctrl-C and the end (> 0); by default GRACE_SECONDS.
+        line: written to standard error before the process ends.
+        grace_seconds: from the first Ctrl-C to the end, > 0; None takes GRACE_SECONDS.
     """
 
     def __init__(self, line: str, *, grace_seconds: float | None = None) -> None:
@@ -48,7 +48,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread() or handler in (signal.SIG_IGN, None):
             return self
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            self._stderr = os.dup(sys.stderr.fileno())  # whatever happens to the stream until then
+            self._stderr = os.dup(sys.stderr.fileno())  # a copy, because the stream may be closed until then
         self._pipe = os.pipe()
         for end in self._pipe:
             os.set_blocking(end, False)
@@ -79,7 +79,7 @@ class Interrupts:
 
     def _raise(self, *_: object) -> None:
         self.is_hit = True
-        if not self._has_raised:  # a second one would break into what the first one has begun; the thread ends that
+        if not self._has_raised:  # a second one would break into the clean-up; the thread ends the process instead
             self._has_raised = True
             raise KeyboardInterrupt
 
@@ -103,7 +103,7 @@ class Interrupts:
 
 
 def leave(code: int) -> None:
-    """End this process and all processes below it at once, without what Python does at an ordinary end.
+    """End this process and all processes below it at once, without Python's clean-up.
 
     Args:
         code: the exit code.
@@ -121,7 +121,7 @@ def processes_below(root: int) -> list[Process]:
     with contextlib.suppress(OSError):
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                with contextlib.suppress(OSError):  # it has just ended
+                with contextlib.suppress(OSError):  # the process has just ended
                     fields = (entry / "stat").read_text().rpartition(")")[2].split()
                     children.setdefault(int(fields[1]), []).append((int(entry.name), int(fields[19])))
     found: list[Process] = []
@@ -134,7 +134,7 @@ def processes_below(root: int) -> list[Process]:
 
 
 def end_processes(processes: list[Process]) -> None:
-    """Kill processes that are still the ones meant; a stopped one goes too."""
+    """Kill processes, stopped ones too, but none that has taken over the id of one that ended."""
     for pid, started in processes:
         with contextlib.suppress(OSError, IndexError):
             if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) == started:

@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them, however it ends: of a run's folder, of a folder that is written."""
+"""Locks on a run's folder and on folders being written, which end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.E
 
 @contextlib.contextmanager
 def locked(directory: str, *, what: str, hint: str) -> Iterator[None]:
-    """Hold `directory` for this process; its folder is made, and removed again where nothing came into it.
+    """Hold `directory` for this process; make it, and remove it again if nothing was written into it.
 
     On a disk the lock is the system's (flock), also between the hosts that share it, and ends with the process. Where
-    there is none (an object store, a shared disk without locks) the holder renews a note every 5 seconds; one that
-    stands still for three times as long is that of a dead process, and waiting for that is all that it costs.
+    there is none (an object store, a shared disk without locks) the holder renews a note every 5 seconds. A note that
+    is not renewed for 15 seconds is that of a dead process; a new holder has to wait that long.
 
     Args:
         directory: a local folder or a URI.
@@ -49,7 +49,7 @@ def locked(directory: str, *, what: str, hint: str) -> Iterator[None]:
 
     Raises:
         ConfigError: another process holds it; names its host, its process and since when.
-        WriteError: the folder takes no files.
+        WriteError: the folder cannot be written.
     """
     filesystem, root = open_filesystem(directory)
     is_new = not exists(filesystem, root, kind=pafs.FileType.Directory)
@@ -65,13 +65,13 @@ def locked(directory: str, *, what: str, hint: str) -> Iterator[None]:
     finally:
         held.release()
         if is_new and isinstance(filesystem, pafs.LocalFileSystem):
-            with contextlib.suppress(OSError):  # something came into it, as it should
+            with contextlib.suppress(OSError):  # it is not empty, as it should be
                 os.rmdir(root)
 
 
 @contextlib.contextmanager
 def writing_folder(root: str) -> Iterator[Path]:
-    """Make a temporary folder in `root` that `remove_stale` leaves alone; it is gone in the end unless it was moved.
+    """Make a temporary folder in `root` that `remove_stale` leaves alone; remove it at the end unless it was moved.
 
     Args:
         root: a local folder that is there.
@@ -98,7 +98,7 @@ def remove_stale(root: str) -> None:
     for folder in Path(root).glob(f"{WRITING}*"):
         try:
             handle = os.open(folder, os.O_RDONLY)
-        except OSError:  # moved to its place
+        except OSError:  # moved to its final place
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,7 +159,7 @@ class _Note:
         self._own = {**_self(), "token": uuid.uuid4().hex, "beat": 0}
         self._await_silence()
         self._write()
-        time.sleep(min(BEAT_SECONDS / 10, 0.5))  # of two that begin at the same moment the second note stands
+        time.sleep(min(BEAT_SECONDS / 10, 0.5))  # of two that start together, the last to write its note goes on
         self._refuse(self._read())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="rechub-lock", daemon=True)
@@ -173,7 +173,7 @@ class _Note:
                 self._filesystem.delete_file(self._path)
 
     def _await_silence(self) -> None:
-        """Return once nobody renews the note that is there."""
+        """Wait until the existing note, if any, is that of a dead process; refuse if it is renewed."""
         first = self._read()
         if not first or (first.get("host") == _self()["host"] and not _is_alive(first.get("pid"))):
             return
@@ -194,7 +194,7 @@ class _Note:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             note = None
-            with contextlib.suppress(OSError):  # the next one may get through
+            with contextlib.suppress(OSError):  # the next attempt may succeed
                 note = self._read()
                 if note is None or note.get("token") == self._own["token"]:
                     self._own["beat"] += 1
@@ -251,7 +251,7 @@ def _described(note: dict[str, Any]) -> str:
 
 
 def _is(path: str, handle: int) -> bool:
-    """Whether the open file is still the one at `path`."""
+    """Return whether the open file is still the one at `path`."""
     try:
         there, ours = os.stat(path), os.fstat(handle)
     except FileNotFoundError:

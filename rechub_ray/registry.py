@@ -17,20 +17,20 @@ import pydantic
 from rechub_ray.errors import ConfigError, RechubError, cut, nearest, shown
 
 T = TypeVar("T")
-_searching = threading.RLock()  # one for all registries: one of their own would keep them from being pickled
+_searching = threading.RLock()  # one for all registries, because an object with a lock cannot be pickled
 
 
 class Registry(Generic[T]):
     """A family of components (models, losses, ...), each one class in one file.
 
-    Positional constructor arguments are what the house hands in (the schema, parameters, ...); keyword-only
+    Positional constructor arguments are passed by the library (the schema, parameters, ...); keyword-only
     arguments are the user's configuration and are checked against their annotations
-    (``Annotated[float, Ge(0)]`` gives a range). Names are found in any case.
+    (``Annotated[float, Ge(0)]`` gives a range). Names are case-insensitive.
 
     Args:
         kind: what a component is called in messages.
         package: the package whose modules, at any depth, hold the components; all are imported when a component is
-            first asked for. None: only what registers itself is known.
+            first looked up. None: only classes that are registered by hand are known.
 
     Example:
         >>> colours: Registry[object] = Registry("colour")
@@ -51,15 +51,15 @@ class Registry(Generic[T]):
         self._is_searched, self._is_searching = package is None, False
 
     def register(self, name: str) -> Callable[[type[Any]], type[Any]]:
-        """Class decorator that makes the class known as `name`.
+        """Return a class decorator that registers the class as `name`.
 
         Raises:
-            ConfigError: another class has the name already, in whatever case.
+            ConfigError: another class has the name already, in any case.
         """
 
         def decorate(cls: type[Any]) -> type[Any]:
             if not cls.__module__.startswith(f"{self._package}."):
-                self._search()  # what is here comes first, so that a clash of names does not depend on the order
+                self._search()  # the package's own come first, so that a clash of names does not depend on the order
             for other, known in self._classes.items():
                 if other.lower() == name.lower() and (other != name or known.__qualname__ != cls.__qualname__):
                     raise ConfigError(
@@ -74,7 +74,7 @@ class Registry(Generic[T]):
         return decorate
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         self._search()
         return sorted(self._classes)
 
@@ -82,7 +82,7 @@ class Registry(Generic[T]):
         """Return the class known as `name`, in any case.
 
         Raises:
-            ConfigError: for an unknown name; suggests the nearest one.
+            ConfigError: the name is unknown; suggests the nearest one.
         """
         return self._classes[self._known(name, where)]
 
@@ -100,10 +100,12 @@ class Registry(Generic[T]):
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     def validate(self, node: Any, *, where: str = "", also: tuple[str, ...] = ()) -> dict[str, Any]:
-        """The node `{name: ..., <keyword arguments>}` checked, with numbers converted and every default filled in.
+        """Return the node checked, with numbers converted and every default filled in.
 
-        A bare string stands for `{name: string}`. `also` names keys that the caller has taken out of the node, so that
-        they can be suggested.
+        Args:
+            node: `{name: ..., <keyword arguments>}`, or a name alone.
+            where: the node's path in the configuration, for messages.
+            also: keys that the caller has taken out of the node, to be suggested.
 
         Raises:
             ConfigError: unknown name or key, missing or ill-typed value; names the key.
@@ -140,7 +142,11 @@ class Registry(Generic[T]):
         return {"name": name, **checked}
 
     def build(self, node: Any, *context: Any, where: str = "") -> T:
-        """An instance: `context` goes in by position, the node's arguments by keyword."""
+        """Return an instance, with `context` as positional and the node's arguments as keyword arguments.
+
+        Raises:
+            ConfigError: as `validate`.
+        """
         arguments = self.validate(node, where=where)
         return self.get(arguments.pop("name"))(*context, **arguments)
 
@@ -209,7 +215,7 @@ def _import_below(package: str, kind: str) -> None:
 
 
 def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigError:
-    """The first complaints of pydantic as one paragraph that names the keys."""
+    """Return the first complaints of pydantic as one error that names the keys."""
     complaints = []
     for item in error.errors(include_url=False)[:5]:
         path = ".".join(shown(str(part))[1:-1] for part in item["loc"])
@@ -217,7 +223,7 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
         value = cut(repr(item.get("input")), 120)
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}".replace("a valid tuple", "a list")
         if not isinstance(item.get("input"), Mapping) or item["msg"].startswith("Input"):
-            message += f", got {value}"  # where a whole section is at fault, the message says what in it
+            message += f", got {value}"  # not for a whole section, of which the message says what is wrong
         if item["type"] == "missing":
             complaints.append(f"'{path}' is missing")
         else:
@@ -227,10 +233,15 @@ def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigE
 
 
 def check_booleans(given: Any, checked: Any, *, where: str = "") -> None:
-    """Refuses what pydantic lets pass for lax numbers: true for 1, and 1 or "yes" for true.
+    """Refuse what pydantic accepts in its lax mode: true for 1, and 1 or "yes" for true.
 
     Args:
-        given: what the user wrote. checked: what pydantic made of it. where: its place, for the message.
+        given: values as the user wrote them.
+        checked: the same values after pydantic's conversion.
+        where: their path in the configuration, for messages.
+
+    Raises:
+        ConfigError: one of the two is a boolean and the other is not; names its path.
     """
     if isinstance(given, Mapping) and isinstance(checked, Mapping):
         for key, value in given.items():

@@ -1,4 +1,4 @@
-"""The space of a sweep: which paths of the base configuration vary, and over what."""
+"""The space of a sweep: which paths of the base configuration vary, and over which values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ LISTS = ("choice", "grid")
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """One thing that varies.
+    """One path of the configuration that varies.
 
     Args:
         name: unique in the space: its path, with the component it belongs to (`model=deepfm.dropout`).
         path: what it sets in the base configuration.
         kind: `uniform`, `loguniform`, `quniform`, `randint` (the upper bound is left out), `choice` or `grid`.
-        low, high, step: of a range; the step is quniform's.
+        low: lower end of a range.
+        high: upper end of a range.
+        step: distance of the values of a `quniform` range.
         options: label -> value, of a list.
-        parent: the variable and the label under which this one counts; None counts always.
+        parent: the variable and the label under which this one has an effect; None: under all.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Variable:
         return self.kind in RANGES
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """A value drawn from `rng`."""
+        """Return a value drawn from `rng`."""
         if not self.is_range:
             return list(self.options)[int(rng.integers(len(self.options)))]
         if self.kind == "randint":
@@ -55,7 +57,7 @@ class Variable:
         return self.clip(float(rng.uniform(self.low, self.high)))
 
     def clip(self, value: Any) -> Any:
-        """The nearest value that the variable may take; an option's label stays."""
+        """Return the nearest value in the range; the label of an option is returned as it is."""
         if not self.is_range:
             return value
         if self.kind == "randint":
@@ -65,13 +67,13 @@ class Variable:
         return min(max(float(value), self.low), self.high)
 
     def extremes(self) -> list[Any]:
-        """The values to check: both ends of a range, every option of a list."""
+        """Return the values to check: both ends of a range, every option of a list."""
         if not self.is_range:
             return list(self.options)
         return [self.clip(self.low), self.clip(self.high)]
 
     def value(self, chosen: Any) -> Any:
-        """What a chosen number or label sets in the configuration."""
+        """Return the configuration's value for a chosen number or label."""
         return chosen if self.is_range else self.options[chosen]
 
 
@@ -83,14 +85,14 @@ class Space:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Space:
-        """The space of a sweep file.
+        """Return the space of a sweep file.
 
         Args:
             raw: dotted path -> `{kind: arguments}`. An option of `choice` or `grid` may be a component with a space of
                 its own: `{name: deepfm, space: {dropout: {uniform: [0, 0.5]}}}`.
 
         Raises:
-            ConfigError: with the path.
+            ConfigError: an entry is not a space, or lies in another one; names its path.
 
         Example:
             >>> Space.parse({"seed": {"choice": [1, 2]}}).variables[0].options
@@ -110,11 +112,11 @@ class Space:
         return cls(variables)
 
     def sample(self, rng: np.random.Generator, *, turn: int = 0) -> Point:
-        """A point; variables of components that were not chosen have values too, which do not count.
+        """Return a random point; it also has values for components that were not chosen, without effect.
 
         Args:
-            turn: number of the point; variables of kind `grid` take their combinations in turn, not by chance, so that
-                each gets equally many points.
+            turn: number of the point; variables of kind `grid` take their combinations in turn, so that each gets
+                equally many points.
         """
         point = {v.name: v.sample(rng) for v in self.variables}
         for v in self.variables[::-1]:
@@ -124,7 +126,11 @@ class Space:
         return point
 
     def grid(self) -> list[Point]:
-        """Every combination of a space of lists, each once."""
+        """Return every combination of a space of lists, each once.
+
+        Raises:
+            ConfigError: a variable is a range.
+        """
         for variable in self.variables:
             if variable.is_range:
                 raise ConfigError(
@@ -142,15 +148,15 @@ class Space:
         return points
 
     def active(self, point: Point) -> list[Variable]:
-        """The variables that count at `point`."""
+        """Return the variables that have an effect at `point`."""
         return [v for v in self.variables if v.parent is None or point.get(v.parent[0]) == v.parent[1]]
 
     def overrides(self, point: Point) -> dict[str, Any]:
-        """Path -> value: what `point` changes in the base configuration."""
+        """Return path -> value: what `point` changes in the base configuration."""
         return {v.path: v.value(point[v.name]) for v in self.active(point)}
 
     def params(self, point: Point) -> dict[str, Any]:
-        """Path -> value, for people: a component that varies is its name (or all of its node, if that says more)."""
+        """Return path -> value to show; a component is its name, or its whole node where several have the name."""
         shown = {}
         for v in self.active(point):
             value = v.value(point[v.name])
@@ -158,11 +164,14 @@ class Space:
         return shown
 
     def encode(self, params: Mapping[str, Any], *, where: str) -> Point:
-        """The point at which the paths have the values that a user wrote down.
+        """Return the point at which the paths have the values of `params`.
 
         Args:
             params: path -> value; of a component its name is enough.
-            where: its place in the sweep file, for messages.
+            where: the place of `params` in the sweep file, for messages.
+
+        Raises:
+            ConfigError: a value is missing or outside of its variable, or a path is not in the space.
         """
         point: Point = {}
         rng = np.random.default_rng(0)
@@ -182,7 +191,7 @@ class Space:
         return point
 
     def probes(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(what is tried, the overrides) for every value that must pass before a sweep starts."""
+        """Yield (what is tried, the overrides) for every value that is checked before a sweep starts."""
         for variable in self.variables:
             for value in variable.extremes():
                 overrides: dict[str, Any] = {}
@@ -193,7 +202,7 @@ class Space:
                 yield f"space.{variable.name} = {variable.value(value)!r}", overrides
 
     def domains(self) -> dict[str, Any]:
-        """The variables as Ray Tune's domains, for its search algorithms."""
+        """Return the variables as Ray Tune's domains, for its search algorithms."""
         from ray import tune
 
         made: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""YAML as version 1.2 reads it (its core schema), and nothing comes out but what JSON knows.
+"""YAML by the core schema of version 1.2, read into JSON's types only.
 
 PyYAML follows version 1.1, where 010 is 8, 1:30 is 90, `no` is false and 2026-01-31 is a date. Here the first is 10,
-and the others are text. Doubled keys, and aliases that would grow beyond bounds, are errors.
+and the others are text. Keys given twice, and aliases that expand beyond bounds, are errors.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ MOST_BY_ALIASES = 100_000  # nodes and characters
 
 
 def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configuration") -> dict[str, Any]:
-    """The mapping in a YAML file; a mapping is copied.
+    """Return the mapping in a YAML file; a mapping is copied.
+
+    Args:
+        source: path of the file, or its content.
+        what: what errors call the file.
 
     Raises:
-        ConfigError: there is no such file (suggests the nearest one), or it holds something else. Calls it a `what`.
+        ConfigError: the file cannot be read (suggests the nearest one), or does not hold a YAML mapping.
     """
     if isinstance(source, Mapping):
         return typing.cast(dict[str, Any], plain(source))
@@ -83,7 +87,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would not read as text."""
+    """Quotes text that YAML 1.1 or 1.2 would read as something else."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         # other styles take a line separator for a line's end
@@ -101,7 +105,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def _check(root: yaml.Node) -> None:
     """Refuse doubled keys, a node within itself, and aliases that stand for much more than the text itself."""
-    sizes: dict[int, int | None] = {}  # with all aliases written out; None: not settled yet
+    sizes: dict[int, int | None] = {}  # with all aliases written out; None: not known yet
     written, todo = 0, [root]
     while todo:
         node = todo[-1]
@@ -150,7 +154,7 @@ def parse(text: str, what: str) -> Any:
         what: what errors call the text.
 
     Raises:
-        ConfigError: it is not YAML, a key is given twice, or its aliases grow beyond bounds.
+        ConfigError: it is not YAML, a key is given twice, or its aliases expand beyond bounds.
     """
     try:
         return plain(yaml.load(text, _Loader))
@@ -166,7 +170,15 @@ def dump(value: Any) -> str:
 
 
 def plain(value: Any, where: str = "") -> Any:
-    """A deep copy in which there is nothing but what JSON knows."""
+    """Return a deep copy that holds JSON's types only.
+
+    Args:
+        value: numpy's numbers, paths and dates are converted.
+        where: the place of `value`, for messages.
+
+    Raises:
+        ConfigError: a value of any other type; names its place.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
