@@ -1,4 +1,4 @@
-"""What a sweep found: `report.html`, one file that opens anywhere, and PNG files of its figures."""
+"""The report of a sweep: `report.html`, one file that opens anywhere, and PNG files of its figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ __all__ = ["FILE_NAME", "FOLDER", "available", "write_report"]
 
 
 def available() -> None:
-    """ConfigError when matplotlib is not installed; to be asked before a sweep starts."""
+    """Check that matplotlib is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "the report of a sweep needs the package matplotlib, which is not installed",
@@ -30,9 +34,9 @@ def available() -> None:
 
 
 def write_report(sweep_dir: str | Path) -> Path:
-    """Writes report.html, and report/<figure>.png, into a sweep's folder; a sweep may still run, or have been killed.
+    """Write report.html and report/<figure>.png into a sweep's folder; the sweep may still run, or be interrupted.
 
-    Reads nothing but sweep.yaml, sweep.json, trials.jsonl and trials/<trial>/metrics.jsonl in it.
+    Only sweep.yaml, sweep.json, trials.jsonl and trials/<trial>/metrics.jsonl are read.
 
     Returns:
         The path of report.html.
@@ -40,7 +44,7 @@ def write_report(sweep_dir: str | Path) -> Path:
     Raises:
         ConfigError: matplotlib is not installed.
         DataError: a file of the sweep is missing or damaged; names it.
-        WriteError: the folder takes no files; the report that was there is whole.
+        WriteError: the folder cannot be written; an earlier report stays whole.
     """
     available()
     directory = Path(sweep_dir)

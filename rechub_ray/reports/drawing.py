@@ -1,4 +1,4 @@
-"""From a matplotlib figure to a PNG, and to SVG that follows the page's colours and whose marks name their trials."""
+"""Matplotlib figures as PNG, and as SVG that follows the page's colours and whose marks name their trials."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Drawn:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib's settings for all figures of the report."""
+    """Apply the report's settings of matplotlib within the block."""
     import matplotlib
 
     settings: Any = {
         "font.family": "sans-serif",
         "font.size": 9,
         "text.color": COLOURS["ink"],
-        "text.parse_math": False,  # names are names, also with dollars
+        "text.parse_math": False,  # a name with dollars is not a formula
         "axes.edgecolor": COLOURS["muted"],
         "axes.labelcolor": COLOURS["ink"],
         "axes.spines.top": False,
@@ -70,7 +70,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """A figure of the page's width, and its axes."""
+    """Return a figure of the page's width, and its axes."""
     from matplotlib.figure import Figure as MatplotlibFigure
 
     figure = MatplotlibFigure(figsize=(WIDTH, height), layout="constrained")
@@ -78,7 +78,7 @@ def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any
 
 
 def label_log_axis(axis: Any, values: Sequence[float]) -> None:
-    """Plain numbers at the decades, or at three places where the values span no decade."""
+    """Write plain numbers at the decades, or at three places where the values span no decade."""
     low, high = min(values), max(values)
     axis.set_minor_formatter(lambda x, _: "")
     if high < 20 * low:
@@ -87,17 +87,19 @@ def label_log_axis(axis: Any, values: Sequence[float]) -> None:
 
 
 def png(figure: Any) -> bytes:
-    """The figure on white."""
+    """Return the figure as a PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
     return buffer.getvalue()
 
 
 def svg(figure: Any, name: str, description: str, orders: Mapping[str, Sequence[int]]) -> str:
-    """The figure as an `<svg>` element for a page.
+    """Return the figure as an `<svg>` element for a page.
 
     Args:
-        name: unique in the page. description: for those who do not see it.
+        figure: a matplotlib figure.
+        name: its name, unique in the page.
+        description: text for screen readers.
         orders: gid of a collection of points -> the trials' numbers, in the order of its points.
     """
     import matplotlib
@@ -109,12 +111,12 @@ def svg(figure: Any, name: str, description: str, orders: Mapping[str, Sequence[
     text = text[text.index("<svg") :].replace("xlink:href", "href")
     text = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r" ?font-family: [^;\"]*;?", "", text)  # the page's
-    text = re.sub(r"<[^>]+>", lambda tag: _round(tag[0]), text)  # tags only: what the text says stays
+    text = re.sub(r"<[^>]+>", lambda tag: _round(tag[0]), text)  # tags only: numbers in the text stay
     text = re.sub(r"\n\s*", "\n", text)
     for gid, numbers in orders.items():
         text = _name_points(text, gid, numbers)
     text = re.sub(r'<g id="trial-(\d+)">', r'<g data-t="\1">', text)
-    # unique in one figure, but not in a page of several; what is referred to has names made from a hash
+    # unique in one figure, but not in a page of several; ids that are referred to are made from a hash
     text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)
     for colour, value in COLOURS.items():
         text = text.replace(value, f"var(--{colour})")

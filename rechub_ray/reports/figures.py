@@ -42,7 +42,7 @@ class Figure:
 
 
 def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
-    """Every figure that the sweep has something to show for, in the page's order."""
+    """Draw every figure for which the sweep has data, in the page's order."""
     ranked = data.ranked()
     goal = "higher is better" if data.modes[0] == "max" else "lower is better"
     metric, params = data.metrics[0], bool(ranked and data.parameters)
@@ -75,7 +75,7 @@ def draw_all(data: SweepData, shares: Importance | None) -> list[Figure]:
             if is_wanted:
                 drawn = draw()
                 drawn.figure.draw_without_rendering()
-                drawn.figure.set_layout_engine("none")  # laid out; not once more for each of its forms
+                drawn.figure.set_layout_engine("none")  # it is laid out; not again for SVG and PNG
                 vector = svg(drawn.figure, name, f"{title}. {text}", drawn.orders)
                 figures.append(Figure(name, title, text, vector, png(drawn.figure)))
     return figures
@@ -134,7 +134,7 @@ def _pareto(data: SweepData) -> Drawn:
     best = data.front()
     orders = _scatter(ax, "pareto", trials, [t.values[1] for t in trials], [t.values[0] for t in trials], best[0])
     points = sorted((t.values[1], t.values[0], t.number) for t in best)
-    if len(data.metrics) == 2:  # what is reached between two trials is what the more modest one reaches
+    if len(data.metrics) == 2:  # between two trials, the score of the worse one is what is reached
         xs, ys, _ = zip(*points, strict=True)
         ax.step(xs, ys, where="post" if data.modes[1] == "min" else "pre", color=COLOURS["best"], linewidth=1.4)
     for x, y, number in points:
@@ -152,7 +152,7 @@ def _pareto(data: SweepData) -> Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """A vertical axis of the parallel coordinates: where values lie between 0 and 1, and what its ticks say."""
+    """A vertical axis of the parallel coordinates: where values lie between 0 and 1, and its ticks' texts."""
 
     name: str
     places: dict[int, float]
@@ -160,7 +160,7 @@ class Axis:
 
 
 def parallel_axes(data: SweepData) -> list[Axis]:
-    """An axis for each hyperparameter, then for each objective, the score last; trials without a score have no line."""
+    """Return the axes: hyperparameters, then objectives, the score last; trials without a score have no line."""
     ranked = data.ranked()
     axes = []
     for p in data.parameters:
@@ -289,7 +289,7 @@ def _time(data: SweepData) -> Drawn:
 def _scatter(
     ax: Any, gid: str, trials: Sequence[TrialData], xs: list[Any], ys: list[Any], best: TrialData
 ) -> dict[str, list[int]]:
-    """Points coloured by status, the best one larger; returns the trials of each collection."""
+    """Draw points coloured by status, the best one larger; return the trials' numbers of each collection."""
     orders: dict[str, list[int]] = {}
     size = 20 if len(trials) <= 100 else 8
     for colour in ("other", "stopped", "finished", "failed", "best"):
@@ -312,7 +312,7 @@ def _ticks(parameter: Parameter, low: float, high: float) -> list[tuple[float, s
 
 
 def _bounds(values: list[Any], mode: str) -> tuple[float, float]:
-    """The range to show: all of it, unless a few bad values would press the good ones together."""
+    """Return the range to show: all of it, unless a few bad values would press the good ones together."""
     ordered = sorted(values, reverse=mode == "min")  # from bad to good
     good, bad = ordered[-1], ordered[0]
     usual = ordered[len(ordered) // 20]
@@ -330,7 +330,7 @@ def _limit(ax: Any, values: list[Any], mode: str) -> None:
 
 
 def _thin(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Not more than 30 points, with the first and the last."""
+    """Return at most 30 points, with the first and the last."""
     if len(curve) <= MOST_POINTS:
         return list(curve)
     return [curve[round(i * (len(curve) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
@@ -357,7 +357,7 @@ def _short(name: str, length: int = _LONGEST_NAME) -> str:
 
 
 def _seconds(moment: Any) -> float | None:
-    """A moment as seconds since 1970; ISO text or a number."""
+    """Return a moment, ISO text or a number, as seconds since 1970; None for anything else."""
     if isinstance(moment, (int, float)):
         return float(moment)
     try:

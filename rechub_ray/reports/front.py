@@ -1,4 +1,4 @@
-"""Which trials no other one beats, with several objectives."""
+"""The Pareto front: the trials that no other one beats in all objectives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def front(values: Sequence[Sequence[float]], modes: Sequence[str]) -> list[int]:
-    """Return the places of the values that no other one beats: as good in all objectives, and better in one.
+    """Return the indices of the values that no other one beats: as good in all objectives, and better in one.
 
     Args:
         values: one number for each objective, of each trial.

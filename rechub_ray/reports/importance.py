@@ -1,4 +1,4 @@
-"""How much each hyperparameter matters for where a trial ranks."""
+"""The importance of each hyperparameter for the rank of a trial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPEATS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """Shares that sum to 1, in the order of the parameters, with the forest's R² on trials it has not seen."""
+    """Shares that sum to 1, in the order of the parameters, with the forest's R² on held-out trials."""
 
     shares: tuple[float, ...]
     r2: float
@@ -27,11 +27,11 @@ class Importance:
 
 
 def importance(data: SweepData) -> Importance | None:
-    """Permutation importance in a random forest that predicts a trial's rank from its hyperparameters.
+    """Return the permutation importance in a random forest that predicts a trial's rank from its hyperparameters.
 
     A forest is fitted to four fifths of the scored trials, and its squared error on the other fifth is compared with
     that after one hyperparameter's values were shuffled among them (5 folds, 5 shuffles). The share of a
-    hyperparameter is its mean rise of the error over the sum of all rises; below zero counts as zero. Ranks instead of
+    hyperparameter is its mean rise of the error over the sum of all rises; below zero counts as zero. Ranks stand for
     scores, so that one run that diverged does not decide. A category is one column for each label; a hyperparameter
     that a trial does not have is a label, or a value below all others.
 

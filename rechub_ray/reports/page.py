@@ -21,7 +21,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def page(data: SweepData, figures: Sequence[Figure], shares: Importance | None) -> str:
-    """The whole page."""
+    """Return the whole page."""
     name = html.escape(data.name)
     drawn = {figure.name: _figure(figure) for figure in figures}
     if "importance" in drawn or data.parameters:
@@ -69,7 +69,7 @@ def _asset(name: str) -> str:
 
 
 def _embedded(data: SweepData, figures: Sequence[Figure]) -> str:
-    """What the script needs, so written that it cannot end the element that it stands in."""
+    """Return the script's data as JSON that cannot close the element around it."""
     content: dict[str, Any] = {"trials": {str(t.number): _tip(data, t) for t in data.trials}}
     if any(figure.name == "parallel" for figure in figures):
         axes = parallel_axes(data)
@@ -190,7 +190,7 @@ def _trials(data: SweepData) -> str:
 
 
 def _limits(data: SweepData, shares: Importance | None) -> str:
-    """What the importances cannot tell."""
+    """Return the note on the limits of the importances."""
     if shares is None:
         scored = len(data.ranked())
         why = "scikit-learn is not installed, or all trials have the same score"

@@ -1,4 +1,4 @@
-"""A finished or interrupted sweep as its files tell it."""
+"""A finished or interrupted sweep, read from its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Parameter:
     """A path of the space that takes at least two values among the trials.
 
     Args:
-        path: dotted path. scale: `linear`, `log` or `category`. labels: of a category, in the order of the space.
+        path: dotted path.
+        scale: `linear`, `log` or `category`.
+        labels: of a category, in the order of the space.
     """
 
     path: str
@@ -30,7 +32,7 @@ class Parameter:
     labels: tuple[str, ...] = ()
 
     def position(self, params: Mapping[str, Any]) -> float | None:
-        """Where a trial lies on this axis, as log10, the value or the label's index; None where it is not set."""
+        """Return a trial's place on this axis: the value, its log10 or the label's index; None where it is not set."""
         if self.path not in params:
             return None
         value = params[self.path]
@@ -43,7 +45,7 @@ class Parameter:
 class TrialData:
     """One line of trials.jsonl, with the trial's learning curve as (epoch or step, value of the first metric).
 
-    `params` are those of its best score; what it ended with is in its record.
+    `params` are those of its best score; the last ones are in its record.
     """
 
     number: int
@@ -59,11 +61,17 @@ class TrialData:
 
 @dataclasses.dataclass(frozen=True)
 class SweepData:
-    """All that a report is made of.
+    """The data of a report.
 
     Args:
-        sweep: sweep.yaml. info: sweep.json. metrics, modes: of each objective, the first one is the score.
-        trials: by number. parameters: what varied. constants: path -> the label of the one value all trials have.
+        name: the sweep's name.
+        sweep: content of sweep.yaml.
+        info: content of sweep.json.
+        metrics: the metric of each objective; the first one is the score.
+        modes: `max` or `min`, of each objective.
+        trials: all trials, by number.
+        parameters: the paths that varied.
+        constants: path -> the label of the one value that all trials have.
         unit: of the learning curves: `epochs` trained, or `step`.
     """
 
@@ -78,13 +86,13 @@ class SweepData:
     unit: str
 
     def ranked(self) -> list[TrialData]:
-        """The trials that have a score, best first."""
+        """Return the trials that have a score, best first."""
         sign = -1 if self.modes[0] == "max" else 1
         scored = [(sign * t.score, t.number, t) for t in self.trials if t.score is not None]
         return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
 
     def front(self) -> list[TrialData]:
-        """The trials that no other one beats in all objectives, by the first one, best first."""
+        """Return the trials that no other one beats in all objectives, best first by the first one."""
         candidates = [(t, [v for v in t.values if v is not None]) for t in self.trials if None not in t.values]
         places = front([values for _, values in candidates], self.modes)
         on_front = {candidates[i][0].number for i in places}
@@ -92,7 +100,7 @@ class SweepData:
 
 
 def read(directory: Path) -> SweepData:
-    """Reads sweep.yaml, sweep.json, trials.jsonl and the trials' metrics.jsonl.
+    """Read sweep.yaml, sweep.json, trials.jsonl and the trials' metrics.jsonl.
 
     Raises:
         DataError: a file is missing or damaged; names it.
@@ -139,12 +147,12 @@ def read(directory: Path) -> SweepData:
 
 
 def _trained(lines: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Without the evaluation before training, unless it is the only one: it says little, and takes all the room."""
+    """Leave out the evaluation before training, which would stretch the axis, unless it is the only one."""
     return [line for line in lines if line["step"] > 0] or lines
 
 
 def label(value: Any) -> str:
-    """A parameter's value for people; a component is its name."""
+    """Return a parameter's value as text; a component is its name."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, float):

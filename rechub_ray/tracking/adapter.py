@@ -10,7 +10,7 @@ from rechub_ray.tracking.base import RunInfo, Tracker
 
 @runtime_checkable
 class Logger(Protocol):
-    """The form of Torch-RecHub's `model_logger` objects."""
+    """The interface of Torch-RecHub's `model_logger` objects."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None: ...
 
@@ -20,10 +20,10 @@ class Logger(Protocol):
 
 
 class LoggerAdapter(Tracker):
-    """Hands everything on to a Torch-RecHub logger; the step is the global optimizer step, not the epoch.
+    """Passes everything to a Torch-RecHub logger; the step is the global optimizer step, not the epoch.
 
     Args:
-        run: what is being tracked.
+        run: the run that is tracked.
         logger: an object with `log_metrics(metrics, step)`, `log_hyperparams(params)` and `finish()`.
     """
 
@@ -35,7 +35,7 @@ class LoggerAdapter(Tracker):
         self.logger.log_metrics(dict(metrics), step=step)
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
-        if score:  # these loggers are told once
+        if score:  # these loggers take hyperparameters once, with the scores
             self.logger.log_hyperparams({**config, **{f"best/{name}": value for name, value in score.items()}})
 
     def close(self) -> None:

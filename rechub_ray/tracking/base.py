@@ -1,4 +1,4 @@
-"""What a tracker is: it hears numbers and never ends a run.
+"""The base of trackers, which record the numbers of a run and never end it.
 
 The names of the numbers:
 
@@ -22,13 +22,16 @@ from rechub_ray.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What a tracker may know of the run.
+    """The facts of a run that its trackers use.
 
     Args:
-        name: the run's name. directory: the local folder where the run's logs go.
-        group: the sweep's name, for a trial. group_directory: the sweep's folder, for what its trials share.
+        name: the run's name.
+        directory: the local folder where the run's logs go.
+        group: the sweep's name, for a trial.
+        group_directory: the sweep's folder, for what its trials share.
         resumed: whether earlier numbers of this run exist and are continued.
-        start_step: the optimizer steps done before; numbers of later steps, from before an interruption, are void.
+        start_step: optimizer steps done before this start; numbers of later steps, from before an interruption, are
+            dropped.
         total_steps: optimizer steps of the whole run, where they are known.
     """
 
@@ -41,9 +44,9 @@ class RunInfo:
     total_steps: int | None = None
 
     def kept_id(self, file_name: str) -> str | None:
-        """The id under which a service knows the run, from a file in its directory; None where it has none yet.
+        """Return the id under which a service knows the run, from a file in its directory, or None for a new run.
 
-        A trial's folder is that trial's alone, so what began in it is continued even if it left no checkpoint.
+        A trial's folder belongs to that trial alone, so the service's run is continued even without a checkpoint.
         """
         path = self.directory / file_name
         if (self.resumed or self.group is not None) and path.exists():
@@ -55,7 +58,7 @@ class Tracker(abc.ABC):
     """Base of all trackers; lives on rank 0 only. Exceptions are caught by `Trackers`, which warns once.
 
     Args:
-        run: what is being tracked.
+        run: the run that is tracked.
     """
 
     registered_name: ClassVar[str]
@@ -65,17 +68,21 @@ class Tracker(abc.ABC):
 
     @classmethod  # noqa: B027
     def available(cls) -> None:
-        """ConfigError when a package that the tracker needs is not installed; asked before any worker starts."""
+        """Check that the packages of the tracker are installed; called before any worker starts.
+
+        Raises:
+            ConfigError: one is not.
+        """
 
     @abc.abstractmethod
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Numbers at a global optimizer step; `epoch` is among them where it is known."""
+        """Record numbers at a global optimizer step; `epoch` is among them where it is known."""
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:  # noqa: B027
-        """The flat configuration (dotted path -> scalar), at the start with no score, at the end with the best ones."""
+        """Record the flat configuration (dotted path -> scalar): first without scores, last with the best ones."""
 
     def close(self) -> None:  # noqa: B027
-        """Flushes; called once, also after an error."""
+        """Write what is left; called once, also after an error."""
 
 
 TRACKERS: Registry[Tracker] = Registry("tracker", __package__)

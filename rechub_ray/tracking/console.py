@@ -1,4 +1,4 @@
-"""Progress for people: one line that is renewed, and a line for each evaluation."""
+"""Progress on standard error: one line that is renewed, and a line for each evaluation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ConsoleTracker(Tracker):
 
 
 def _live_display() -> Live | None:
-    """A display that is not started, or None where lines cannot be renewed."""
+    """Return a display that is not started, or None where lines cannot be renewed."""
     if not sys.stderr.isatty():
         return None
     from rich.console import Console

@@ -21,7 +21,7 @@ class CsvTracker(Tracker):
     The first column is `step`; the others are named after the numbers, in the order of their first appearance. A cell
     is empty where its number was not given; NaN and infinity are written as `nan` and `inf`. The file is rewritten
     when a new number appears, which happens once or twice a run. A resumed run continues the file; lines of steps that
-    are trained again are dropped first. A run that starts anew replaces the file.
+    are trained again are dropped first. A new run replaces the file.
 
     Raises:
         DataError: the file of a resumed run was written by something else; names it.
@@ -63,7 +63,7 @@ class CsvTracker(Tracker):
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The columns and the rows, without a last row that was cut off."""
+    """Return the columns and the rows, without a last row that was cut off."""
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     columns, *rows = list(csv.reader(whole.splitlines(keepends=True))) or [["step"]]

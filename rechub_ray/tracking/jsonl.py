@@ -22,7 +22,7 @@ class JsonlTracker(Tracker):
 
     `time` is in seconds since 1970. JSON has no NaN and no infinity: both are written as null, and `read_history`
     gives NaN for them. A resumed run continues the file; lines of steps that are trained again are dropped first, and
-    so is a last line that was cut off. A run that starts anew replaces the file.
+    so is a last line that was cut off. A new run replaces the file.
     """
 
     def __init__(self, run: RunInfo) -> None:
@@ -47,7 +47,7 @@ class JsonlTracker(Tracker):
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl file, in their order, with NaN for null.
+    """Return the lines of a metrics.jsonl file, in their order, with NaN for null.
 
     A last line that is cut off (the run is being written to, or was killed) is left out.
 

@@ -18,7 +18,7 @@ from rechub_ray.tracking.base import TRACKERS, RunInfo, Tracker
 
 ID_FILE_NAME = "mlflow_run_id.txt"
 DATABASE_FILE_NAME = "mlflow.db"
-_LARGEST_BATCH = 100  # MLflow takes so many parameters in a call
+_LARGEST_BATCH = 100  # parameters that MLflow takes in one call
 _LONGEST_VALUE = 500  # of a parameter, for servers of older versions
 _LONGEST_WAIT = 60.0  # seconds for another process to make the tables
 
@@ -28,11 +28,11 @@ class MlflowTracker(Tracker):
     """A run at an MLflow server, or in a local SQLite file; needs `pip install rechub_ray[mlflow]`.
 
     Without a server the numbers go to `mlflow.db` in the run's directory, or in the sweep's for all its trials; see
-    them with `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. SQLite wants a disk of its own host: a sweep over
+    them with `mlflow ui --backend-store-uri sqlite:///DIR/mlflow.db`. SQLite needs a disk of its own host: a sweep over
     several hosts needs a server. Numbers are sent by a thread of their own, so that a slow server does not hold
     up training. The run's id stays in the run's directory, so that a resumed run goes on as the same one; steps that
-    are trained again are there twice. MLflow's parameters never change: a run that is resumed with another
-    configuration shows the first one. It keeps no infinity, which is written as NaN.
+    are trained again appear twice. MLflow's parameters never change: a run that is resumed with another
+    configuration shows the first one. MLflow stores no infinity, which is written as NaN.
 
     Args:
         experiment: the experiment's name, made where it does not exist; None takes the sweep's name, else `rechub_ray`.
@@ -104,7 +104,7 @@ class MlflowTracker(Tracker):
         self._raise_error()
 
     def _open(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-        """The id of the run that is continued, else of a new one."""
+        """Return the id of the run that is continued, else of a new one."""
         known = self.run.kept_id(ID_FILE_NAME)
         if known is not None:
             self._client.update_run(known, status="RUNNING")
@@ -121,7 +121,7 @@ class MlflowTracker(Tracker):
 
         try:
             return str(self._client.create_experiment(name))
-        except MlflowException:  # another trial was faster
+        except MlflowException:  # another trial has created it in the meantime
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -146,7 +146,7 @@ class MlflowTracker(Tracker):
 
 @contextlib.contextmanager
 def _alone_with(uri: str) -> Iterator[None]:
-    """One process at a time: MLflow makes the tables of a new SQLite file without asking who else is at it."""
+    """Exclude other processes for the block: MLflow makes the tables of a new SQLite file without a lock."""
     path = uri.removeprefix("sqlite:///")
     if path == uri:
         yield

@@ -22,19 +22,21 @@ FOLDER = "swanlab"
 class SwanlabTracker(Tracker):
     """A run at swanlab.cn, or files for `swanlab sync` when offline; needs `pip install rechub_ray[swanlab]`.
 
-    Files go to `swanlab/` in the run's directory. SwanLab knows one run in a process: while another one is open there,
+    Files go to `swanlab/` in the run's directory. SwanLab allows one run in a process: while another one is open there,
     this tracker is left out. A run that is resumed goes on as the same one online, and adds a folder of the same id
     offline. NaN and infinity are left out.
 
     Args:
-        project: the project's name. workspace: the team or user; None is the account's default.
-        run_name: the run's name there; None takes this run's. group: None takes the sweep's name.
+        project: the project's name.
+        workspace: the team or user; None is the account's default.
+        run_name: the run's name there; None takes this run's.
+        group: the group's name; None takes the sweep's.
         tags: labels of the run.
         mode: `online`, `local` (for `swanlab watch`; needs `pip install swanlab[dashboard]`), `offline` (no network)
             or `disabled`; None takes the variable SWANLAB_MODE, else `online`.
 
     Raises:
-        ConfigError: swanlab is not installed, or it is the `local` mode and swanboard is not.
+        ConfigError: swanlab is not installed, or swanboard for mode `local`.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class SwanlabTracker(Tracker):
             log_dir=str(folder),
             id=_run_id(run),
             resume="allow",
-            # nobody answers a question for a key on a worker; the run's own output and the machine are not the numbers
+            # no question for a key, which has no answer on a worker; numbers only, not the run's output or the machine
             settings=swanlab.Settings(
                 interactive=False,
                 terminal=swanlab.Settings.Terminal(proxy_type="none"),
@@ -102,10 +104,10 @@ class SwanlabTracker(Tracker):
 
 
 def _open(**arguments: Any) -> Any:
-    """The SwanLab run, opened in a thread of its own.
+    """Return the SwanLab run, opened in a thread of its own.
 
     Opened in the main thread it would take over Ctrl-C, which is the loop's, and could be closed in that thread only.
-    What it says goes to standard error: standard output belongs to the command's result.
+    Its messages go to standard error: standard output belongs to the command's result.
     """
     import swanlab
 
@@ -114,7 +116,7 @@ def _open(**arguments: Any) -> Any:
 
 
 def _run_id(run: RunInfo) -> str:
-    """The id of the run that is continued, else a new one."""
+    """Return the id of the run that is continued, else a new one."""
     known = run.kept_id(ID_FILE_NAME)
     if known is not None:
         return known

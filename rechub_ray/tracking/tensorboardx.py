@@ -62,6 +62,6 @@ class TensorBoardXTracker(Tracker):
     def _write(self, numbers: Mapping[str, float]) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
 
-        # one event for all; the writer's add_scalar would also warn of each NaN, which is a number to show like any
+        # one event for all; the writer's add_scalar would also warn of each NaN, which is shown like any number
         values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in numbers.items()]
         self._writer.file_writer.add_summary(Summary(value=values), self._step)

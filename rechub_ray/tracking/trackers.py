@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_trackers(nodes: Any, *, where: str = "trackers") -> list[Any]:
-    """The list of trackers with all defaults filled in; nothing is opened.
+    """Return the list of trackers with all defaults filled in; nothing is opened.
 
     Args:
         nodes: None, one tracker or a list; each a name, a mapping with `name` and the tracker's arguments, a `Tracker`,
@@ -60,7 +60,7 @@ class Trackers:
 
     Args:
         nodes: as for `check_trackers`.
-        run: what is being tracked.
+        run: the run that is tracked.
         where: the configuration path of `nodes`, for messages.
         warn: takes a warning; None logs it.
 
@@ -82,17 +82,17 @@ class Trackers:
                 self._guards.append(_Guard(LoggerAdapter(run, node), _name(node), self._warn))
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Numbers at a global optimizer step."""
+        """Record numbers at a global optimizer step."""
         for guard in self._guards:
             guard.call(lambda tracker: tracker.log(metrics, step=step))
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
-        """The flat configuration, at the start with no score, at the end with the best ones."""
+        """Record the flat configuration: first without scores, last with the best ones."""
         for guard in self._guards:
             guard.call(lambda tracker: tracker.hyperparameters(config, score))
 
     def close(self) -> None:
-        """Closes every tracker, all at once; one that takes longer than 15 seconds is left behind with a warning."""
+        """Close all trackers in parallel; leave one that takes longer than 15 seconds behind with a warning."""
         guards, self._guards = self._guards, []
         # a daemon thread does not keep the process alive when an upload hangs
         threads = [threading.Thread(target=guard.close, name=f"close-{guard.name}", daemon=True) for guard in guards]
@@ -118,7 +118,7 @@ class Trackers:
 
 
 class _Guard:
-    """One tracker, whose exceptions end here."""
+    """One tracker, whose exceptions become one warning."""
 
     def __init__(self, tracker: Tracker, name: str, warn: Callable[[str], None]) -> None:
         self.tracker, self.name = tracker, name

@@ -23,8 +23,10 @@ class WandbTracker(Tracker):
     waits 10 seconds for the last upload; what is left then can be sent with `wandb sync`.
 
     Args:
-        project: the project's name. entity: the team or user; None is the account's default.
-        run_name: the run's name there; None takes this run's. group: None takes the sweep's name.
+        project: the project's name.
+        entity: the team or user; None is the account's default.
+        run_name: the run's name there; None takes this run's.
+        group: the group's name; None takes the sweep's.
         tags: labels of the run.
         mode: `online`, `offline` (no network) or `disabled`; None takes the variable WANDB_MODE, else `online`.
 
@@ -82,7 +84,7 @@ class WandbTracker(Tracker):
 
 
 def _run_id(run: RunInfo) -> str:
-    """The id of the run that is continued, else a new one."""
+    """Return the id of the run that is continued, else a new one."""
     known = run.kept_id(ID_FILE_NAME)
     if known is not None:
         return known

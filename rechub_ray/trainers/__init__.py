@@ -1,4 +1,4 @@
-"""The familiar face: trainer objects with fit, evaluate and predict, on the same runtime as the command line."""
+"""Trainer objects with fit, evaluate and predict, on the same runtime as the command line."""
 
 from rechub_ray.trainers.ctr_trainer import CTRTrainer
 

@@ -33,7 +33,7 @@ from rechub_ray.tracking import check_trackers
 from rechub_ray.trainers.translate import model_node, optimizer_nodes, schedule_node
 from rechub_ray.trainers.visualization import draw
 
-BATCH_SIZE = 4096  # where neither the caller nor a DataLoader says
+BATCH_SIZE = 4096  # rows, where neither the caller nor a DataLoader sets it
 
 
 class CTRTrainer:
@@ -59,7 +59,7 @@ class CTRTrainer:
             validation data it has no effect.
         device: `cpu`, `cuda`, `cuda:N` or `auto`.
         gpus: GPUs to train on; two or more make one Ray Train worker each. Their number counts, not their ids.
-        loss_mode: False says that the model has losses of its own (outputs of kind `loss`).
+        loss_mode: False if the model has losses of its own (outputs of kind `loss`).
         model_path: the run's folder or URI, shared by all hosts; None takes `runs/<name of the model>`.
         model_logger: a tracker, or an object with log_metrics, log_hyperparams and finish; or a list of them.
         num_workers: Ray Train workers; 0 trains in this process, without Ray.
@@ -68,10 +68,10 @@ class CTRTrainer:
 
     Attributes:
         model: the model.
-        result: what the last `fit` came to (`RunResult`); None before.
+        result: the `RunResult` of the last `fit`; None before.
 
     Raises:
-        ConfigError: an argument that cannot be, a model that is not this library's.
+        ConfigError: an argument is not valid, or the model is not one of this library.
 
     Example:
         >>> from rechub_ray import CTRTrainer, Label, Schema, SparseFeature
@@ -134,7 +134,7 @@ class CTRTrainer:
             "export": {"onnx": False},
         }
         self._config = config_module.load(content, overrides)
-        # what is wrong with the scheduler shows now, not after the data was read
+        # errors of the scheduler come now, not after the data was read
         self._changed(optimizers=self._with_schedules(steps_per_epoch=1))
 
     def fit(
@@ -145,15 +145,15 @@ class CTRTrainer:
         callback_fn: Callable[[int, float], None] | None = None,
         resume: Resume = "never",
     ) -> tuple[float, dict[str, float] | None]:
-        """Trains; afterwards `model` holds the weights of the best epoch (of the last one without validation data).
+        """Train; afterwards `model` holds the weights of the best epoch (of the last one without validation data).
 
         Args:
             train_dataloader: the training data. The folder of a prepared data set stands for its `train`, and for
                 its `valid` where `val_dataloader` is None.
             val_dataloader: the validation data; None neither evaluates nor stops early.
             callback_fn: called with (epoch, AUC) after each epoch's evaluation.
-            resume: `never` begins anew from the model's weights and sets earlier checkpoints aside; `auto` goes on
-                with an interrupted run in `model_path` if there is one; `must` wants one.
+            resume: `never` starts again from the model's weights and sets earlier checkpoints aside; `auto` goes on
+                with an interrupted run in `model_path` if there is one; `must` requires one.
 
         Returns:
             (best AUC, all metrics of that evaluation), or (-1, None) without validation data.
@@ -187,13 +187,13 @@ class CTRTrainer:
         return (float("nan") if best is None else float(best)), self.result.metrics
 
     def evaluate(self, model: Model, data_loader: Any) -> float:
-        """The AUC of a model, over every row once; NaN where the data has one class only."""
+        """Return the AUC of a model, over every row once; NaN where the data has one class only."""
         with self._checkpoint_of(model) as (checkpoint, folder):
             data = self._stored(data_loader, join(folder, "data"), model, what="the evaluation data")
             return inference.evaluate(checkpoint, split=data)["auc"]
 
     def predict(self, model: Model, data_loader: Any) -> npt.NDArray[np.float32]:
-        """The probability of each row, (rows,), in the data's order; labels are not needed."""
+        """Return the probability of each row, (rows,), in the data's order; labels are not needed."""
         with self._checkpoint_of(model) as (checkpoint, folder):
             data = self._stored(data_loader, join(folder, "data"), model, what="the data", targets=False)
             out = join(folder, "predictions")
@@ -217,14 +217,14 @@ class CTRTrainer:
         *,
         probabilities: bool = True,
     ) -> ExportReport:
-        """Exports `model` and checks the file against it at several batch sizes; see `rechub_ray.export.onnx`.
+        """Export `model` and check the file against it at several batch sizes; see `rechub_ray.export.onnx`.
 
         The number of rows and the length of sequences stay free, so `dummy_input`, `batch_size`, `seq_length` and
-        `device` make no difference; they are there for scripts that name them.
+        `device` have no effect; they exist for scripts that pass them.
 
         Args:
             output_path: the file to write, a path or URI.
-            opset_version: has no effect but a warning where it is not the exporter's own.
+            opset_version: has no effect, and warns where it is not the exporter's own.
             dynamic_batch: must be True.
             verbose: print the largest difference from PyTorch.
             onnx_export_kwargs: must be empty.
@@ -261,9 +261,9 @@ class CTRTrainer:
         dpi: int = 300,
         **options: Any,
     ) -> Any:
-        """Draws `model` with torchview on made-up rows; see `rechub_ray.trainers.visualization.draw`.
+        """Draw `model` with torchview on made-up rows; see `rechub_ray.trainers.visualization.draw`.
 
-        `input_data` and `device` make no difference; they are there for scripts that name them.
+        `input_data` and `device` have no effect; they exist for scripts that pass them.
         """
         return draw(
             self.model,
@@ -279,7 +279,7 @@ class CTRTrainer:
         )
 
     def _changed(self, **sections: Any) -> RunConfig:
-        """The configuration with other values in some sections."""
+        """Return the configuration with other values in some sections."""
         content = self._config.model_dump(mode="json")
         for key, value in sections.items():
             content[key] = {**content[key], **value} if key == "data" else value
@@ -300,7 +300,7 @@ class CTRTrainer:
         return max(min(int(wanted), rows) // self._config.processes, 1)
 
     def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
-        """Where the data is as parquet: where it was, or in `folder`."""
+        """Return the path of the data as parquet: its own, or `folder`, where it is written first."""
         if isinstance(data, str | os.PathLike):
             path = os.fspath(data)
             return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
@@ -309,7 +309,7 @@ class CTRTrainer:
         return folder
 
     def _save(self, model: Model, config: RunConfig, folder: str) -> str:
-        """The weights as they are, as a checkpoint."""
+        """Save the weights as they are, and return the path of the checkpoint."""
 
         def write(directory: Path) -> None:
             checkpoint_module.write(directory, config=config, schema=model.schema, model=model, optimizers=[], state={})
@@ -318,7 +318,7 @@ class CTRTrainer:
 
     @contextlib.contextmanager
     def _checkpoint_of(self, model: Model) -> Iterator[tuple[str, str]]:
-        """A temporary checkpoint of a model, and the temporary folder that it lies in (every worker can read it)."""
+        """Yield a temporary checkpoint of a model and its folder, which every worker can read, for the block."""
         folder = join(self.model_path, f"temporary-{uuid.uuid4().hex[:8]}")
         config = self._changed(model=model_node(model))
         filesystem, root = open_filesystem(folder)
@@ -338,7 +338,7 @@ class CTRTrainer:
 
 
 def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, Any], str]:
-    """The `scaling` section and the device of `train`."""
+    """Return the `scaling` section and the device of `train`."""
     if len(gpus) > 1 and num_workers not in (0, len(gpus)):
         raise ConfigError(
             "'gpus' and 'num_workers' disagree", expected="one worker a GPU", got=f"{len(gpus)} and {num_workers}"
@@ -351,7 +351,7 @@ def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, An
 
 
 def _imports(model: Model, num_workers: int) -> list[str]:
-    """The module that registers the model, for workers and for whoever loads the checkpoint."""
+    """Return the module that registers the model, in a list, for workers and for loading the checkpoint."""
     module = type(model).__module__
     if module == "__main__" and num_workers > 0:
         raise ConfigError(
@@ -362,7 +362,7 @@ def _imports(model: Model, num_workers: int) -> list[str]:
 
 
 def _splits(train: Any, valid: Any) -> tuple[Any, Any]:
-    """A prepared folder stands for the splits in it."""
+    """Return the training and the validation data, which for a prepared folder are the splits in it."""
     if not isinstance(train, str | os.PathLike):
         return train, valid
     filesystem, root = open_filesystem(os.fspath(train))
@@ -375,7 +375,7 @@ def _splits(train: Any, valid: Any) -> tuple[Any, Any]:
 
 
 def _after_epochs(callback_fn: Callable[[int, float], None] | None) -> Callable[[int, float], None] | None:
-    """The callback without the evaluation before training."""
+    """Return the callback without the evaluation before training."""
     if callback_fn is None:
         return None
 

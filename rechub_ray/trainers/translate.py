@@ -1,4 +1,4 @@
-"""Objects as configuration nodes: models, and torch's optimizer and scheduler classes."""
+"""Models, and torch's optimizer and scheduler classes, as nodes of the configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.optimizers import OPTIMIZERS
 from rechub_ray.schedules import SCHEDULES
 
-# torch's class -> the house's name, and the house's names of its arguments
+# torch's class -> our name, and our names of its arguments
 _OPTIMIZERS: dict[type, tuple[str, dict[str, str]]] = {
     torch.optim.Adam: ("adam", {}),
     torch.optim.AdamW: ("adamw", {}),
@@ -27,10 +27,10 @@ _PLATEAU = {"factor": "decay", "patience": "patience", "min_lr": "min_lr"}
 
 
 def model_node(model: Any) -> dict[str, Any]:
-    """The configuration's `model`, from which every worker builds the same model again.
+    """Return the configuration's `model`, from which every worker builds the same model again.
 
     Raises:
-        ConfigError: not a registered model, or one that was changed after it was built.
+        ConfigError: the model is not registered, or was changed after it was built.
     """
     cls, name = type(model), getattr(model, "registered_name", None)
     if not isinstance(model, Model) or name not in MODELS.names() or MODELS.get(name) is not cls:
@@ -57,14 +57,14 @@ def model_node(model: Any) -> dict[str, Any]:
 
 
 def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The configuration's `optimizers`.
+    """Return the configuration's `optimizers`.
 
     Args:
-        optimizer: a class of `torch.optim`, a house optimizer or its name, or the list of nodes itself.
+        optimizer: a class of `torch.optim`, an optimizer of this library or its name, or the list of nodes itself.
         params: its arguments, under torch's names for a class of torch; None takes lr 0.001 and weight_decay 0.00001.
 
     Raises:
-        ConfigError: a class or an argument that has no counterpart.
+        ConfigError: a class or an argument has no counterpart.
     """
     if isinstance(optimizer, list):
         if params is not None:
@@ -95,20 +95,20 @@ def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[di
 def schedule_node(
     scheduler: Any, params: Mapping[str, Any] | None, *, lr: float, epochs: int, steps_per_epoch: int
 ) -> dict[str, Any] | None:
-    """The configuration's `schedule` of an optimizer.
+    """Return an optimizer's `schedule` in the configuration, or None where the rate does not change.
 
-    A scheduler of torch that looks at nothing but the epoch is run through once beforehand, and its rates become those
+    A scheduler of torch that depends on the epoch alone is run through once beforehand, and its rates become those
     of `manual_step`: epoch i has the rate after i calls of `scheduler.step()`.
 
     Args:
-        scheduler: a class of `torch.optim.lr_scheduler`, a house schedule or its name; None keeps the rate.
+        scheduler: a class of `torch.optim.lr_scheduler`, a schedule of this library or its name; None keeps the rate.
         params: its arguments.
         lr: the optimizer's rate, > 0.
-        epochs: of the run.
-        steps_per_epoch: of the run, >= 1.
+        epochs: epochs of the run.
+        steps_per_epoch: optimizer steps of an epoch, >= 1.
 
     Raises:
-        ConfigError: what it is cannot be said with a schedule.
+        ConfigError: the scheduler has no counterpart among the schedules.
     """
     arguments = dict(params or {})
     if scheduler is None:
@@ -146,7 +146,7 @@ def schedule_node(
 
 
 def _plateau(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The score and its direction are those of early stopping, so `mode` says nothing new."""
+    """Return the node of the schedule, without `mode`: the score and its direction are those of early stopping."""
     arguments.pop("mode", None)
     for key in arguments:
         if key not in _PLATEAU:
@@ -154,13 +154,13 @@ def _plateau(arguments: dict[str, Any]) -> dict[str, Any]:
                 f"'scheduler_params': ReduceLROnPlateau cannot take '{key}' here",
                 hint=f"{nearest(key, _PLATEAU)} The schedule 'reduce_on_plateau' has min_delta and warmup_steps, too.",
             )
-    # torch's defaults, where the house's differ
+    # torch's defaults, where ours differ
     arguments = {"patience": 10, "min_lr": 0.0, **arguments}
     return {"name": "reduce_on_plateau", **{_PLATEAU[key]: value for key, value in arguments.items()}}
 
 
 def _rates(scheduler: type[Any], arguments: dict[str, Any], lr: float, epochs: int) -> list[float]:
-    """The rate of each epoch."""
+    """Return the rate of each epoch."""
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=lr)
     others = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "lr")}
     rates = []

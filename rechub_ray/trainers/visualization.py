@@ -27,15 +27,17 @@ def draw(
     dpi: int = 300,
     options: dict[str, Any] | None = None,
 ) -> Any:
-    """Draws the graph with torchview, with one input a feature.
+    """Draw the graph with torchview, with one input a feature.
 
     Args:
-        model: left as it was.
-        rows, length: size of the made-up batch: rows, and ids in a sequence.
+        model: the model, which is left as it was.
+        rows: rows of the made-up batch.
+        length: ids in each of its sequences.
         depth: levels of nested modules to show; -1 shows all.
-        show_shapes, expand_nested: as torchview has them.
+        show_shapes: as torchview has it.
+        expand_nested: as torchview has it.
         save_path: `.pdf`, `.svg`, `.png` (these need Graphviz's program `dot`), or `.gv` for the source of the graph.
-        name: of the graph.
+        name: the graph's name.
         dpi: resolution of a picture.
         options: more arguments of `torchview.draw_graph`.
 
