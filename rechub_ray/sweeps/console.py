@@ -1,4 +1,4 @@
-"""What a person sees of a running sweep: a live table on a terminal, elsewhere a line for each event."""
+"""The display of a running sweep: a live table on a terminal, elsewhere a line for each event."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
-QUIET_SECONDS = 60.0  # without an event, before a line says how things stand
+QUIET_SECONDS = 60.0  # without an event, before a line says how the sweep stands
 _DRAW_SECONDS = 0.2
 _CLOSE_SECONDS = 2.0
 _LONGEST_LINE = 300
-_MOST_LINES = 1000  # kept for a reader that does not read
+_MOST_LINES = 1000  # kept for a terminal that takes none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,11 @@ class Row:
     """A trial that runs, or the best one.
 
     Args:
-        trial: its id. epochs: trained so far. last, best: scores. params: what distinguishes it.
+        trial: its id.
+        epochs: epochs trained so far.
+        last: its newest score.
+        best: its best score.
+        params: the values that distinguish it, as text.
     """
 
     trial: str
@@ -46,9 +50,14 @@ class View:
     """A sweep at one moment.
 
     Args:
-        metric: what is compared. epochs: of a whole trial. counts: how many trials are in which state, all of them.
-        running: those that train now. best: the best one so far. seconds_left: until the end, where it can be told.
-        at: `time.monotonic()` of this moment. began: of the sweep's start.
+        metric: the metric that trials are compared by.
+        epochs: epochs of a whole trial.
+        counts: state -> number of trials, of all trials.
+        running: the trials that train now.
+        best: the best trial so far.
+        seconds_left: time to the end, where it can be estimated.
+        at: `time.monotonic()` of this moment.
+        began: `time.monotonic()` of the sweep's start.
     """
 
     metric: str
@@ -61,7 +70,7 @@ class View:
     began: float
 
     def text(self, now: float) -> str:
-        """The counts and times in one line."""
+        """Return the counts and times in one line."""
         parts = [f"{number} {state}" for state, number in self.counts.items() if number]
         parts.append(f"{clock(now - self.began)} passed")
         if self.seconds_left is not None:
@@ -76,7 +85,7 @@ class SweepConsole:
 
     Args:
         stream: where to write; it is not used after the end.
-        quiet_seconds: without an event, before a line says how things stand (not on a terminal).
+        quiet_seconds: time without an event before a line says how the sweep stands (not on a terminal).
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet_seconds: float = QUIET_SECONDS) -> None:
@@ -90,9 +99,9 @@ class SweepConsole:
         self._hangup: Any = None
 
     def __enter__(self) -> SweepConsole:
-        with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's business
+        with contextlib.suppress(ValueError):  # outside of the main thread no handler can be set
             if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-                # before Ray starts: its processes take this over
+                # before Ray starts, whose processes inherit this
                 self._hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._thread.start()
         return self
@@ -103,22 +112,22 @@ class SweepConsole:
             signal.signal(signal.SIGHUP, self._hangup)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Ray Tune writes its callbacks to disk, and what they hold: there a console is None."""
+        """Pickle as None, because Ray Tune writes its callbacks to disk with all that they hold."""
         return type(None), ()
 
     def say(self, text: str) -> None:
-        """One line, cut where it is too long to be read."""
+        """Write one line, cut where it is too long to be read."""
         line = " ".join(text.split())
         self._lines.append(line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…")
         self._wake.set()
 
     def show(self, view: View | None) -> None:
-        """How the sweep stands; None takes the table away."""
+        """Show how the sweep stands; None takes the table away."""
         self._view = view
         self._wake.set()
 
     def close(self) -> None:
-        """Writes what is left; gives up on a terminal that does not take it within 2 seconds."""
+        """Write what is left; give up on a terminal that does not take it within 2 seconds."""
         self._closing.set()
         self._wake.set()
         self._thread.join(_CLOSE_SECONDS)
@@ -134,7 +143,7 @@ class SweepConsole:
                     live.stop()
 
     def _write(self, sink: _Sink, live: Live | None) -> None:
-        # without a live table: the next time that a line says how things stand
+        # without a live table: when the next line says how the sweep stands
         quiet_until = time.monotonic() + self._quiet_seconds
         while True:
             self._wake.wait(1.0)
@@ -188,7 +197,7 @@ class _Sink:
 
 
 def _live(sink: Any) -> Live | None:
-    """A display that is not started, or None where lines cannot be renewed."""
+    """Return a display that is not started, or None where lines cannot be renewed."""
     if not sink.isatty():
         return None
     from rich.console import Console
@@ -209,7 +218,7 @@ def _draw(live: Live, view: View | None) -> None:
 
 
 def table(view: View, now: float, *, most_rows: int) -> Group:
-    """The running trials, best first, under the sweep's counts and its best trial."""
+    """Return the sweep's counts, its best trial and the table of running trials, best first."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

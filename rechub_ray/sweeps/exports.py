@@ -13,7 +13,7 @@ NAME = "model.onnx"
 
 
 def export_trial(checkpoint: str | Path, directory: str | Path, *, probabilities: bool) -> dict[str, Any]:
-    """Exports a checkpoint as `model.onnx`, with its parity report, into a trial's folder.
+    """Export a checkpoint as `model.onnx`, with its parity report, into a trial's folder.
 
     An export that fails costs the trial its file and not its score, so no error leaves this function.
 

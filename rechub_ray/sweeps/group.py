@@ -20,18 +20,19 @@ from rechub_ray.runtime.preflight import Job
 from rechub_ray.runtime.worker import execute, is_passing
 from rechub_ray.world import World
 
-_GRACE_SECONDS = 2.0  # for the other peers' errors to come in: the first one heard of is not always the cause
+_GRACE_SECONDS = 2.0  # for the other peers' errors: the first one to arrive is not always the cause
 _END_SECONDS = 60.0
 
 
 def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: ReadPiece = read_piece) -> dict[str, Any]:
-    """Trains `job` in this process, and with `scaling.num_workers` - 1 others beside it where that is more than one.
+    """Train `job` in this process, and with `scaling.num_workers` - 1 others beside it where that is more than one.
 
     The other processes end with it, or wait for the next trial of this process where it ended well: by itself, or by
     the SystemExit with which Ray Tune stops a trial.
 
     Args:
-        job: the trial's run. hooks: of rank 0.
+        job: the trial's run.
+        hooks: the loop's hooks, of rank 0.
         bundle: what a process reserves in the trial's placement group; bundle k is rank k's.
         read: reads a piece of the data, in each of the processes.
 
@@ -59,7 +60,7 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: Re
             ray.get(refs, timeout=_END_SECONDS)
         is_well = True
         return result
-    except SystemExit:  # the peers have been told
+    except SystemExit:  # the peers know of it from `_Leading`
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=_GRACE_SECONDS)
         is_well = len(done) == len(refs) and all(_error(ref) is None for ref in done)
         raise
@@ -71,7 +72,7 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: Re
 
 
 def _lead(job: Job, store: Any, hooks: Hooks, watch: _Watch, read: ReadPiece) -> dict[str, Any]:
-    """Rank 0's part."""
+    """Train rank 0's part; raise the peer's error where that is the cause."""
     world = _world(job, 0)
     try:
         with _process_group(job, store, world):
@@ -89,7 +90,7 @@ def _world(job: Job, rank: int) -> World:
 
 
 def _share(job: Job, world: World, hooks: Hooks, read: ReadPiece) -> dict[str, Any]:
-    """One process's part of a trial."""
+    """Train one process's part of a trial."""
     config = job.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -97,7 +98,7 @@ def _share(job: Job, world: World, hooks: Hooks, read: ReadPiece) -> dict[str, A
         device = pick_device(config.train.device)
     else:
         device = torch.device("cuda", 0) if config.scaling.use_gpu else torch.device("cpu")
-    # in threads: a trial needs nothing that it has not reserved
+    # in threads, so that a trial uses only what it has reserved
     reader = ThreadReader(threads=config.data.read_threads, read=read)
     return execute(job, world=world, device=device, reader=reader, hooks=hooks)
 
@@ -107,7 +108,7 @@ class _Stopped(Exception):
 
 
 class _Leading:
-    """Rank 0's hooks: after each report the peers hear whether the trial goes on."""
+    """Rank 0's hooks, which tell the peers after each report whether the trial goes on."""
 
     def __init__(self, hooks: Hooks, world: World) -> None:
         self._hooks, self._world = hooks, world
@@ -123,7 +124,7 @@ class _Leading:
 
 
 class _Following:
-    """The other ranks' hooks: rank 0 says everything."""
+    """The other ranks' hooks, which report nothing: rank 0 does."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -145,10 +146,10 @@ class _Peer:
     """One of the other processes."""
 
     def ready(self) -> None:
-        """Answers once the process is up."""
+        """Return once the process is up."""
 
     def train(self, job: Job, rank: int, host: str, port: int, read: ReadPiece) -> None:
-        """Its part of the trial."""
+        """Train this rank's part of the trial."""
         for module in job.config.imports:
             importlib.import_module(module)
         world = _world(job, rank)
@@ -161,7 +162,7 @@ _kept: list[Any] = []  # the peers of this process's last trial
 
 
 def _peers(job: Job, bundle: Mapping[str, float]) -> list[Any]:
-    """Processes for all ranks but the first, all of them ready."""
+    """Return processes for all ranks but the first, all of them ready."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -196,7 +197,7 @@ def _kill(peers: list[Any]) -> None:
 
 @contextlib.contextmanager
 def _process_group(job: Job, store: Any, world: World) -> Iterator[None]:
-    """torch's default process group while a trial trains; the process may serve another trial after it."""
+    """Hold torch's default process group for one trial; the process may serve another trial after it."""
     from rechub_ray.runtime.process_group import backend, use_ray_interface
 
     scaling = job.config.scaling
@@ -219,10 +220,11 @@ def _process_group(job: Job, store: Any, world: World) -> Iterator[None]:
 
 
 class _Watch:
-    """Looks after the peers, in a thread: where one fails, all end, so that rank 0 does not wait for it.
+    """Watches the peers in a thread: where one fails, all end, so that rank 0 does not wait for it.
 
     Args:
-        peers: the actors. refs: their parts of the trial.
+        peers: the actors.
+        refs: Ray's references to their parts of the trial.
     """
 
     def __init__(self, peers: list[Any], refs: list[Any]) -> None:
@@ -253,17 +255,19 @@ class _Watch:
                 return
 
     def cause(self, error: Exception) -> Exception:
-        """What an error that rank 0 met comes from: itself, or a peer's end."""
+        """Return the cause of an error that rank 0 met: the error itself, or a peer's end."""
         if _is_echo(error):
             self._thread.join(timeout=2 * _GRACE_SECONDS)
         return first_cause(error, self._errors, len(self._refs) + 1)
 
 
 def first_cause(error: Exception, others: Sequence[tuple[int, Exception]], size: int) -> Exception:
-    """The error that began it all.
+    """Return the error that led to all others.
 
     Args:
-        error: rank 0's. others: (rank, error) of peers that have ended. size: workers of the trial.
+        error: rank 0's error.
+        others: (rank, error) of peers that have ended.
+        size: workers of the trial.
     """
     import ray
 
@@ -280,7 +284,7 @@ def first_cause(error: Exception, others: Sequence[tuple[int, Exception]], size:
 
 
 def _error(ref: Any) -> Exception | None:
-    """How a peer's part ended."""
+    """Return the error that ended a peer's part, or None."""
     import ray
 
     try:
@@ -292,12 +296,12 @@ def _error(ref: Any) -> Exception | None:
 
 
 def _is_echo(error: Exception) -> bool:
-    """Whether this may only say that another rank has gone."""
+    """Return whether this may only be the effect of another rank's end."""
     return isinstance(error, (RuntimeError, ConnectionError, TimeoutError)) and is_passing(error)
 
 
 def _abort() -> None:
-    """Ends collectives that wait for ranks which are gone; gloo notices by itself, NCCL has to be told."""
+    """End collectives that wait for ranks which are gone; NCCL needs it, gloo notices by itself."""
     group = dist.group.WORLD
     if group is not None and "nccl" in dist.get_backend_config():
         group.abort()

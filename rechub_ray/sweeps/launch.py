@@ -1,4 +1,4 @@
-"""From a sweep file to the best model: checks, Ray Tune, `best/`."""
+"""The course of a sweep, from its file to its best model: checks, Ray Tune, `best/`."""
 
 from __future__ import annotations
 
@@ -55,17 +55,18 @@ def tune(
     resume: str | Path | None = None,
     verbose: bool = False,
 ) -> SweepResult:
-    """Runs a sweep and leaves its best model in `best/` of its folder.
+    """Run a sweep and leave its best model in `best/` of its folder.
 
     Args:
         source: the sweep file, or its content; None with `resume`.
         overrides: `path=value` strings or a mapping; `base.<path>` reaches into the base configuration.
         resume: folder of an interrupted or finished sweep: its finished trials are kept, unfinished ones go on from
             their last checkpoint, and overrides may add trials or lengthen the stop criteria.
-        verbose: what happens, on stderr: a live table on a terminal, elsewhere a line for each event.
+        verbose: show progress on stderr: a live table on a terminal, elsewhere a line for each event.
 
     Raises:
-        RechubError: anything a user can mend.
+        ConfigError: both or none of `source` and `resume` are given, a setting is wrong, or the folder holds a sweep.
+        RechubError: anything else that a user can mend.
         KeyboardInterrupt: after Ctrl-C; what was trained is kept for `resume`.
     """
     if (source is None) == (resume is None):
@@ -162,7 +163,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
         finished=done or watch.ending is not None,
         ended_because=watch.ending or ("every trial is done" if done else "interrupted"),
     )
-    # Ray Tune takes the first Ctrl-C for a wish to end well; `best/` and the report wait for the end of the sweep
+    # Ray Tune ends in order at the first Ctrl-C; `best/` and the report wait for the end of the sweep
     is_interrupted = not facts["finished"] and any(record["status"] not in FINAL for record in ledger)
     if is_interrupted or not any(record["score"] is not None for record in ledger):
         write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
@@ -200,7 +201,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
 
 
 def _alone(checked: CheckedSweep) -> ScalingSection:
-    """How to join Ray; what a trial takes of it is `concurrency`'s matter."""
+    """Return how to join Ray, without workers: `concurrency` decides what a trial reserves."""
     return checked.job.config.scaling.model_copy(update={"num_workers": 0})
 
 
@@ -212,15 +213,15 @@ def _refit(sweep: Sweep, best: Best, watch: Watch) -> Refit:
 
 
 def _earlier(directory: str) -> dict[str, Any]:
-    """What earlier starts of the sweep left in sweep.json."""
+    """Return what earlier starts of the sweep left in sweep.json."""
     path = Path(directory, "sweep.json")
     return {"wall_seconds": 0.0, "concurrency": 0, **(json.loads(path.read_text()) if path.is_file() else {})}
 
 
 def _queue(checked: CheckedSweep, ledger: Ledger) -> tuple[list[str | None], int]:
-    """Ids of the trials to run, unfinished ones first, and how many the whole sweep has.
+    """Return ids of the trials to run, unfinished ones first, and the number of trials of the whole sweep.
 
-    Model-based searches find the rest of their points as they go; the list then holds None for them.
+    Model-based searches choose the rest of their points later; the list holds None for each of those.
     """
     sweep, seed = checked.sweep, int(checked.job.config.seed)
     queue: list[str | None] = []
@@ -243,8 +244,8 @@ class Places:
 
     Args:
         limit: trials at the same time.
-        bundles: what a trial reserves, all of it or nothing: one a worker, and more where `max_concurrent` says so.
-        arithmetic: how they follow from the cluster, in words.
+        bundles: what a trial reserves, all of it or nothing: one a worker, and more where `max_concurrent` needs it.
+        arithmetic: how the limit follows from the cluster, as text.
     """
 
     limit: int
@@ -253,16 +254,19 @@ class Places:
 
 
 def concurrency(sweep: Sweep, nodes: list[Node], trials: int, workers: int) -> Places:
-    """How many trials run at the same time.
+    """Return how many trials run at the same time, and what each reserves.
 
-    Nothing can wait for itself: a trial gets the places of all its workers at once or none, all places are of one
+    Trials cannot block each other: a trial gets the places of all its workers at once or none, all places are of one
     size, and the limit is set by what trials reserve, so that one that waits for others (HyperBand) holds no place.
 
     Args:
-        nodes: the hosts. trials: to be run. workers: processes of a trial.
+        sweep: its `resources` and `max_concurrent` count.
+        nodes: the hosts.
+        trials: number of trials to run.
+        workers: processes of a trial.
 
     Raises:
-        ResourceError: not even one fits.
+        ResourceError: not even one trial fits.
     """
     wanted = sweep.resources
 
@@ -301,9 +305,9 @@ def _fitting(node: Node, cpus: float, gpus: float) -> int:
 
 
 def _reserved(sweep: Sweep, nodes: list[Node], places: Callable[[float], int], workers: int) -> tuple[int, float, int]:
-    """Trials at a time, CPU of a place and places of a trial, so that at most `max_concurrent` trials find room.
+    """Return trials at a time, CPU of a place and places of a trial, so that at most `max_concurrent` trials fit.
 
-    Larger places where that does it, else more of them than there are workers.
+    Makes places larger where that is enough, else reserves more of them than there are workers.
     """
     wanted, most = sweep.resources.cpus, sweep.max_concurrent or 1
     sizes = {wanted} | {
@@ -322,7 +326,7 @@ def _environment(trials: int) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in [*_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG"]}
     logger = logging.getLogger("ray.tune")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # Watch says what happens, in one line each
+    logger.setLevel(logging.CRITICAL)  # Watch reports the events, in one line each
     os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(min(trials, 64)))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
@@ -375,9 +379,9 @@ def _fit(
         ledger.exploit(exploit)
         watch.say(f"{exploit.trial['_trial']}: goes on from a copy of {exploit.donor['_trial']}")
 
-    # another seed at each start: a model that begins anew must not repeat its first points
+    # another seed at each start: a model that starts again must not repeat its first points
     inner = model_based(sweep.search, checked.space, checked.objectives, seed=sweep.seed + len(ledger.records))
-    if isinstance(inner, OptunaModel):  # the only one that can be told of earlier trials
+    if isinstance(inner, OptunaModel):  # the only one that takes earlier trials
         for record in ledger:
             values = values_of(record, checked.objectives)
             if values is not None and record["status"] in FINAL:

@@ -1,4 +1,4 @@
-"""The sweep's books: `trials.jsonl`, whole at every moment, from which a sweep is resumed and reported."""
+"""The records of a sweep's trials: `trials.jsonl`, whole at every moment, for resuming and for reports."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class Ledger:
     """One record a trial; every change is written at once.
 
     Args:
-        directory: the sweep's folder. space: what varies. rungs: where trials are compared.
-        objectives: what is compared, with their modes; the first one is the score.
+        directory: the sweep's folder.
+        space: the paths that vary.
+        objectives: all objectives, with their modes; the first one is the score.
+        rungs: epochs at which trials are compared.
     """
 
     def __init__(self, directory: str, space: Space, *, objectives: Sequence[Objective], rungs: list[float]) -> None:
@@ -42,7 +44,11 @@ class Ledger:
         return iter(self.records.values())
 
     def read(self) -> None:
-        """Takes what an earlier start of the sweep wrote."""
+        """Read the records of an earlier start of the sweep.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             self.records = {record["trial_id"]: record for record in map(json.loads, lines)}
@@ -50,13 +56,15 @@ class Ledger:
             raise CheckpointError(f"'{self.path}' is not a sweep's list of trials", got=str(error)) from None
 
     def write(self) -> None:
-        """Replaces the file as a whole."""
+        """Replace the file as a whole."""
         write_text(str(self.path), "".join(json.dumps(record) + "\n" for record in self.records.values()))
 
     def open(self, point: Point, seed: int, group: int) -> Record:
-        """A new trial.
+        """Add a new trial and return its record.
 
         Args:
+            point: where in the space the trial is.
+            seed: of its run.
             group: number of its point; trials of one group differ in their seed.
         """
         number = len(self.records)
@@ -93,24 +101,24 @@ class Ledger:
 
     def start(self, trial_id: str) -> None:
         record = self.records[trial_id]
-        if self.has_failed(trial_id):  # Ray Tune tries again what will not be run
+        if self.has_failed(trial_id):  # Ray Tune starts it once more, but it will not be run
             return
         record["status"], record["started"] = "running", record["started"] or _now()
         record["starts"] += 1
-        record["onnx"] = None  # what is there is of an earlier end
+        record["onnx"] = None  # a file that is there belongs to an earlier end
         self.write()
 
     def has_failed(self, trial_id: str) -> bool:
-        """Whether the trial met an error that another start cannot get past."""
+        """Return whether the trial met an error that another start cannot get past."""
         return (self.trials / trial_id / FAILURE).is_file()
 
     def lost(self, trial_id: str, reason: str) -> None:
-        """The trial lost a process, or the like, and is started again."""
+        """Note that the trial lost a process, or the like, and is started again."""
         self.records[trial_id].setdefault("lost", []).append(reason)
         self.write()
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """One evaluation; True when it is the best of the whole sweep so far."""
+        """Record one evaluation and return whether it is the best of the whole sweep so far."""
         record = self.records[trial_id]
         score, before = float(result[SCORE]), self.best_score()
         record["steps"], record["rows"] = int(result["step"]), int(result["rows"])
@@ -128,7 +136,7 @@ class Ledger:
         return before is None or self.sign * score > self.sign * before
 
     def exploit(self, exploit: Exploit) -> None:
-        """The trial goes on from a copy of the donor, at another point."""
+        """Record that a trial goes on from a copy of the donor, at another point."""
         record = self.records[exploit.trial["_trial"]]
         point, donor = ({k: v for k, v in x.items() if not k.startswith("_")} for x in (exploit.trial, exploit.donor))
         old, new, donors = record["params"], self.space.params(point), self.space.params(donor)
@@ -148,7 +156,7 @@ class Ledger:
         self.write()
 
     def end(self, trial_id: str, reason: str | None) -> None:
-        """A trial that Tune no longer runs; `reason` says why, where it did not come to its end by itself."""
+        """Record that Tune no longer runs a trial; `reason` says why, where it did not come to its end by itself."""
         record = self.records[trial_id]
         if record["status"] in FINAL:
             return
@@ -167,7 +175,7 @@ class Ledger:
         self.write()
 
     def end_all(self, reason: str) -> None:
-        """The sweep is over: what was running stops, and goes on when the sweep is resumed with more to spend."""
+        """End all running trials with the sweep; they go on when it is resumed with more to spend."""
         for record in self:
             if record["status"] == "running":
                 self.end(record["trial_id"], reason)
@@ -175,7 +183,7 @@ class Ledger:
         self.write()
 
     def fail(self, trial_id: str, reason: str) -> None:
-        """A trial whose process was lost more often than it is started again."""
+        """Record the failure of a trial whose process was lost more often than it is started again."""
         self.end(trial_id, None)
         record = self.records[trial_id]
         if record["status"] != "failed":
@@ -183,12 +191,12 @@ class Ledger:
             self.write()
 
     def best_score(self) -> float | None:
-        """Of the whole sweep so far."""
+        """Return the best score of any trial so far, or None."""
         scores = [r["score"] for r in self if r["score"] is not None]
         return max(scores, key=lambda score: self.sign * score, default=None)
 
     def front(self) -> list[Record]:
-        """The trials that no other one beats in all objectives, the best by the first one first.
+        """Return the trials that no other one beats in all objectives, best first by the first one.
 
         Empty with a single objective.
         """
@@ -199,7 +207,7 @@ class Ledger:
         return sorted((scored[i][0] for i in places), key=lambda record: -self.sign * record["score"])
 
     def ranking(self) -> list[list[Record]]:
-        """The points by their mean score over seeds, best first; each with its trials, best first.
+        """Return the points by their mean score over seeds, best first; each with its trials, best first.
 
         A point with trials that failed ranks behind those whose trials all have scores. With several objectives the
         front comes first, by the first objective; then the rest, by the first objective too.

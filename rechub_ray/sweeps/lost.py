@@ -1,4 +1,4 @@
-"""Trials that lose their process: Ray Tune starts them again, and a line says why."""
+"""Trials that lose their process: Ray Tune starts them again, and a line gives the reason."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rechub_ray.runtime.ray_private import task_failures_as
 
 @contextlib.contextmanager
 def losses_cost_one_trial() -> Iterator[None]:
-    """While this holds, whatever Ray says of a trial's process that is gone is that trial's failure.
+    """Make every error of Ray about a trial's lost process a failure of that trial, within the block.
 
-    Ray Tune (2.60) knows only one such error: when the memory monitor kills a trial, Tune takes the `OutOfMemoryError`
-    for a mistake of its own and ends the whole run.
+    Ray Tune (2.60) handles only one such error: when the memory monitor kills a trial, Tune takes the
+    `OutOfMemoryError` for an error of its own and ends the whole run.
     """
     import ray
 
@@ -30,7 +30,7 @@ def losses_cost_one_trial() -> Iterator[None]:
 
 
 def reason(text: str) -> str:
-    """The last of the errors that Ray Tune wrote down for a trial, in a line."""
+    """Return the last of the errors that Ray Tune wrote down for a trial, in one line."""
     last = text.rpartition("Failure # ")[2]
     lines = [line.strip() for line in last.splitlines() if line.strip()]
     if "running low on memory" in last:

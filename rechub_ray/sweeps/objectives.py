@@ -1,4 +1,4 @@
-"""What trials are compared by: one metric, or several with a front of trials that nobody beats in all of them."""
+"""The objectives that trials are compared by: one metric, or several with a front of trials that no other one beats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.schema import Schema
 
 SIZES = ("num_parameters", "parameter_bytes")
-"""Names of the objectives that are no metric: the trainable weights of the model, counted, and in bytes."""
+"""Names of the objectives that are not metrics: the number of the model's trainable weights, and their bytes."""
 
 
 class Objective(Section):
@@ -28,12 +28,12 @@ class Objective(Section):
 
     @property
     def report_key(self) -> str:
-        """Its name in a trial's reports."""
+        """The objective's name in a trial's reports."""
         return self.metric if self.metric in SIZES else f"val/{self.metric}"
 
 
 def model_size(config: RunConfig, schema: Schema) -> dict[str, int]:
-    """The size of a run's model by the names in `SIZES`, without memory for its weights."""
+    """Return the size of a run's model by the names in `SIZES`, without memory for its weights."""
     with torch.device("meta"):
         model = MODELS.build(config.model, schema, where="model")
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -42,7 +42,7 @@ def model_size(config: RunConfig, schema: Schema) -> dict[str, int]:
 
 
 def values_of(record: Mapping[str, Any], objectives: Sequence[Objective]) -> list[float] | None:
-    """A trial's value in each objective, at its best evaluation by the first one; None without an evaluation."""
+    """Return a trial's value in each objective at its best evaluation by the first one; None without evaluation."""
     if record["score"] is None:
         return None
     return [float(record[o.metric] if o.metric in SIZES else record["metrics"][o.metric]) for o in objectives]

@@ -1,4 +1,4 @@
-"""PBT and PB2 as Ray Tune's schedulers, with values that stay in their ranges and exploits that are told of."""
+"""PBT and PB2 as Ray Tune's schedulers, with values that stay in their ranges and a callback for exploits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from rechub_ray.space import Space, Variable
 
 
 class Exploit(NamedTuple):
-    """A trial goes on from a copy of another one.
+    """The event that a trial goes on from a copy of another one, its donor.
 
     Args:
-        trial, donor: what they are given, the trial's with its new values. step: that the trial had reached.
-        score, donor_score: their last ones. checkpoint: Ray's, of the donor.
+        trial: the trial's configuration in Tune, with its new values.
+        donor: the donor's configuration in Tune.
+        step: the optimizer step that the trial had reached.
+        score: the trial's last score.
+        donor_score: the donor's last score.
+        checkpoint: Ray's checkpoint of the donor.
     """
 
     trial: dict[str, Any]
@@ -43,18 +47,22 @@ def population(
     """Return Ray Tune's scheduler, or None where this version of Ray lacks what it builds on.
 
     Args:
-        base: `pbt` or `pb2`. names: variables that change. given: more arguments of Ray's class.
-        epochs: of a whole run. exploited: told of each exploit.
+        base: `pbt` or `pb2`.
+        space: the sweep's space.
+        names: names of the variables that change.
+        given: more arguments of Ray's class.
+        epochs: epochs of a whole run.
+        exploited: called at each exploit.
     """
     variables = {v.name: v for v in space.variables if v.name in names}
     cls = {"pbt": _pbt, "pb2": _pb2}[base](variables)
 
     class Population(cls):  # type: ignore[misc, valid-type]
-        """Tells of exploits, leaves each trial its own identity, and lets nobody wait for a trial that is gone."""
+        """Reports exploits, keeps each trial's identity, and lets no trial wait for one that is gone."""
 
         def __init__(self) -> None:
             super().__init__(**ranges(base, space, names), **given)
-            self._gone: set[Any] = set()  # Ray counts a trial that failed among the living, and would wait for it
+            self._gone: set[Any] = set()  # Ray counts a failed trial as live, and would wait for it
 
         def on_trial_add(self, controller: Any, trial: Any) -> None:
             self._gone.discard(trial)  # started again after a failure
@@ -77,7 +85,7 @@ def population(
             self._without(controller, trial)
 
         def _without(self, controller: Any, trial: Any) -> None:
-            """Compares those who wait, if the trial that has gone was the last one that they waited for."""
+            """Compare the waiting trials, if the trial that is gone was the last one that they waited for."""
             self._gone.add(trial)
             self.state_of(trial).last_score = None
             self.compare(controller, [t for t in controller.get_live_trials() if t not in self._gone])
@@ -96,7 +104,7 @@ def population(
 
 
 def ranges(base: str, space: Space, names: Sequence[str]) -> dict[str, Any]:
-    """What may change, as Ray's classes want it."""
+    """Return what may change, in the form of Ray's classes."""
     variables = [v for v in space.variables if v.name in names]
     if base == "pb2":
         return {"hyperparam_bounds": {v.name: [_place(v, x) for x in v.extremes()] for v in variables}}
@@ -108,7 +116,7 @@ def _pbt(variables: Mapping[str, Variable]) -> Any:
     base: Any = population_steps(importlib.import_module("ray.tune.schedulers.pbt").PopulationBasedTraining)
 
     class Clipped(base):  # type: ignore[misc]
-        """A factor leads out of no range."""
+        """Ray's PBT, whose factors lead out of no range."""
 
         def new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             new, operations = super().new_config(trial, donor)
@@ -124,9 +132,9 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
     class Modelled(base):  # type: ignore[misc]
         """Ray's PB2, whose model sees log-uniform values as logs, and which changes values from the first exploit on.
 
-        Ray's class copies the donor's values as long as its model has no gains of the donor to go by, which would make
-        the first exploits plain copies. What the model is told of a changed value is what the trial is given, after
-        rounding, since it matches the two by equality.
+        Ray's class copies the donor's values as long as its model has no gains of the donor, which would make the
+        first exploits plain copies. The model records a changed value as the trial gets it, after rounding, because it
+        matches the two by equality.
         """
 
         def save(self, state: Any, time: Any, result: dict[str, Any], trial: Any) -> Any:
@@ -152,7 +160,7 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
             return new | values, operations
 
         def _correct(self, values: Mapping[str, Any]) -> None:
-            """Puts values into the newest row of what the model sees."""
+            """Put values into the newest row of the model's data."""
             for name, v in variables.items():
                 self.data[name] = self.data[name].astype(float)
                 self.data.loc[len(self.data) - 1, name] = _place(v, values[name])
@@ -161,7 +169,7 @@ def _pb2(variables: Mapping[str, Variable]) -> Any:
 
 
 def _changed(variables: Mapping[str, Variable], values: dict[str, Any], donor: Any) -> dict[str, Any]:
-    """The values, drawn anew where they are all the donor's: a plain copy would only repeat what the donor does."""
+    """Return the values, drawn again where all are the donor's: a plain copy would only repeat the donor's run."""
     if any(values[name] != donor.config[name] for name in variables):
         return values
     rng = np.random.default_rng()
@@ -169,7 +177,7 @@ def _changed(variables: Mapping[str, Variable], values: dict[str, Any], donor: A
 
 
 def _place(v: Variable, value: Any) -> float:
-    """Where a value lies for the model."""
+    """Return a value as the model sees it."""
     return math.log(value) if v.kind == "loguniform" else float(value)
 
 

@@ -1,4 +1,4 @@
-"""What Ray Tune calls search spaces, TuneConfig and RunConfig, in the words of a sweep file."""
+"""Ray Tune's search spaces, TuneConfig and RunConfig, translated into the keys of a sweep file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _ELSEWHERE = {
 
 
 def split_space(param_space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The paths that vary, as a sweep's space, and those that do not, as overrides of the base.
+    """Return the paths that vary, as a sweep's space, and those that do not, as overrides of the base.
 
     Raises:
-        ConfigError: a space of Ray's that a sweep does not have.
+        ConfigError: a sweep does not have such a space.
 
     Example:
         >>> split_space({"seed": {"grid_search": [1, 2]}, "train.epochs": 3})
@@ -42,10 +42,10 @@ def split_space(param_space: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def settings_of(tune_config: Any, run_config: Any, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a sweep file, and `verbose`, from Ray Tune's two configurations or mappings with their keys.
+    """Return keys of a sweep file, and `verbose`, from Ray Tune's two configurations or mappings with their keys.
 
     Raises:
-        ConfigError: something that a sweep does not know.
+        ConfigError: a sweep does not have such a setting.
     """
     import ray.tune
 
@@ -72,7 +72,7 @@ def settings_of(tune_config: Any, run_config: Any, space: Mapping[str, Any]) -> 
 
 def _pairs(what: str, given: Any, expected: Any) -> dict[str, Any]:
     if isinstance(given, expected):
-        plain = type(given)()  # Ray fills in defaults of its own; what equals them was not asked for
+        plain = type(given)()  # Ray fills in defaults of its own; a value that equals them was not set
         pairs = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
         return {k: v for k, v in pairs.items() if k == "num_samples" or v != getattr(plain, k)}
     if given is None or isinstance(given, Mapping):
@@ -81,7 +81,7 @@ def _pairs(what: str, given: Any, expected: Any) -> dict[str, Any]:
 
 
 def _setting(what: str, key: str, value: Any) -> dict[str, Any]:
-    """One key of Ray's, or of a sweep file."""
+    """Return the sweep's keys for one key of Ray's or of a sweep file."""
     if key in _AS_IS:
         return {key: value}
     if key in _NO_EFFECT:
@@ -119,7 +119,7 @@ _EXAMPLES = {
 
 
 def _count(settings: dict[str, Any], space: Mapping[str, Any]) -> None:
-    """Ray draws `num_samples` times from the space, each time with every combination of its grids."""
+    """Set the number of trials: Ray draws `num_samples` times, each time with every combination of the grids."""
     samples = settings.pop("num_samples", None)
     grids = [node["grid"] for node in space.values() if "grid" in node]
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
@@ -157,7 +157,7 @@ def _split(param_space: Mapping[str, Any], prefix: str) -> tuple[dict[str, Any],
 
 
 def _node(path: str, value: Any) -> dict[str, Any] | None:
-    """Our `{kind: arguments}` of what varies; None for anything else."""
+    """Return our `{kind: arguments}` of a space, or None for anything else."""
     from ray.tune.search.sample import Domain
 
     if isinstance(value, Domain):
@@ -197,7 +197,7 @@ def _domain(path: str, domain: Any) -> dict[str, Any]:
 
 
 def _options(path: str, values: Any) -> list[Any]:
-    """A list's values; what varies inside of a component goes into the component's own space."""
+    """Return a list's values; spaces inside of a component go into the component's own space."""
     options = []
     for i, value in enumerate(values):
         if isinstance(value, Mapping) and "space" not in value:
@@ -211,7 +211,7 @@ def _options(path: str, values: Any) -> list[Any]:
 
 
 def _refuse_inside(path: str, value: Any) -> None:
-    """A space of Ray's within a list of the configuration has no path of its own there."""
+    """Refuse a space of Ray's within a value, where it does not have a path of its own."""
     from ray.tune.search.sample import Domain
 
     if isinstance(value, Domain):

@@ -29,8 +29,13 @@ class Refit:
     """How the refit went; its files are in `best/refit/`.
 
     Args:
-        trial_id: whose configuration. epochs: trained. checkpoint: None where it failed. onnx: None without a file.
-        test_metrics: empty without a test split. seconds: of training. error: why it failed, or has no ONNX file.
+        trial_id: the trial whose configuration was trained again.
+        epochs: epochs trained.
+        checkpoint: path of the result; None where the refit failed.
+        onnx: path of the ONNX file; None without one.
+        test_metrics: metrics of the test split; empty without one.
+        seconds: time of the training run.
+        error: why the refit failed, or has no ONNX file.
     """
 
     trial_id: str
@@ -43,10 +48,10 @@ class Refit:
 
 
 def check_refit(job: Job) -> None:
-    """Whether a run can be trained again without its validation split.
+    """Check that a run can be trained again without its validation split.
 
     Raises:
-        ConfigError: a part of it goes by the validation's scores.
+        ConfigError: a part of it depends on the validation's scores.
     """
     try:
         check(refit_config(job, epochs=1.0, directory=job.config.directory()))
@@ -57,7 +62,7 @@ def check_refit(job: Job) -> None:
 
 
 def refit_config(job: Job, *, epochs: float, directory: str) -> RunConfig:
-    """A run on the training and the validation rows of another one, that ends after `epochs` and nowhere else.
+    """Return a run on the training and the validation rows of another one, that ends after `epochs` and nowhere else.
 
     Learning-rate schedules run over as many epochs as those of the other run, so that the rate of an epoch is the
     same. There is a checkpoint at least once an epoch.
@@ -84,14 +89,17 @@ def refit_config(job: Job, *, epochs: float, directory: str) -> RunConfig:
 def refit(
     directory: str, trial_id: str, *, bundle: Mapping[str, float], retries: int, say: Callable[[str], None]
 ) -> Refit:
-    """Trains what is in `best/` of a sweep's folder again and puts the result into `best/refit/`.
+    """Train the run in `best/` of a sweep's folder again and put the result into `best/refit/`.
 
-    An interrupted refit goes on from its last checkpoint in `refit/`, a finished one is only copied. What keeps it from
-    its end is told in the result: the sweep itself is done.
+    An interrupted refit goes on from its last checkpoint in `refit/`, a finished one is only copied. An error
+    becomes part of the result, because the sweep itself is done.
 
     Args:
-        directory: the sweep's folder. trial_id: the winner. bundle: what each process of the training reserves.
-        retries: starts after a process was lost. say: told what is going on.
+        directory: the sweep's folder.
+        trial_id: the winner.
+        bundle: what each process of the training reserves.
+        retries: further starts after a process was lost.
+        say: takes lines on the progress.
     """
     best, folder = Path(directory, "best"), f"{directory}/refit/{trial_id}"
     saved = read(best / "checkpoint")
@@ -122,7 +130,7 @@ def refit(
 
 
 def _comparable(run: RunConfig) -> dict[str, Any]:
-    """What decides the result; the folder may have been moved."""
+    """Return the settings that decide the result; the folder may have been moved."""
     return run.model_dump(mode="json", exclude={"model_dir", "scaling", "trackers"})
 
 
@@ -135,7 +143,7 @@ def _finished(folder: str, run: RunConfig) -> dict[str, Any] | None:
 
 
 def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: int) -> dict[str, Any]:
-    """Trains in one process, or as many as a trial has, each on a host that has what a trial's process reserves."""
+    """Train in one process, or as many as a trial has, each on a host that has what a trial's process reserves."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -162,7 +170,7 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
 
 
 def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
-    """Trains from where the run stands. What a user can mend comes back as text: in Ray's errors it loses its type."""
+    """Train from where the run stands; return an error that a user can mend as text, as Ray's errors lose its type."""
     missing = None
     executor = functools.partial(train_trial, bundle=bundle)
     try:
@@ -179,7 +187,7 @@ def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, A
 
 
 def _place(best: Path, folder: str, told: Refit, run: RunConfig) -> None:
-    """Fills `best/refit/`, whole or not at all, and notes the refit in `best/metrics.json`."""
+    """Fill `best/refit/`, whole or not at all, and note the refit in `best/metrics.json`."""
     new = best / ".refit"
     shutil.rmtree(new, ignore_errors=True)
     store = Store(folder)

@@ -25,6 +25,9 @@ class SweepGrid(ResultGrid):  # type: ignore[misc]
 
     Args:
         directory: the sweep's folder.
+
+    Raises:
+        CheckpointError: the folder does not hold a sweep, or a damaged one.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -62,15 +65,17 @@ class SweepGrid(ResultGrid):  # type: ignore[misc]
     def get_best_result(
         self, metric: str | None = None, mode: str | None = None, scope: str = "all", filter_nan_and_inf: bool = True
     ) -> Result:
-        """The sweep's winner, or the best trial by another metric.
+        """Return the sweep's winner, or the best trial by another metric.
 
         Args:
-            metric, mode: what to compare; None takes the sweep's own, by which the winner in `best/` was chosen.
+            metric: the metric to compare; None takes the sweep's own, by which the winner in `best/` was chosen.
+            mode: `max` or `min`; None takes the sweep's own, with its own metric only.
             scope: `all`, since a trial's metrics are those of its best evaluation.
             filter_nan_and_inf: leave out trials whose metric is not finite.
 
         Raises:
-            ConfigError: nothing to compare by.
+            ConfigError: the scope is another one, a metric has no mode, or no trial has the metric.
+            TrainingError: no trial came to an evaluation.
         """
         if scope != "all":
             raise ConfigError(
@@ -95,11 +100,12 @@ class SweepGrid(ResultGrid):  # type: ignore[misc]
         return (max if mode == "max" else min)(scored, key=lambda r: r.metrics[key])
 
     def get_dataframe(self, filter_metric: str | None = None, filter_mode: str | None = None) -> pd.DataFrame:
-        """One row a trial, with `config/<path>` columns.
+        """Return one row a trial, with `config/<path>` columns.
 
         Args:
-            filter_metric, filter_mode: take each trial's evaluation that is best by this metric; None takes the one
-                that is best by the sweep's own.
+            filter_metric: take each trial's evaluation that is best by this metric; None takes the one that is best by
+                the sweep's own.
+            filter_mode: `max` or `min`, of `filter_metric`; None takes `max`.
         """
         rows = []
         for result in self._results:
@@ -123,7 +129,7 @@ class SweepGrid(ResultGrid):  # type: ignore[misc]
             "done": record["status"] in FINAL,
             "config": record["best_params"] or record["params"],
         }
-        # not `best/`: what lies there is another one as soon as the sweep goes on and finds a better one
+        # not the one in `best/`, which changes when the sweep goes on and finds a better one
         checkpoint = Checkpoint(found[0]) if found is not None else None
         failed = record["status"] == "failed"
         return Result(
@@ -137,7 +143,7 @@ class SweepGrid(ResultGrid):  # type: ignore[misc]
 
 
 def _evaluations(path: Path) -> pd.DataFrame:
-    """Every evaluation of a trial, one row each; the one before training is left out."""
+    """Return every evaluation of a trial, one row each, without the one before training."""
     history = read_history(path) if path.exists() else []
     lines = [line for line in history if any(key.startswith("val/") for key in line) and line["epoch"] >= 0]
     return pd.DataFrame(

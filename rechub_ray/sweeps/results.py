@@ -1,4 +1,4 @@
-"""What a sweep leaves: `best/` with everything to ship, and only the checkpoints that are worth keeping."""
+"""The results of a sweep: `best/` with everything to ship, and only the checkpoints that are worth keeping."""
 
 from __future__ import annotations
 
@@ -42,10 +42,15 @@ class SweepResult:
     """What `tune` returns.
 
     Args:
-        directory: the sweep's folder. metric: what was compared. is_finished: whether every trial is done.
-        best: the best trial's record; with several objectives by the first one. trials: all records.
-        objectives: what was compared. front: records of the trials that no other one beats; empty with one objective.
-        best_checkpoint: what `evaluate`, `predict` and `export` take. onnx: the best model's file, if it is exported.
+        directory: the sweep's folder.
+        metric: the metric of the score.
+        is_finished: whether every trial is done.
+        best: the best trial's record; with several objectives by the first one.
+        objectives: all that was compared.
+        front: records of the trials that no other one beats; empty with one objective.
+        trials: records of all trials.
+        best_checkpoint: path that `evaluate`, `predict` and `export` take.
+        onnx: the best model's file, if it is exported.
         refit: the winner trained again on train + validation, where the sweep asks for it.
     """
 
@@ -74,7 +79,7 @@ class SweepResult:
 
 
 def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
-    """Fills `best/` anew: config.yaml, checkpoint/, metrics.json, and model.onnx with its parity report."""
+    """Replace `best/` and its files: config.yaml, checkpoint/, metrics.json, and model.onnx with its parity report."""
     directory = checked.sweep.directory()
     record, path = _winner(checked, ledger)
     new, final = Path(directory, ".best"), Path(directory, "best")
@@ -98,7 +103,7 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
 
 
 def _winner(checked: CheckedSweep, ledger: Ledger) -> tuple[Record, str]:
-    """The best trial of the best point, with its best checkpoint."""
+    """Return the best trial of the best point, with its best checkpoint."""
     for group in ledger.ranking():
         for record in group:
             found = best_of(str(ledger.trials / record["trial_id"]), checked.metric, checked.mode)
@@ -108,13 +113,13 @@ def _winner(checked: CheckedSweep, ledger: Ledger) -> tuple[Record, str]:
 
 
 def _fill_test(checked: CheckedSweep, record: Record, checkpoint: str) -> None:
-    """Test metrics of a trial that was stopped before it measured them."""
+    """Measure the test metrics of a trial that was stopped before it did."""
     if not record["test_metrics"] and checked.job.test is not None:
         record["test_metrics"] = evaluate(checkpoint, split="test")
 
 
 def _export(checked: CheckedSweep, ledger: Ledger, record: Record) -> None:
-    """The ONNX file of a trial that did not come to make its own."""
+    """Export a trial that was stopped before it made its own ONNX file."""
     settings, directory = checked.job.config.export, ledger.trials / record["trial_id"]
     found = best_of(str(directory), checked.metric, checked.mode)
     if settings.onnx and record.get("onnx") is None and found is not None:
@@ -123,10 +128,12 @@ def _export(checked: CheckedSweep, ledger: Ledger, record: Record) -> None:
 
 
 def export_stopped(checked: CheckedSweep, ledger: Ledger, say: Callable[[str], None]) -> None:
-    """The ONNX files of all trials that were stopped before they made their own.
+    """Export all trials that were stopped before they made their own ONNX files.
 
     Args:
-        say: told what is going on.
+        checked: the sweep.
+        ledger: its records.
+        say: takes lines on the progress.
     """
     left = [r for r in ledger if r["score"] is not None and r.get("onnx") is None]
     if left and checked.job.config.export.onnx:
@@ -136,7 +143,7 @@ def export_stopped(checked: CheckedSweep, ledger: Ledger, say: Callable[[str], N
 
 
 def prune(checked: CheckedSweep, ledger: Ledger) -> None:
-    """Tests what is kept, and deletes the checkpoints of the rest."""
+    """Test the trials that are kept, and delete the checkpoints of the rest."""
     ranking = ledger.ranking()
     keep = len(ranking) if checked.sweep.keep is None else max(checked.sweep.keep, len(ledger.front()))
     kept = [record for group in ranking[:keep] for record in group]
@@ -155,9 +162,10 @@ def prune(checked: CheckedSweep, ledger: Ledger) -> None:
 
 
 def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
-    """The best trials as a table, how the rest ended, and where everything is.
+    """Print the best trials as a table, how the rest ended, and where everything is.
 
     Args:
+        result: the sweep's result.
         rows: trials in the table; with several objectives it is the front, whole.
     """
     best, names = result.best, [objective.metric for objective in result.objectives]
@@ -199,7 +207,7 @@ def print_sweep(result: SweepResult, *, rows: int = 8) -> None:
 
 
 def _print_test(result: SweepResult, console: Console) -> None:
-    """The test split's metrics of the best trial, and of the same configuration trained again."""
+    """Print the test split's metrics of the best trial, and of the same configuration trained again."""
     refit, own = result.refit, result.best["test_metrics"]
     if refit is not None and refit.error is not None:
         console.print(f"refit: {refit.error}")

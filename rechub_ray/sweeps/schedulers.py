@@ -1,4 +1,4 @@
-"""Who may go on: the schedulers of a sweep, their settings, and what they need of Ray Tune."""
+"""The schedulers of a sweep, which decide what trials go on: their settings, and what they need of Ray Tune."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Fifo(Section):
 
 
 class Asha(Section):
-    """Asynchronous successive halving: at each rung the best 1/reduction_factor of those who came by go on.
+    """Asynchronous successive halving: at each rung the best 1/reduction_factor of the trials so far go on.
 
     Args:
-        grace_epochs: the first rung. reduction_factor: between rungs, and what is kept.
-        max_epochs: of a trial; null takes the run's.
+        grace_epochs: epochs of the first rung.
+        reduction_factor: factor from rung to rung; the best 1/reduction_factor go on.
+        max_epochs: epochs of a trial; null takes the run's.
 
     Reference:
         Li et al., A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
@@ -47,7 +48,8 @@ class HyperBand(Section):
     """HyperBand: brackets of trials that wait for each other at each rung; the worse ones stop there.
 
     Args:
-        reduction_factor: between rungs, and what is kept. max_epochs: of a trial; null takes the run's.
+        reduction_factor: factor from rung to rung; the best 1/reduction_factor go on.
+        max_epochs: epochs of a trial; null takes the run's.
 
     Reference:
         Li et al., Hyperband, arXiv:1603.06560.
@@ -59,7 +61,7 @@ class HyperBand(Section):
 
 
 class Bohb(HyperBand):
-    """HyperBand that fills its largest bracket first, as BOHB's search (search: bohb) wants it.
+    """HyperBand that fills its largest bracket first, as BOHB's search (search: bohb) needs it.
 
     Reference:
         Falkner et al., BOHB, arXiv:1807.01774.
@@ -72,7 +74,8 @@ class Median(Section):
     """Stops a trial whose best score is worse than the median of the others' means so far.
 
     Args:
-        grace_epochs: before this nobody stops. min_trials: others that must have come as far.
+        grace_epochs: epochs before which no trial stops.
+        min_trials: other trials that must have come as far.
     """
 
     name: Literal["median"] = "median"
@@ -84,12 +87,15 @@ class Pbt(Section):
     """Population based training: the worst trials go on from copies of the best, with changed hyperparameters.
 
     Args:
-        interval_epochs: between comparisons. burn_in_epochs: before the first. quantile: share that is replaced.
-        resample_probability: draw a new value instead of changing the donor's. factors: what a number is multiplied by.
+        interval_epochs: epochs between comparisons.
+        burn_in_epochs: epochs before the first comparison.
+        quantile: share of the trials that is replaced.
+        resample_probability: chance of a new value instead of a change of the donor's.
+        factors: a number is multiplied by one of them.
         paths: what may change during training; null takes the whole space.
         synchronous: trials wait for each other and are compared after equally many epochs; otherwise each is compared
-            with where the others stand. null waits where not all trials run at the same time: those whose turn comes
-            late in a round would be compared with scores from the round before.
+            with where the others stand. null waits where not all trials run at the same time: those that run late
+            in a round would be compared with scores from the round before.
 
     Reference:
         Jaderberg et al., Population Based Training of Neural Networks, arXiv:1711.09846.
@@ -109,7 +115,9 @@ class Pb2(Section):
     """Population based bandits: as pbt, but a Gaussian process over the population's history chooses the new values.
 
     Args:
-        interval_epochs: between comparisons. quantile: share that is replaced. paths: what may change (ranges only).
+        interval_epochs: epochs between comparisons.
+        quantile: share of the trials that is replaced.
+        paths: what may change (ranges only); null takes the whole space.
         synchronous: as of pbt.
 
     Reference:
@@ -130,10 +138,11 @@ SCHEDULERS: dict[str, type[Section]] = {
 
 
 def rungs(settings: Scheduler, epochs: float) -> list[float]:
-    """The epochs at which trials are compared, lowest first; empty where there are no rungs.
+    """Return the epochs at which trials are compared, lowest first; empty where there are no rungs.
 
     Args:
-        epochs: of a whole run.
+        settings: the scheduler's settings.
+        epochs: epochs of a whole run.
 
     Example:
         >>> rungs(Asha(grace_epochs=1, reduction_factor=3), 10)
@@ -159,10 +168,10 @@ def rungs(settings: Scheduler, epochs: float) -> list[float]:
 
 
 def varying(settings: Pbt | Pb2, space: Space) -> list[str]:
-    """Names of the variables that change during training.
+    """Return the names of the variables that change during training.
 
     Raises:
-        ConfigError: one that cannot.
+        ConfigError: one of `paths` is not in the space, or cannot change.
     """
     known = [v.path for v in space.variables if v.parent is None]
     for path in settings.paths or []:
@@ -185,20 +194,24 @@ def build(
     takes_turns: bool,
     exploited: Callable[[Exploit], None],
 ) -> Any:
-    """Ray Tune's scheduler.
+    """Return Ray Tune's scheduler.
 
     Args:
-        epochs: of a whole run. takes_turns: not all trials run at the same time. exploited: told of each exploit.
+        settings: the scheduler's settings.
+        space: the sweep's space.
+        epochs: epochs of a whole run.
+        takes_turns: not all trials run at the same time.
+        exploited: called at each exploit of PBT or PB2.
     """
     from ray.tune import schedulers as ray_schedulers
 
-    common: dict[str, Any] = {"time_attr": TIME}  # Tune tells them metric and mode
+    common: dict[str, Any] = {"time_attr": TIME}  # Tune sets metric and mode
     if isinstance(settings, Asha):
         return ray_schedulers.ASHAScheduler(
             **common,
             grace_period=settings.grace_epochs,
             reduction_factor=settings.reduction_factor,
-            # Ray would put a rung at the very end too, and stop who has nothing left to do
+            # Ray would put a rung at the very end too, and stop trials that are done there
             max_t=max((settings.max_epochs or epochs) * (1 - 1e-9), settings.grace_epochs),
             stop_last_trials=settings.max_epochs is not None,
         )

@@ -1,4 +1,4 @@
-"""Where the next point comes from: the searches of a sweep, and the numbering of its trials."""
+"""The searches of a sweep, which choose its points, and the numbering of its trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = {"optuna": ["optuna"], "hyperopt": ["hyperopt"], "bohb": ["ConfigSpac
 
 
 class Search(Section):
-    """Where points come from.
+    """How points are chosen.
 
     Args:
         name: `random`, `grid` (every combination), `optuna` (TPE), `hyperopt` (TPE) or `bohb` (with scheduler: bohb).
@@ -31,7 +31,11 @@ class Search(Section):
 
 
 def check_packages(name: str) -> None:
-    """ConfigError when a package that the search or scheduler needs is not installed."""
+    """Check that the packages of a search or scheduler are installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
     for package in {**PACKAGES, "pb2": ["GPy", "sklearn"]}.get(name, []):
         try:
             importlib.import_module(package)
@@ -43,7 +47,7 @@ def check_packages(name: str) -> None:
 
 
 def model_based(settings: Search, space: Space, objectives: Sequence[Objective], *, seed: int) -> Any:
-    """The searcher, or None for `random` and `grid`, whose points are known beforehand."""
+    """Return the searcher, or None for `random` and `grid`, whose points are known beforehand."""
     common = {"metric": SCORE, "mode": objectives[0].mode}
     if settings.name == "optuna":
         return OptunaModel(space, objectives, initial_points=settings.initial_points, seed=seed)
@@ -62,12 +66,14 @@ def model_based(settings: Search, space: Space, objectives: Sequence[Objective],
 class OptunaModel:
     """Optuna's TPE, for one objective or several.
 
-    Ray's own OptunaSearch knows no variables that count only under a choice, and cannot be told of earlier trials with
+    Ray's own OptunaSearch does not have variables that count only under a choice, and takes no earlier trials with
     several objectives; asking the study itself takes fewer lines than working around that.
 
     Args:
-        space: what varies; a component's own variables are asked for only where it is chosen.
-        objectives: with their modes. initial_points: random ones before the model is used.
+        space: the paths that vary; a component's own variables are asked for only where it is chosen.
+        objectives: all objectives, with their modes.
+        initial_points: random points before the model is used.
+        seed: seed of the sampler.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], *, initial_points: int, seed: int) -> None:
@@ -82,22 +88,22 @@ class OptunaModel:
         self._asked: dict[str, Any] = {}
 
     def suggest(self, trial_id: str) -> Point:
-        """The next point, without the variables that do not count at it."""
+        """Return the next point, without the variables that do not count at it."""
         self._asked[trial_id] = self._study.ask()
         return self._fill(self._asked[trial_id])
 
     def add(self, point: Point, values: Sequence[float]) -> None:
-        """Tells of a trial that the model did not suggest."""
+        """Add a finished trial that the model did not suggest."""
         fixed = self._optuna.trial.FixedTrial(point)
         self._fill(fixed)
         create = self._optuna.trial.create_trial
         self._study.add_trial(create(values=list(values), params=fixed.params, distributions=fixed.distributions))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The model goes by whole trials."""
+        """Do nothing: the model learns from whole trials."""
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tells of a trial that the model suggested."""
+        """Add the outcome of a trial that the model suggested."""
         asked = self._asked.pop(trial_id)
         if error or not result:
             self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
@@ -119,11 +125,11 @@ class OptunaModel:
 
 
 def listed(configs: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    """Ray Tune's search algorithm and space for trials that are all known beforehand, in their order."""
+    """Return Ray Tune's search algorithm and space for trials that are all known beforehand, in their order."""
     from ray import tune
     from ray.tune.search import BasicVariantGenerator
 
-    # Ray wants a space, and the points must lie in it
+    # Ray needs a space, and the points must lie in it
     space = {key: tune.choice(list(dict.fromkeys(config[key] for config in configs))) for key in configs[0]}
     return BasicVariantGenerator(points_to_evaluate=configs), space
 
@@ -136,13 +142,13 @@ def numbered(
     *,
     objectives: Sequence[Objective],
 ) -> Any:
-    """Ray Tune's searcher over planned trials, then over what `inner` suggests.
+    """Return Ray Tune's searcher over planned trials, then over what `inner` suggests.
 
     Args:
-        planned: what trials with known points are given.
+        planned: configurations of the trials with known points.
         inner: the model-based searcher.
         total: trials of this start of the sweep.
-        opened: opens a trial at a point; returns what it is given.
+        opened: opens a trial at a point and returns its configuration.
         objectives: a trial counts with its best evaluation by the first one, not with its last.
     """
     sign = 1.0 if objectives[0].mode == "max" else -1.0
@@ -150,7 +156,7 @@ def numbered(
     from ray.tune.search import Searcher
 
     class Numbered(Searcher):  # type: ignore[misc]
-        """Gives every trial its number; of planned points only optuna's model can be told."""
+        """Gives every trial its number; only optuna's model takes the results of planned points."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +195,7 @@ def numbered(
                 inner.on_trial_result(trial_id, result)
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            self.keep(trial_id, result or {})  # who is stopped at a result is not heard of before
+            self.keep(trial_id, result or {})  # the result that stops a trial comes only here
             best = self.best.pop(trial_id, None)
             if trial_id in self.own:
                 inner.on_trial_complete(trial_id, result=best, error=error or best is None)
@@ -205,10 +211,10 @@ def numbered(
                 inner.on_unpause(trial_id)
 
         def save(self, checkpoint_path: str) -> None:
-            """A sweep is resumed from trials.jsonl."""
+            """Do nothing: a sweep is resumed from trials.jsonl."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """A sweep is resumed from trials.jsonl."""
+            """Do nothing: a sweep is resumed from trials.jsonl."""
 
     return Numbered()
 

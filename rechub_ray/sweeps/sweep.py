@@ -44,11 +44,13 @@ _FIXED = ("name", "model_dir", "data.root", "imports", "trackers", "scaling", "e
 
 
 class Stop(Section):
-    """When the whole sweep ends before its trials are used up; what runs then is stopped and kept.
+    """When the whole sweep ends before all its trials have run; running trials are stopped and kept.
 
     Args:
-        plateau_trials: trials in a row that end without a new best score. min_delta: a gain is more than this.
-        seconds: wall time of this start of the sweep. budget_epochs: trained by all trials together.
+        plateau_trials: trials in a row that end without a new best score.
+        min_delta: a gain is more than this.
+        seconds: wall time of this start of the sweep.
+        budget_epochs: epochs trained by all trials together.
     """
 
     plateau_trials: Count | None = None
@@ -58,10 +60,11 @@ class Stop(Section):
 
 
 class Resources(Section):
-    """What each process of a trial reserves of the cluster; a trial has one, or base.scaling.num_workers of them.
+    """What each process of a trial reserves; a trial has one process, or base.scaling.num_workers of them.
 
     Args:
-        cpus: logical CPUs. gpus: GPUs, or a share of one; 0 takes 1 where base.scaling.use_gpu says so.
+        cpus: logical CPUs.
+        gpus: GPUs, or a share of one; 0 takes 1 with base.scaling.use_gpu.
     """
 
     cpus: Annotated[float, Gt(0)] = 1.0
@@ -72,11 +75,13 @@ class Sweep(Section):
     """One sweep.
 
     Args:
-        name: for folders and trackers.
+        name: the sweep's name in folders and trackers.
         sweep_dir: the sweep's folder, relative to the one that the command runs in; null takes `sweeps/<name>`.
         base: the configuration that every trial starts from, or its file, relative to the sweep file.
         overrides: path -> value, changes to `base`.
-        space: path -> what to try there. search: where points come from. scheduler: who may go on.
+        space: path -> the values to try there.
+        search: how points are chosen.
+        scheduler: which trials go on.
         stop: when the sweep ends early.
         trials: points to try; null takes 10, or with search: grid every combination.
         seeds: runs of each point, with the seeds base.seed, base.seed + 1, ...; points are ranked by their mean.
@@ -85,11 +90,12 @@ class Sweep(Section):
         points_to_evaluate: points to try first, path -> value.
         keep: points whose checkpoints stay, the best ones first; null keeps all.
         refit: train the winner once more, on train + validation, for as many epochs as it took to its best score.
-        metric, mode: what trials are compared by; null takes the base's early stopping, or its first metric.
+        metric: the metric that trials are compared by; null takes the base's early stopping, or its first metric.
+        mode: `max` or `min`; null takes the base's, or the metric's own.
         objectives: several metrics instead, each a name or `{metric: ..., mode: ...}`; `num_parameters` and
-            `parameter_bytes` are the model's size. The first one says which checkpoint of a trial counts.
-        seed: of the search.
-        retries: starts of a trial after its process was lost.
+            `parameter_bytes` are the model's size. The first one decides which checkpoint of a trial counts.
+        seed: seed of the search.
+        retries: further starts of a trial after its process was lost.
         share_data: read the data once for all trials, where it fits their hosts' shared memory.
     """
 
@@ -116,7 +122,7 @@ class Sweep(Section):
     share_data: bool = True
 
     def directory(self) -> str:
-        """The sweep's folder."""
+        """Return the sweep's folder."""
         return absolute(self.sweep_dir or f"sweeps/{self.name}")
 
 
@@ -125,8 +131,11 @@ class CheckedSweep:
     """A sweep that passed all checks.
 
     Args:
-        sweep: the file. job: the base run. space: what varies. epochs: of a whole run.
+        sweep: the sweep's settings.
+        job: the base run.
+        space: the paths that vary.
         objectives: what is compared, at least one; the first one is the score.
+        epochs: epochs of a whole run.
     """
 
     sweep: Sweep
@@ -137,12 +146,12 @@ class CheckedSweep:
 
     @property
     def metric(self) -> str:
-        """Of the score."""
+        """The metric of the score."""
         return self.objectives[0].metric
 
     @property
     def mode(self) -> str:
-        """Of the score."""
+        """The mode of the score, `max` or `min`."""
         return str(self.objectives[0].mode)
 
     @property
@@ -151,7 +160,7 @@ class CheckedSweep:
         return self.job.config.processes
 
     def planned(self) -> list[Point]:
-        """The points that are known beforehand: those to evaluate first, then all of a random or grid search."""
+        """Return the points that are known beforehand: those to evaluate first, then all of a random or grid search."""
         sweep = self.sweep
         points = [
             self.space.encode(params, where=f"points_to_evaluate.{i}")
@@ -168,7 +177,7 @@ class CheckedSweep:
         return points
 
     def total_points(self) -> int:
-        """Points of the sweep, over all starts of it."""
+        """Return the number of points of the sweep, over all its starts."""
         known = len(self.planned())
         return (
             known if self.sweep.search.name in ("random", "grid") else max(self.sweep.trials or DEFAULT_TRIALS, known)
@@ -176,12 +185,12 @@ class CheckedSweep:
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Sweep:
-    """A sweep from a YAML file or a mapping; `base.<path>` overrides reach into the base configuration.
+    """Return a sweep from a YAML file or a mapping; `base.<path>` overrides reach into the base configuration.
 
     Paths that a file holds are relative to the file, those of a mapping and of overrides to the current folder.
 
     Raises:
-        ConfigError: what is wrong, with the key and the nearest known one.
+        ConfigError: a file cannot be read, or a key or value is wrong; names the key and the nearest known one.
     """
     data = config_module.read_yaml(source)
     written = data.get("base")
@@ -269,14 +278,14 @@ def _placed(data: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Path -> value of each override, one by one."""
+    """Return path -> value of each override, one by one."""
     if isinstance(overrides, Mapping):
         return [{path: value} for path, value in config_module.read_yaml(overrides).items()]  # a plain copy
     return [dict([config_module.parse_override(text)]) for text in overrides]
 
 
 def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None:
-    """One entry of `space` or `overrides`, whose keys are paths with dots; null takes an entry of `space` out."""
+    """Set one entry of `space` or `overrides`, whose keys are paths with dots; null removes an entry of `space`."""
     held = data.get(section) or {}
     if not isinstance(held, Mapping):
         raise ConfigError(f"'{section}'", expected="path: value", got=repr(held))
@@ -299,14 +308,14 @@ def _set_path(data: dict[str, Any], section: str, path: str, value: Any) -> None
 
 
 def dump(sweep: Sweep) -> str:
-    """YAML text that `load` reads back as the same sweep, but for keys in URIs, which are masked."""
+    """Return YAML text that `load` reads back as the same sweep, but for keys in URIs, which are masked."""
     return masked(yaml_text.dump(sweep.model_dump(mode="json")))
 
 
 def trial_config(
     base: Mapping[str, Any], overrides: Mapping[str, Any], *, directory: str, name: str, seed: int
 ) -> RunConfig:
-    """A trial's run: the base with a list of overrides, in a folder of its own."""
+    """Return a trial's run: the base with overrides, in a folder of its own."""
     data = config_module.merge(dict(base), {**overrides, "model_dir": directory, "name": name})
     if "seed" not in overrides:
         data["seed"] = seed
@@ -314,10 +323,11 @@ def trial_config(
 
 
 def check_sweep(sweep: Sweep) -> CheckedSweep:
-    """Checks the base run, every value of the space in it, and whether the parts of the sweep fit each other.
+    """Check the base run, every value of the space in it, and whether the parts of the sweep fit each other.
 
     Raises:
-        RechubError: the first thing found wrong.
+        ConfigError: a part of the sweep is wrong, or does not fit another one.
+        RechubError: the check of the base run fails.
     """
     directory = sweep.directory()
     if is_uri(directory):
@@ -345,7 +355,7 @@ def check_sweep(sweep: Sweep) -> CheckedSweep:
 
 
 def _resources(sweep: Sweep, job: Job) -> Resources:
-    """What a process of a trial reserves."""
+    """Return what a process of a trial reserves."""
     scaling, wanted = job.config.scaling, sweep.resources
     if wanted.gpus and scaling.num_workers > 0 and not scaling.use_gpu:
         raise ConfigError(
@@ -359,7 +369,7 @@ def _resources(sweep: Sweep, job: Job) -> Resources:
 
 
 def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
-    """What is compared, with every mode filled in."""
+    """Return what is compared, with every mode filled in."""
     config = job.config
     if job.valid is None or (config.train.evaluate_every_epochs == 0 and config.train.evaluate_every_steps is None):
         raise ConfigError("a sweep compares trials by the validation split, and the base does not evaluate it")
@@ -393,10 +403,10 @@ def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
 
 
 def _filled(objective: Objective, place: str, metrics: MetricSet, modes: Mapping[str, Any]) -> Objective:
-    """The objective, known and with its mode.
+    """Check that the objective is computed, and return it with its mode.
 
     Args:
-        modes: of what does not go by the metric's own.
+        modes: metric -> mode, where it is not the metric's own.
     """
     metric, known = objective.metric, [*metrics.keys, *(SIZES if place else ())]
     if metric not in known:
@@ -406,7 +416,7 @@ def _filled(objective: Objective, place: str, metrics: MetricSet, modes: Mapping
 
 
 def _check_fit(sweep: Sweep, space: Space) -> None:
-    """Whether search, scheduler, space and the rest go together."""
+    """Check that search, scheduler, space and the rest fit each other."""
     search, scheduler = sweep.search.name, sweep.scheduler
     if (search == "bohb") != isinstance(scheduler, Bohb):
         raise ConfigError("'search: bohb' and 'scheduler: bohb' go together", got=f"{search} and {scheduler.name}")
@@ -443,7 +453,7 @@ def _check_fit(sweep: Sweep, space: Space) -> None:
 
 
 def _check_several(sweep: Sweep) -> None:
-    """What compares trials by one number does not go with several objectives."""
+    """Refuse parts that compare trials by one number, with several objectives."""
     several, scheduler, search = f"and the sweep has {len(sweep.objectives)} objectives", sweep.scheduler, sweep.search
     if not isinstance(scheduler, Fifo):
         raise ConfigError(
@@ -473,7 +483,7 @@ def _probe(sweep: Sweep, base: Job, what: str, overrides: dict[str, Any], direct
 
 
 def _check_exchange(checked: CheckedSweep) -> None:
-    """A value that changes the model's weights, or the rows of a step, cannot change during training."""
+    """Refuse to change values during training that change the model's weights or the rows of a step."""
     sweep, scheduler = checked.sweep, checked.sweep.scheduler
     assert isinstance(scheduler, (Pbt, Pb2))
     every = checked.job.config.train.evaluate_every_epochs

@@ -46,13 +46,19 @@ _running = threading.Lock()  # held while a trial runs in this process
 
 @dataclasses.dataclass(frozen=True)
 class TrialJob:
-    """What every trial of a sweep shares.
+    """The parts that all trials of a sweep share.
 
     Args:
-        base: the base configuration. job: the checked run of it. space: what varies.
-        directory: the folder of all trials. group: the sweep's name.
-        metric, mode: of the score. objectives: all that is compared.
-        bundle: what each process of a trial reserves. read: reads a piece of the data.
+        base: the base configuration.
+        job: the checked run of the base.
+        space: the paths that vary.
+        directory: the folder of all trials.
+        group: the sweep's name.
+        metric: the metric of the score.
+        mode: `max` or `min`, of the score.
+        objectives: all that is compared.
+        bundle: what each process of a trial reserves.
+        read: reads a piece of the data.
     """
 
     base: Mapping[str, Any]
@@ -68,14 +74,14 @@ class TrialJob:
 
 
 def trainable(shared: TrialJob) -> Any:
-    """`run_trial` as Ray Tune runs it. Needs a running Ray."""
+    """Return `run_trial` in the form that Ray Tune runs; Ray must be running."""
     import ray.tune
     from ray.tune.trainable import wrap_function
 
     base: Any = wrap_function(ray.tune.with_parameters(_alone, shared=shared), name="trial")
 
     class Trial(base):  # type: ignore[misc]
-        """Tune tells a trial that is stopped, and ends its process at once: before its trackers are closed."""
+        """Waits for the end of a trial that is stopped: Tune would end its process before its trackers are closed."""
 
         def setup(self, config: dict[str, Any]) -> None:
             os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(_END_SECONDS)  # before the process has its next trial
@@ -101,19 +107,20 @@ def _wait_for_end() -> None:
 
 
 def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
-    """Trains one trial to its end and leaves `result.json` in its folder; reports to Tune at each evaluation.
+    """Train one trial to its end and leave `result.json` in its folder; report to Tune at each evaluation.
 
     Args:
         config: the point, with `_trial` (our id) and `_seed`.
+        shared: the sweep's part.
 
     Raises:
-        TrainingError: the trial failed; the reason is in `failure.json` where starting again cannot mend it.
+        TrainingError: the trial failed; the reason is in `failure.json` where another start cannot get past it.
     """
     import ray.tune
 
     directory = f"{shared.directory}/{config['_trial']}"
     failed = Path(directory, FAILURE)
-    if failed.exists():  # what failed by itself fails again: no second try
+    if failed.exists():  # a trial that failed by itself fails again: no second try
         raise TrainingError(json.loads(failed.read_text())["reason"])
     point = {key: value for key, value in config.items() if not key.startswith("_")}
     given = ray.tune.get_checkpoint()
@@ -148,7 +155,7 @@ def run_trial(config: dict[str, Any], shared: TrialJob) -> None:
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether another start may get past this: memory that others took, a lost worker, disk or connection."""
+    """Return whether another start may get past this: memory that others took, a lost worker, disk or connection."""
     if isinstance(error, (MemoryError, OSError, WriteError, torch.OutOfMemoryError)) or is_passing(error):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
@@ -160,10 +167,11 @@ def _donor(given: Any) -> str:
 
 
 def set_aside(given: Any, directory: str) -> None:
-    """Keeps what an exploit is to copy: the donor may train on, and drop it, before the trial's turn comes.
+    """Keep the checkpoint that an exploit copies: the donor may train on, and drop it, before the trial's turn comes.
 
     Args:
-        given: Ray's checkpoint of the donor. directory: of the trial that goes on from it.
+        given: Ray's checkpoint of the donor.
+        directory: folder of the trial that goes on from it.
     """
     path = _donor(given)
     place = Path(directory, DONOR)
@@ -180,9 +188,12 @@ def _link(source: str, target: str) -> None:
 
 
 def continue_from(job: Job, path: str, shared: TrialJob) -> None:
-    """Prepares the trial's folder to go on from `path`: its own checkpoint, or a copy of another trial's.
+    """Prepare the trial's folder to go on from `path`: its own checkpoint, or a copy of another trial's.
 
-    The newest own checkpoint is at or behind the reported one; it is the one to go on from.
+    A trial goes on from its newest own checkpoint, which is at or behind the reported one.
+
+    Raises:
+        CheckpointError: the donor's checkpoint is gone.
     """
     directory = job.config.directory()
     store = Store(directory, keep=job.config.checkpoint.keep)
@@ -202,7 +213,7 @@ def continue_from(job: Job, path: str, shared: TrialJob) -> None:
 
 
 def best_of(directory: str, metric: str, mode: str) -> tuple[str, float] | None:
-    """Path and score of the best checkpoint that a trial ever had; None without an evaluation."""
+    """Return path and score of the best checkpoint that a trial ever had; None without an evaluation."""
     store = Store(directory)
     sign = 1.0 if mode == "max" else -1.0
     found = []
@@ -215,7 +226,7 @@ def best_of(directory: str, metric: str, mode: str) -> tuple[str, float] | None:
 
 
 def _keep_best(store: Store, aside: Path, shared: TrialJob) -> None:
-    """Moves the best checkpoint so far out of a store that a copy will replace."""
+    """Move the best checkpoint so far out of a store that a copy will replace."""
     best = best_of(str(aside.parent), shared.metric, shared.mode)
     if best is not None and os.path.dirname(best[0]) == store.location:
         shutil.rmtree(aside, ignore_errors=True)
@@ -223,7 +234,7 @@ def _keep_best(store: Store, aside: Path, shared: TrialJob) -> None:
 
 
 def fork(job: Job, path: str, store: Store) -> None:
-    """Writes a copy of the checkpoint `path` into `store`, as this run's own, with this run's hyperparameters.
+    """Write a copy of the checkpoint `path` into `store`, as this run's own, with this run's hyperparameters.
 
     What the store held is dropped: the run is another one from here on. Weights, optimizer states and the position in
     the data are the donor's; learning rates, penalties and the like are the run's own.
@@ -248,14 +259,16 @@ class TrialHooks:
     """The loop's hooks in a trial: trackers in the trial's folder, and one report to Tune an evaluation.
 
     Args:
-        job: the trial's run. shared: the sweep's part. point: where in the space the trial is.
-        is_new_to_tune: Tune has not heard of this trial, though its folder may hold a checkpoint (a resumed sweep).
+        job: the trial's run.
+        shared: the sweep's part.
+        point: where in the space the trial is.
+        is_new_to_tune: Tune has no report of this trial, though its folder may hold a checkpoint (a resumed sweep).
     """
 
     def __init__(self, job: Job, shared: TrialJob, point: dict[str, Any], *, is_new_to_tune: bool) -> None:
         self._job, self._shared, self._point = job, shared, json.dumps(point)
         self._trackers: Trackers | None = None
-        self._warnings: list[str] = []  # the driver shows them: nobody sees what a trial's process prints
+        self._warnings: list[str] = []  # the driver shows them: the output of a trial's process is not shown
         self._is_new_to_tune = is_new_to_tune
         self._sizes = model_size(job.config, job.schema)
         self._is_evaluated = False
@@ -282,7 +295,7 @@ class TrialHooks:
             self._tell_where_it_stands(step)
 
     def _tell_where_it_stands(self, step: int) -> None:
-        """Repeats the newest evaluation: it may never have reached the driver, and the scheduler has to know it."""
+        """Report the newest evaluation again: it may not have reached the driver, and the scheduler needs it."""
         store = Store(self._job.config.directory())
         path = f"{store.location}/{store.newest()}"
         state = json.loads(Path(path, "state.json").read_text())
@@ -306,7 +319,11 @@ class TrialHooks:
         self._is_evaluated = epoch >= 0
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
-        """Reports once an evaluation, with a small checkpoint that points at ours: exploits and resumes follow it."""
+        """Report once an evaluation, with a small checkpoint that points at ours, for exploits and resumed trials.
+
+        Raises:
+            TrainingError: an objective is not finite.
+        """
         if not self._is_evaluated:
             return
         self._is_evaluated = False
@@ -334,17 +351,17 @@ class TrialHooks:
         self._since = time.monotonic()
 
     def _epochs(self, path: str) -> float:
-        """Epochs trained, whole ones as whole numbers: rungs are compared exactly."""
+        """Return the epochs trained, whole ones as whole numbers: rungs are compared exactly."""
         state = json.loads(Path(path, "state.json").read_text())
         position = Position.from_dict(state["position"])
         return float(position.epoch + min(position.rows_done / max(self._job.train.rows, 1), 1.0))
 
     def finished(self, result: dict[str, Any]) -> None:
-        """The run came to its end by itself."""
+        """Keep the test metrics of a run that came to its end by itself."""
         self._test_scores = {f"test/{key}": value for key, value in result["test_metrics"].items()}
 
     def close(self) -> None:
-        """The end, also of a trial that was stopped: best scores beside hyperparameters."""
+        """Record the best scores beside the hyperparameters and close the trackers, also for a stopped trial."""
         if self._trackers is None:
             return
         with contextlib.suppress(OSError, RechubError):  # a disk that is lost has ended the trial with its own error

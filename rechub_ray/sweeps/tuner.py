@@ -1,4 +1,4 @@
-"""The familiar face of a sweep for those who know Ray Tune: it only builds a `Sweep`, and `tune` does the rest."""
+"""A sweep with the interface of Ray Tune: it only builds a `Sweep`, and `tune` does the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rechub_ray.sweeps.sweep import Sweep
 
 
 class Tuner:
-    """A sweep in the shape of `ray.tune.Tuner`.
+    """A sweep with the interface of `ray.tune.Tuner`.
 
     Args:
         base: the base configuration: a file, a mapping, or a `RunConfig`.
@@ -30,7 +30,7 @@ class Tuner:
         overrides: of the sweep, as for `tune`: `base.<path>`, or a key of a sweep file.
 
     Raises:
-        ConfigError: something that a sweep does not know, or cannot do.
+        ConfigError: a setting is wrong, or a sweep does not have it.
 
     Example:
         >>> results = Tuner("configs/demo.yaml", param_space={...}).fit()  # doctest: +SKIP
@@ -59,21 +59,21 @@ class Tuner:
         self._changes: Sequence[str] | Mapping[str, Any] = ()
 
     def fit(self) -> Any:
-        """Runs the sweep; `rechub_ray.tune` says what is left in its folder.
+        """Run the sweep; `rechub_ray.tune` says what is left in its folder.
 
         Returns:
             Ray Tune's `ResultGrid` over all trials; the checkpoint of its best result is the one in `best/`, in the
             trial's own folder.
 
         Raises:
-            RechubError: anything a user can mend.
+            RechubError: anything that a user can mend.
         """
         if self.sweep is None:
             return tune(resume=self._directory, overrides=self._changes, verbose=self._verbose).grid
         return tune(self.sweep.model_dump(mode="json"), verbose=self._verbose).grid
 
     def get_results(self) -> Any:
-        """The `ResultGrid` of what has been run so far."""
+        """Return the `ResultGrid` of the trials so far."""
         from rechub_ray.sweeps.result_grid import SweepGrid
 
         return SweepGrid(self._directory)
@@ -82,14 +82,15 @@ class Tuner:
     def restore(
         cls, path: str | Path, *, overrides: Sequence[str] | Mapping[str, Any] = (), verbose: bool = True
     ) -> Tuner:
-        """The sweep in a folder: `fit` goes on with it, wherever it was interrupted.
+        """Return the sweep in a folder, with which `fit` goes on from where it was interrupted.
 
         Args:
             path: the sweep's folder; what is trained is written there.
-            overrides: what may change, as in `{"trials": 50}`. verbose: say what is going on.
+            overrides: settings that may change, as in `{"trials": 50}`.
+            verbose: show progress.
 
         Raises:
-            ConfigError: there is no sweep.
+            ConfigError: the folder does not hold a sweep.
         """
         if not cls.can_restore(path):
             raise ConfigError(f"no sweep to restore in '{path}'", expected="a folder with sweep.yaml and trials.jsonl")
@@ -99,5 +100,5 @@ class Tuner:
 
     @classmethod
     def can_restore(cls, path: str | Path) -> bool:
-        """Whether a folder holds a sweep that `restore` takes."""
+        """Return whether a folder holds a sweep that `restore` takes."""
         return all((Path(path) / name).is_file() for name in ("sweep.yaml", "trials.jsonl"))

@@ -1,4 +1,4 @@
-"""What Ray Tune tells the driver, and what the driver tells Ray Tune: callback and stopper."""
+"""The driver's side of Ray Tune: a callback that records its events, and a stopper that ends the sweep."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _LOOK_SECONDS = 0.5
 
 
 class Watch:
-    """Keeps the ledger while Tune runs, and says when the sweep is to end.
+    """Keeps the ledger while Tune runs, and decides when the sweep ends.
 
     Args:
-        checked: the sweep. ledger: its books. total: trials of the whole sweep. console: is told of each event.
+        checked: the sweep.
+        ledger: its records.
+        total: trials of the whole sweep.
+        console: shows each event; None shows nothing.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class Watch:
         self.checked, self.ledger, self.total, self._console = checked, ledger, total, console
         self.ending: str | None = None
         self._began = self._looked = time.monotonic()
-        self._started: float | None = None  # when the first trial did, and the epochs that were trained before
+        self._started: float | None = None  # when the first trial started; and the epochs trained before
         self._epochs_before = self._epochs()
         self._last: dict[str, float] = {}
         self._without_gain = 0
@@ -50,7 +53,7 @@ class Watch:
         self.check_budget()
 
     def check_budget(self) -> None:
-        """Ends the sweep when all trials together have trained what they may."""
+        """End the sweep when all trials together have trained what they may."""
         limit = self.checked.sweep.stop.budget_epochs
         if limit is not None and self._epochs() >= limit:
             self.ending = self.ending or f"the sweep's budget of {limit:g} epochs is used up"
@@ -60,7 +63,7 @@ class Watch:
         self.ledger.start(name)
 
     def recovered(self, name: str, error: str) -> None:
-        """Ray Tune will start a trial again; one that cannot get past its error is over all the same."""
+        """Record that Ray Tune starts a trial again, or the end of one that cannot get past its error."""
         if self.ledger.has_failed(name):
             self.ended(name, error)
         else:
@@ -84,7 +87,7 @@ class Watch:
         self._plateau()
 
     def is_over(self) -> bool:
-        """Whether the sweep is to end now."""
+        """Return whether the sweep is to end now."""
         limit = self.checked.sweep.stop.seconds
         if limit is not None and time.monotonic() - self._began >= limit:
             self.ending = self.ending or f"the sweep's time of {limit:g} s is over"
@@ -95,7 +98,7 @@ class Watch:
             self._console.say(text)
 
     def look(self, trials: Iterable[tuple[str, str]]) -> None:
-        """Shows how the sweep stands; asked often, it does so now and then.
+        """Show how the sweep stands, at most every half second.
 
         Args:
             trials: id of each of Tune's trials, with Tune's word for its state.
@@ -106,7 +109,7 @@ class Watch:
             self._console.show(self._view(dict(trials), now))
 
     def leave(self) -> None:
-        """No trial runs any more."""
+        """Take the table away, because no trial runs any more."""
         if self._console is not None:
             self._console.show(None)
 
@@ -144,7 +147,7 @@ class Watch:
         return float(sum(r["epochs"] for r in self.ledger))
 
     def _seconds_left(self) -> float | None:
-        """Until the end, if trials to come are as long as those that ended; None before anything is trained."""
+        """Return the seconds left, if trials to come are as long as those that ended; None before any training."""
         now, stop = time.monotonic(), self.checked.sweep.stop
         trained = self._epochs() - self._epochs_before
         if self._started is None or trained <= 0:
@@ -187,13 +190,13 @@ def _short(value: Any) -> str:
 
 
 def _written(trial: Any) -> str:
-    """Ray Tune's file of a trial's errors; the trial itself reads a copy, which is made later."""
+    """Return Ray Tune's own file of a trial's errors; the copy that the trial reads is made later."""
     path = Path(trial.error_file or "")
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def callback(watch: Watch) -> Any:
-    """`watch` as Ray Tune's callback."""
+    """Return `watch` as Ray Tune's callback."""
     from ray.tune import Callback
 
     class Relay(Callback):  # type: ignore[misc]
@@ -221,7 +224,7 @@ def callback(watch: Watch) -> Any:
 
 
 def stopper(watch: Watch) -> Any:
-    """`watch` as Ray Tune's stopper of the whole sweep."""
+    """Return `watch` as Ray Tune's stopper of the whole sweep."""
     from ray.tune.stopper import Stopper
 
     class Ending(Stopper):  # type: ignore[misc]
