@@ -1,4 +1,4 @@
-"""What travels from the data to the model and on to the losses."""
+"""The types that pass from the data to the model and on to the losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Outputs: TypeAlias = dict[str, Tensor]
-"""What a model returns, by name; `rechub_ray.outputs.Output` says what each one holds."""
+"""A model's outputs by name; `rechub_ray.outputs.Output` says what each one holds."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -19,7 +19,8 @@ class RaggedSequences:
     """All sequence features of a batch, feature-major: feature s of row b is values[offsets[s*B+b]:offsets[s*B+b+1]].
 
     Shapes:
-        values: (N,) int64. offsets: (S*B+1,) int64, ascending from 0 to N.
+        values: (N,) int64.
+        offsets: (S*B+1,) int64, ascending from 0 to N.
     """
 
     values: Tensor
@@ -28,7 +29,7 @@ class RaggedSequences:
 
 @dataclasses.dataclass(slots=True)
 class PaddedSequences:
-    """The same as rectangles, one a feature, padded with -1 on the right: the form that ONNX models take.
+    """All sequence features of a batch as rectangles, padded with -1 on the right: the form that ONNX models take.
 
     Shapes:
         ids: one (B, T) int64 a sequence feature; T may differ between features and batches.
@@ -42,7 +43,9 @@ class Features:
     """Model inputs, stacked by kind in schema order (one tensor a kind keeps the step free of per-column loops).
 
     Shapes:
-        sparse: (B, F) int64, ids local to each feature. dense: (B, D) float32. sequences: see the two forms.
+        sparse: (B, F) int64, ids local to each feature.
+        dense: (B, D) float32.
+        sequences: see the two forms.
     """
 
     sparse: Tensor
@@ -60,7 +63,8 @@ class Batch:
 
     Shapes:
         labels: (B, L) float32 in schema order, NaN where an optional label is missing.
-        weight: (B,) float32, >= 0. group: (B,) int64.
+        weight: (B,) float32, >= 0.
+        group: (B,) int64.
     """
 
     features: Features
@@ -73,7 +77,7 @@ class Batch:
         return int(self.labels.shape[0])
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device` (copies start without waiting; a no-op where it already is)."""
+        """Return the batch on `device`; copies start without waiting, and a batch that is there already is returned."""
         if self.labels.device == device:
             return self
 
@@ -95,7 +99,7 @@ class Batch:
 
 @dataclasses.dataclass(slots=True)
 class LossTerms:
-    """What is minimised: the scalar to differentiate and its named parts (detached)."""
+    """The loss of a batch: the scalar to differentiate, and its parts by name (detached)."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -117,7 +121,7 @@ def split(batch: Batch, parts: int, *, by_group: bool = False) -> list[Batch]:
         borders = [0, *_group_borders(batch), batch.rows]
         middles = [first + last for first, last in itertools.pairwise(borders)]
         cuts = [0]
-        for part in range(1, parts):  # the nearest border, but a group or more in each part
+        for part in range(1, parts):  # the nearest border that leaves a group for each part
             nearest = bisect.bisect_left(middles, 2 * bounds[part])
             cuts.append(min(max(nearest, cuts[-1] + 1), len(middles) - (parts - part)))
         bounds = [*(borders[cut] for cut in cuts), batch.rows]
@@ -130,7 +134,7 @@ def count_groups(batch: Batch) -> int:
 
 
 def _group_borders(batch: Batch) -> list[int]:
-    """The rows that begin a group, but the first."""
+    """Return the first row of each group except the first group."""
     assert batch.group is not None
     borders: list[int] = (1 + (batch.group[1:] != batch.group[:-1]).nonzero().squeeze(1)).tolist()
     return borders

@@ -67,10 +67,12 @@ class Checkpoint:
 
     Args:
         path: where it was read.
-        config, schema: of the run.
+        config: the run's configuration.
+        schema: the run's features and labels.
         model: parameters and buffers, as `pack_tables` names them.
         state: the content of `state.json`.
         optimizers: the optimizers' states, as `pack_optimizer` returns them; None where they were not asked for.
+        objective: parameters and buffers of losses and balancing, by name; empty where there are none.
     """
 
     path: str
@@ -83,7 +85,7 @@ class Checkpoint:
 
     def build_model(self) -> Model:
         """Return the model with its weights, in evaluation mode, on the CPU."""
-        with torch.device("meta"):  # what the configuration asks for may be beyond any memory
+        with torch.device("meta"):  # compared before it takes memory: the configuration may ask for more than there is
             self._check_fits(MODELS.build(self.config.model, self.schema, where="model"))
         model = MODELS.build(self.config.model, self.schema, where="model")
         load_packed(model, self.model)
@@ -130,7 +132,7 @@ def write(
     state: dict[str, Any],
     objective: dict[str, Tensor] | None = None,
 ) -> None:
-    """Writes the files of a checkpoint into an existing empty folder, `manifest.json` last."""
+    """Write the files of a checkpoint into an existing empty folder, `manifest.json` last."""
     (directory / "config.yaml").write_text(config_module.dump(config), encoding="utf-8")
     schema.save(directory / "schema.json")
     packed = pack_tables(model, model.state_dict())
@@ -155,7 +157,7 @@ def write(
 
 
 def read(path: str | Path, *, optimizers: bool = False, weights: bool = True) -> Checkpoint:
-    """The checkpoint in the folder or URI `path`, every file that is read checked against the manifest.
+    """Return the checkpoint in the folder or URI `path`; every file that is read is checked against the manifest.
 
     Args:
         path: one `step_...` folder, or a run's folder (then its best checkpoint, or else its newest).
@@ -181,7 +183,10 @@ def read(path: str | Path, *, optimizers: bool = False, weights: bool = True) ->
 
 
 def load_model(path: str | Path) -> Model:
-    """The model in a checkpoint or run folder, in evaluation mode, on the CPU.
+    """Return the model in a checkpoint or run folder, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: see `read`.
 
     Example:
         >>> load_model("runs/demo")  # doctest: +SKIP
@@ -202,7 +207,7 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
     for file in (*_FILES, *([_OBJECTIVE] if isinstance(files, dict) and _OBJECTIVE in files else [])):
         path, facts = folder / file, files.get(file) if isinstance(files, dict) else None
         if file in skip:
-            # a run that goes on will read it: one that was cut off is found now, before anything is written
+            # a resumed run reads it later: a file that was cut off is found now, before anything is written
             if "model.safetensors" not in skip or not path.is_file() or not isinstance(facts, dict):
                 continue
             found: Any = {**facts, "bytes": path.stat().st_size}
@@ -238,7 +243,7 @@ def _read_local(folder: Path, name: str, skip: Collection[str]) -> Checkpoint:
 
 
 def _from_version_1(found: Checkpoint) -> Checkpoint:
-    """Return a checkpoint whose tables were parts of one weight a width, and whose parameters had positions."""
+    """Return a checkpoint of version 1 in the form of version 2: tables by feature, optimizer states by name."""
     with torch.device("meta"):
         model = MODELS.build(found.config.model, found.schema, where="model")
         built = build_optimizers(found.config.optimizers, model)
@@ -263,8 +268,8 @@ def _some(shapes: Collection[tuple[str, tuple[int, ...]]], limit: int = 5) -> st
 class Store:
     """The checkpoints of one run, in `<model_dir>/checkpoints` on a local or shared disk or in an object store.
 
-    `index.json` says which one is newest and best and is replaced as a whole; where it is lost, the newest
-    checkpoint's own state says so. Only rank 0 writes.
+    `index.json` names the newest and the best one, and is replaced as a whole; where it is lost, the newest
+    checkpoint's own state names the best. Only rank 0 writes.
 
     Args:
         model_dir: the run's folder or URI.
@@ -279,11 +284,15 @@ class Store:
         self._uploaded: dict[str, Any] = {}  # files of the last checkpoint in the object store
 
     def path(self, step: int) -> str:
-        """Where the checkpoint of `step` is, or would be."""
+        """Return the path or URI of the checkpoint of `step`, whether or not it exists."""
         return join(self.location, _name(step))
 
     def names(self) -> list[str]:
-        """The complete checkpoints, oldest first."""
+        """Return the names of the complete checkpoints, oldest first.
+
+        Raises:
+            CheckpointError: the folder cannot be listed.
+        """
         try:
             found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
         except NotADirectoryError:
@@ -295,12 +304,12 @@ class Store:
         return [name for name in names if exists(self._fs, f"{self._root}/{name}/manifest.json")]
 
     def newest(self) -> str | None:
-        """Name of the newest complete checkpoint."""
+        """Return the name of the newest complete checkpoint, or None."""
         names = self.names()
         return names[-1] if names else None
 
     def best(self) -> str | None:
-        """Name of the best checkpoint, as far as there was an evaluation."""
+        """Return the name of the best checkpoint; None before the first evaluation, or where it is incomplete."""
         index, newest = self._json(_INDEX), self.newest()
         if index is None and newest is not None:
             stopping = (self._json(f"{newest}/state.json") or {}).get("early_stopping")
@@ -316,7 +325,7 @@ class Store:
         )
 
     def save(self, step: int, fill: Callable[[Path], None], *, is_best: bool) -> str:
-        """Makes the checkpoint `step_<step>` whole or not at all, then drops the ones no longer kept.
+        """Save the checkpoint `step_<step>`, whole or not at all, then delete the ones that are no longer kept.
 
         Args:
             step: global optimizer step.
@@ -327,7 +336,7 @@ class Store:
             The checkpoint's path or URI.
 
         Raises:
-            WriteError: a full disk, for instance; the checkpoints that were there are whole.
+            WriteError: the disk is full, for instance; the checkpoints that were there are whole.
         """
         name, best = _name(step), self.best()
         if best is not None and best > name:
@@ -378,14 +387,14 @@ class Store:
             self._uploaded = {name: facts}
 
     def read_newest(self, *, weights: bool = True, say: Callable[[str], None] | None = None) -> Checkpoint | None:
-        """The newest checkpoint from which a run can go on, None where there is none.
+        """Return the newest checkpoint from which a run can go on, None where there is none.
 
         Args:
             weights: read weights and optimizers too, and so find out whether they are damaged.
-            say: told where it is not the newest one: which, why, and how many steps that repeats.
+            say: called with one line where it is not the newest one: which, why, and how many steps are repeated.
 
         Raises:
-            CheckpointError: none of those that are there can be read.
+            CheckpointError: there are checkpoints, and none of them can be read.
         """
         damaged: CheckpointError | None = None
         names = self.names()
@@ -405,7 +414,11 @@ class Store:
         return None
 
     def set_aside(self) -> str | None:
-        """Moves what is there to `checkpoints.<k>`, so that a new run begins without losing the old one."""
+        """Move the checkpoints to `checkpoints.<k>`, so that a new run does not overwrite them; return the new place.
+
+        Returns:
+            The path or URI, or None where there are no checkpoints.
+        """
         if not self.names():
             return None
         k = 1
@@ -436,7 +449,7 @@ class Store:
             os.replace(temporary, f"{self._root}/{_INDEX}")
 
     def _prune(self, newest: str, best: str | None) -> None:
-        # what lies after the newest one was damaged, or the run would not have gone back behind it
+        # checkpoints of later steps are damaged: otherwise the run would have gone on from them
         kept = {newest, best, *[name for name in self.names() if name <= newest][-self.keep :]}
         for name in self.names():
             if name not in kept:
@@ -448,13 +461,13 @@ class Store:
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Call `fill`; OSError where torch only says that its file is shorter than it should be."""
+    """Call `fill`; raise OSError where torch only reports that its file is shorter than it should be."""
     try:
         fill(folder)
     except RuntimeError as error:
         if not any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream")):
             raise
-        (folder / "probe").write_bytes(bytes(1 << 20))  # says why
+        (folder / "probe").write_bytes(bytes(1 << 20))  # fails with the cause, a full disk for instance
         raise OSError(" ".join(str(error).split())[:200]) from None
 
 
@@ -464,7 +477,7 @@ def _name(step: int) -> str:
 
 @contextlib.contextmanager
 def _local_copy(filesystem: pafs.FileSystem, root: str, *, skip: tuple[str, ...]) -> Iterator[Path]:
-    """The folder itself where it is local, else a temporary download without the files in `skip`."""
+    """Yield the folder itself where it is local, else a temporary download without the files in `skip`."""
     if isinstance(filesystem, pafs.LocalFileSystem):
         yield Path(root)
         return
@@ -504,13 +517,13 @@ def _crc32(path: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes a checkpoint, its manifest first: a half-deleted one must not look complete."""
+    """Delete a checkpoint, its manifest first: a half-deleted one must not look complete."""
     (folder / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(folder: Path, *, files: bool = True) -> None:
-    """Asks the disk to hold what was written: a power cut must not leave a manifest without its files."""
+    """Flush a folder and its files to disk: a power cut must not leave a manifest without its files."""
     for path in [*(sorted(folder.iterdir()) if files else ()), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:

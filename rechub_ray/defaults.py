@@ -1,4 +1,4 @@
-"""What a configuration leaves open and a data set's labels decide: losses, metrics, and the heads of a model."""
+"""Defaults that follow from a data set's labels: losses, metrics, and the heads of a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _METRICS: dict[LabelKind, tuple[str, ...]] = {
 
 
 def resolved(config: RunConfig, schema: Schema) -> RunConfig:
-    """Return the configuration with all that its labels decide written out; the same again for one that is.
+    """Return the configuration with all that its labels decide written out; one that is resolved stays the same.
 
     Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
     and its output's name. A model with an argument `heads` gets the heads that the losses read.
@@ -56,7 +56,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
 
 
 def build_task(config: RunConfig, schema: Schema, model: Model, *, world: World | None = None) -> Task:
-    """Return what a resolved configuration optimises.
+    """Return the task of a resolved configuration: the model with its losses and balancing.
 
     Raises:
         ConfigError: see `Task`.
@@ -79,7 +79,11 @@ def default_metrics(schema: Schema) -> list[dict[str, Any]]:
 
 
 def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[str, Link]:
-    """Return by label how a trained model's outputs are served, as far as its losses say."""
+    """Return by label how a trained model's outputs are served, as far as its losses fix it.
+
+    Raises:
+        ConfigError: a loss does not fit the outputs, or two losses of one label want different links.
+    """
     losses = build_losses(config.losses or [], schema)
     for i, loss in enumerate(losses):
         loss.bind(outputs, where=f"losses.{i}")
@@ -87,7 +91,7 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
 
 
 def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dict[str, Any]:
-    """The model's node with the heads that the losses read, where it takes heads; the user's own stay."""
+    """Return the model's node with the heads that the losses read, where it takes heads; the user's own stay."""
     if "heads" not in inspect.signature(MODELS.get(node["name"]).__init__).parameters:
         return node
     heads = {loss.label: loss.heads[0] for loss in reversed(losses) if hasattr(loss, "label")}

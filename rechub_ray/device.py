@@ -1,4 +1,4 @@
-"""Where a forward pass computes, and in which precision."""
+"""Device and precision of a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a run's numbers: why a loss is not finite, whether it diverges, which metrics are not defined."""
+"""Diagnosis of a run's numbers: why a loss is not finite, whether it diverges, which metrics are not defined."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def explain_non_finite(
     step: int,
     learning_rates: list[float],
 ) -> TrainingError:
-    """The error to raise. Called on every rank alike, since the model may hold collectives.
+    """Return the error that explains a loss or gradient that is not finite, for the caller to raise.
+
+    Every rank calls it alike, since the model may hold collectives. Without a batch, only the parameters are checked.
 
     A column is to blame when the loss and its gradient become finite once the column's values are neutral (zero, id 0,
     empty list). That takes one forward and backward pass a column, in a run that has ended anyway.
@@ -68,7 +70,7 @@ def _columns_to_blame(
     for name, largest, neutral in _neutral_variants(schema, batch):
         names.append(f"'{name}'" + (f" (largest |value| {largest:.6g})" if largest is not None else ""))
         fine.append(float(_is_finite(model, forward, neutral)))
-    # on the ranks whose rows are harmless every column looks innocent: a column is to blame where removing it helps all
+    # a rank whose rows are harmless is finite with all of them: a column is to blame where its removal helps all ranks
     helps = world.sum_(torch.tensor(fine)) == world.size
     return [name for name, help_ in zip(names, helps.tolist(), strict=True) if help_]
 
@@ -85,7 +87,7 @@ def _is_finite(model: nn.Module, forward: Callable[[Batch], LossTerms], batch: B
 
 
 def _neutral_variants(schema: Schema, batch: Batch) -> Iterator[tuple[str, float | None, Batch]]:
-    """For each column: its name, its largest magnitude (numeric ones), and the batch with it neutralised."""
+    """Yield for each column its name, its largest magnitude (numeric ones), and the batch with it neutralised."""
     features = batch.features
     start = 0
     for dense in schema.dense:
@@ -117,10 +119,11 @@ def _neutral_variants(schema: Schema, batch: Batch) -> Iterator[tuple[str, float
 
 
 class Doubts:
-    """Says what is wrong with a run's numbers, each thing once.
+    """Warns of suspicious numbers of a run, once for each kind.
 
     Args:
-        schema: has the labels. say: takes one line.
+        schema: has the labels.
+        say: takes one line.
     """
 
     def __init__(self, schema: Schema, say: Callable[[str], None]) -> None:
@@ -130,7 +133,7 @@ class Doubts:
         self._least_loss = math.inf
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of a validation: undefined ones, and a log loss far above that of a constant prediction."""
+        """Take a validation's metrics; warn of undefined ones, and of a log loss far above a constant prediction's."""
         undefined = [key for key, value in metrics.items() if math.isnan(value)]
         if undefined:
             self._once(
@@ -145,7 +148,7 @@ class Doubts:
                 )
 
     def trained(self, loss: float) -> None:
-        """Take the mean loss since the last log point: one that rises by orders of magnitude."""
+        """Take the mean loss since the last log point; warn where it rises by orders of magnitude."""
         if loss > 100 * max(self._least_loss, 1e-2):
             self._diverged(f"train/loss is {loss:,.4g} and was {self._least_loss:,.4g}")
         self._least_loss = min(self._least_loss, loss)

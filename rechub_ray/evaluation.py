@@ -21,10 +21,13 @@ def evaluate_model(
     device: torch.device,
     precision: str = "float32",
 ) -> dict[str, float]:
-    """The metrics over every row of `source`, once each, with `rows_expected` and `rows_seen`; equal on every rank.
+    """Return the metrics over every row of `source`, each row once; the same on every rank.
+
+    Returns:
+        Metric key -> value, with `rows_expected` and `rows_seen`.
 
     Raises:
-        DataError: when the rows seen on all workers are not the rows expected.
+        DataError: the number of rows seen on all workers is not the expected one.
     """
     model.eval()
     metrics.reset()

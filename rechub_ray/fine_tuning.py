@@ -20,14 +20,15 @@ def initialise_from(model: Model, source: str, map_file: str | None) -> dict[str
     Args:
         model: takes the weights, in place.
         source: checkpoint or run folder.
-        map_file: lines `current<TAB>old`; null takes every parameter under its own name. `<bank>.weights.<width>`
+        map_file: lines `current<TAB>old`; None takes every parameter under its own name. `<bank>.weights.<width>`
             stands for all tables of that width.
 
     Returns:
         The names `restored` and `not_restored` (which keep their initial values).
 
     Raises:
-        CheckpointError: a name that does not exist, or shapes that differ.
+        CheckpointError: the checkpoint or the map cannot be read, a name does not exist, shapes differ, or the two
+            have no parameter in common.
     """
     old, current = read(source).model, pack_tables(model, model.state_dict())
     pairs = {name: name for name in current if name in old} if map_file is None else _read_map(map_file, current, old)

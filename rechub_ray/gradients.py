@@ -1,4 +1,4 @@
-"""What happens to the gradients between backward and the optimizers' step."""
+"""The gradients between backward and the optimizers' step: averaged over ranks, penalised, clipped."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Gradients:
         model: has the parameters. Whether a table's gradients are sparse is read from its bank at each call.
         world: the ranks to average over.
         clip_norm: largest global norm, > 0; None does not clip.
-        regularization: penalties whose gradients are added. Whole tables where gradients are dense, the rows in the
-            batch where they are sparse.
-        objective: parameters of losses and balancing: averaged too, but outside of penalties, norm and clipping.
+        regularization: penalties whose gradients are added: to whole tables where gradients are dense, to the rows in
+            the batch where they are sparse.
+        objective: parameters of losses and balancing, by name; averaged too, but without penalties, norm and clipping.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Gradients:
         return norm
 
     def finish(self) -> Tensor:
-        """Average, and put what came of it; returns the norm."""
+        """Average the gradients and put them onto their parameters; return the norm as `put` does."""
         return self.put(self.average())
 
     def _all(self) -> dict[str, nn.Parameter]:
@@ -161,11 +161,11 @@ class Gradients:
         return gradients
 
     def _gather(self, gradients: list[RowGradient], sizes: list[int]) -> list[RowGradient]:
-        """Every rank's rows of each table one behind the other, in rank order: one message for all tables."""
+        """Return every rank's rows of each table, joined in rank order; one message carries all tables."""
         pieces: list[Tensor] = []
         before: Tensor | None = None
         for (rows, values), size in zip(gradients, sizes, strict=True):
-            # values without rows: the rows are those of the table before
+            # tables often have the same rows: they travel once, and values without rows have those of the table before
             is_same = before is not None and before.shape == rows.shape and torch.equal(before, rows)
             before = rows
             pieces += [(rows[:0] if is_same else rows).to(torch.int32 if size < 2**31 else torch.int64), values]
@@ -236,7 +236,7 @@ def merged(gradients: Sequence[Averaged], coefficients: Mapping[str, Tensor]) ->
 
 
 def _on_common_rows(gradients: Sequence[RowGradient]) -> tuple[Tensor, Tensor]:
-    """The rows that any of the gradients has, ascending, (U,), and each one's values there, (T, U, D)."""
+    """Return the rows that any of the gradients has, ascending, (U,), and each gradient's values there, (T, U, D)."""
     first = gradients[0][0]
     if all(rows.shape == first.shape and torch.equal(rows, first) for rows, _ in gradients[1:]):
         return first, torch.stack([values for _, values in gradients])

@@ -1,4 +1,4 @@
-"""What one worker trains with: a model, its objective and optimizers, one optimizer step, and its checkpoint."""
+"""One worker's training: a model, its objective and optimizers, one optimizer step, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ from rechub_ray.world import World
 
 @dataclasses.dataclass
 class Progress:
-    """What changes during a run, beside tensors; JSON in the checkpoint.
+    """The state of a run beside its tensors; JSON in the checkpoint.
 
     Args:
-        step: optimizer steps done. rows: rows trained, over all workers.
-        position: where in the data the next step begins.
-        metrics: the last evaluation. early_stopping, schedules: their states.
-        is_finished: the run reached its end or stopped early.
+        step: optimizer steps done.
+        rows: rows trained, over all workers.
+        position: where in the data the next step starts.
+        metrics: the last evaluation.
+        early_stopping: its state.
+        schedules: the state of each.
+        is_finished: whether the run reached its end or stopped early.
     """
 
     step: int = 0
@@ -59,7 +62,7 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Progress:
-        """Return what a checkpoint's `state.json` says; JSON has null for numbers that are not defined."""
+        """Return the progress in a checkpoint's `state.json`, where null stands for numbers that are not defined."""
         own = {key: value for key, value in state.items() if key in {field.name for field in dataclasses.fields(cls)}}
         metrics = {key: math.nan if value is None else value for key, value in own["metrics"].items()}
         return cls(**{**own, "metrics": metrics, "position": Position.from_dict(own["position"])})
@@ -71,7 +74,10 @@ class Learner:
     Every rank builds the same weights from the seed, and applies the same update at every step.
 
     Args:
-        config: the run. schema: features in use. world: this worker's place. device: where to compute.
+        config: the run.
+        schema: features in use.
+        world: this worker's place.
+        device: where to compute.
         total_steps: optimizer steps over which schedules run.
     """
 
@@ -109,14 +115,17 @@ class Learner:
         self._window_steps = 0
 
     def train_step(self, batch: Batch, *, step: int) -> None:
-        """One optimizer step on this rank's rows.
+        """Do one optimizer step on this rank's rows.
 
-        Without a host synchronisation on CUDA; sums for the log stay on the device until `drain_log`.
+        On CUDA it does not wait for the device: sums for the log stay there until `drain_log`, which checks them.
+
+        Raises:
+            TrainingError: on the CPU, the loss or its gradient is not finite.
         """
         # a pure function of (seed, step, rank): resuming needs no generator state, on any number of workers
         seed = _mix(self.config.seed, step, self.world.rank)
         if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed also sees to GPUs, and takes a millisecond
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, which takes a millisecond
         else:
             torch.manual_seed(seed)
         self.model.train()
@@ -135,7 +144,7 @@ class Learner:
         self._window_steps += 1
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        """The step's forward passes, on the device; equally many on every rank, since a model may exchange moments."""
+        """Return the step's parts, on the device; equally many on every rank, since a model may exchange moments."""
         number = self.config.train.accumulate_steps
         if number == 1 or not self.config.data.group_by:
             return split(batch.to(self.device), number)
@@ -155,7 +164,11 @@ class Learner:
                 group["lr"] = rate
 
     def drain_log(self, *, step: int) -> dict[str, float]:
-        """Means over the steps since the last call, over all ranks; TrainingError where they are not finite."""
+        """Return the means over the steps since the last call, over all ranks.
+
+        Raises:
+            TrainingError: the loss or its gradient is not finite.
+        """
         if not self._window_steps:
             return {}
         names = list(self._window)
@@ -190,14 +203,14 @@ class Learner:
         )
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
-        """`evaluate_model` of the model as it stands."""
+        """Return the metrics of the model as it stands; see `evaluate_model`."""
         precision = self.config.train.precision
         return evaluate_model(
             self.model, self.metrics, source, world=self.world, device=self.device, precision=precision
         )
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
-        """Take weights, optimizer states and schedules from a checkpoint of the same run; return where it stands.
+        """Take weights, optimizer states and schedules from a checkpoint of the same run; return its progress.
 
         Raises:
             CheckpointError: something in it does not fit; names the file.
@@ -211,7 +224,7 @@ class Learner:
             checkpoint.restore_optimizers(self.model, self.optimizers)
             for optimizer, groups in zip(self.optimizers, own, strict=True):
                 for group, values in zip(optimizer.param_groups, groups, strict=True):
-                    group.update(values)  # what is configured is the run's own, whatever the file says
+                    group.update(values)  # settings come from the run's configuration, not from the file
             nodes = [*self.config.optimizers, {"name": "adam"}]  # the last one: of losses and balancing
             for optimizer, node in zip(self.optimizers, nodes, strict=False):
                 _check_states(optimizer, node)
@@ -222,7 +235,7 @@ class Learner:
             return Progress.from_state(checkpoint.state)
 
     def write(self, directory: Path, progress: Progress) -> None:
-        """Writes a checkpoint's files into `directory`."""
+        """Write a checkpoint's files into `directory`."""
         progress.schedules = [schedule.state_dict() for schedule in self.schedules]
         checkpoint_module.write(
             directory,
@@ -241,7 +254,7 @@ _ALL_RANKS = 2**32
 
 @contextlib.contextmanager
 def _fitting(path: str, file: str) -> Iterator[None]:
-    """Raise CheckpointError where what `file` of a checkpoint holds is not what the run has a place for."""
+    """Raise CheckpointError where the content of a checkpoint's `file` does not fit the run."""
     try:
         yield
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RechubError) as error:
@@ -258,13 +271,14 @@ def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_states(optimizer: torch.optim.Optimizer, node: dict[str, Any]) -> None:
-    """Raise CheckpointError where a loaded state is not one that the optimizer makes.
+    """Raise CheckpointError where a loaded state is not of the form that the optimizer makes.
 
     Args:
-        optimizer: has loaded it. node: its configuration.
+        optimizer: with the loaded state.
+        node: its configuration.
     """
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        if parameter in optimizer.state:  # else it has not had a gradient yet
+        if parameter in optimizer.state:  # missing until a parameter's first gradient
             made = state_shapes(node, parameter)
             found = {key: _shape(value) for key, value in optimizer.state[parameter].items()}
             if found != made:
@@ -278,7 +292,7 @@ def _shape(value: Any) -> Any:
 
 
 def _mix(seed: int, step: int, rank: int) -> int:
-    """A well-spread 63-bit seed (splitmix64's finaliser), so that neighbouring steps share nothing."""
+    """Return a well-spread 63-bit seed (splitmix64's finaliser), so that neighbouring steps share nothing."""
     x = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) & (2**64 - 1)
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

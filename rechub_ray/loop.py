@@ -20,33 +20,37 @@ from rechub_ray.learner import Learner, Progress
 
 
 class Hooks(Protocol):
-    """What surrounds the loop: trackers, callbacks, Ray's report. All but `saved` are called on rank 0 only."""
+    """Calls of the loop to trackers, callbacks and Ray's report. All but `saved` come on rank 0 only."""
 
     def started(self, step: int) -> None:
-        """Once, before the first step: where the run stands."""
+        """Take the step from which the run goes on; called once, before the first one."""
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
-        """Numbers for the trackers."""
+        """Pass numbers to the trackers."""
 
     def say(self, text: str) -> None:
-        """One line for the user, at once."""
+        """Show the user one line, at once."""
 
     def evaluated(self, epoch: int, score: float) -> None:
-        """After each evaluation of the validation split; the epoch is -1 for the one before training."""
+        """Take the score of an evaluation of the validation split; the epoch is -1 for the one before training."""
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
-        """After each checkpoint, on every rank (a barrier)."""
+        """Take the place of a checkpoint; called after each one, on every rank (a barrier)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What a run came to.
+    """The result of a run.
 
     Args:
         best_score: the early-stopping metric at its best; None without validation.
         best_metrics: all metrics of that evaluation.
         metrics: the last evaluation.
-        rows: trained by all workers. rows_here: those of this start, to which `seconds` belong.
+        steps: optimizer steps done.
+        epochs: whole epochs done.
+        rows: rows trained, over all workers.
+        rows_here: those of this start, to which `seconds` belong.
+        stopped_early: whether early stopping ended the run.
         seconds: wall time by what it was spent on: `data`, `train`, `evaluate`, `save`, `total`.
     """
 
@@ -81,12 +85,12 @@ class _Clock:
 
 
 def steps_of(config: RunConfig, train: TrainSource) -> int:
-    """Optimizer steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     return config.train.steps or (config.train.epochs or 1) * train.steps_per_epoch
 
 
 def schedule_steps_of(config: RunConfig, train: TrainSource) -> int:
-    """Optimizer steps over which learning-rate schedules run."""
+    """Return the number of optimizer steps over which learning-rate schedules run."""
     epochs = config.train.schedule_epochs
     return steps_of(config, train) if epochs is None else max(round(epochs * train.steps_per_epoch), 1)
 
@@ -99,7 +103,7 @@ class Fit:
         train: training batches; a batch holds the rows of one optimizer step of this rank.
         valid: validation batches, or None.
         store: where checkpoints go.
-        hooks: trackers and the like.
+        hooks: take what the trackers and the user are to get.
         progress: where the run stands.
     """
 
@@ -133,7 +137,7 @@ class Fit:
         self._doubts = Doubts(learner.schema, hooks.say)
 
     def run(self) -> FitResult:
-        """Trains to the end; returns at once where the run had finished before."""
+        """Train to the end; return at once where the run had finished before."""
         progress, train = self.progress, self.train
         total_steps = steps_of(self.config, train)
         if self._is_over(total_steps) and progress.is_finished:
@@ -157,7 +161,7 @@ class Fit:
         return done or self.stopper.should_stop
 
     def _epoch(self, batches: Iterator[Batch], total_steps: int) -> None:
-        """Steps until the epoch or the run ends, with what falls due after each."""
+        """Train until the epoch or the run ends; log, evaluate and save after the steps where that is due."""
         progress, settings = self.progress, self.config.train
         while True:
             with self.clock.on("data"):
@@ -205,7 +209,7 @@ class Fit:
         self._logged_at, self._logged_rows = time.monotonic(), progress.rows
 
     def _evaluate(self, *, epoch: int) -> None:
-        """Validation, then early stopping, plateau schedules, the callback and a checkpoint."""
+        """Validate; then update early stopping and plateau schedules, call the hooks, and save a checkpoint."""
         progress, valid = self.progress, self.valid
         assert valid is not None
         start = time.monotonic()
@@ -236,7 +240,7 @@ class Fit:
             return False
         if self.world.size == 1:
             return time.monotonic() - self._saved_at >= settings.every_seconds
-        if step % 10:  # clocks differ, the decision must not: rank 0 decides, now and then
+        if step % 10:  # clocks differ, the decision must not: rank 0 decides, at every tenth step
             return False
         mine = self.world.is_main and time.monotonic() - self._saved_at >= settings.every_seconds
         flag = torch.tensor([int(mine)], device=self.learner.device)

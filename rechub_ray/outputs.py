@@ -1,4 +1,4 @@
-"""What a model gives: typed outputs, the one rule for which label each belongs to, and how each is served."""
+"""A model's outputs: their kinds, the one rule for which label each belongs to, and how each is served."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OF_KIND: dict[LabelKind, tuple[OutputKind, Link]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One thing that a model's `forward` returns.
+    """One output of a model's `forward`.
 
     Args:
         name: the key in what `forward` returns.
@@ -64,8 +64,8 @@ class Prediction:
     """A label's output and how it is read.
 
     Args:
-        output: what the model gives.
-        label: what it predicts.
+        output: the model's output.
+        label: the label that it predicts.
         link: from the output to what is served: `sigmoid` (a probability), `identity`, `softmax` (one a class).
     """
 
@@ -100,7 +100,7 @@ class Served:
         source: the model's output.
         name: as it is served.
         link: applied to it; None leaves it.
-        meaning: what the values are, for people.
+        meaning: describes the values, for people.
         columns: free dimensions behind the rows.
     """
 
@@ -111,7 +111,7 @@ class Served:
     columns: tuple[str | int, ...] = ()
 
     def of(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return this output of what the model gave."""
+        """Return this output from those that the model gave, through its link."""
         value = outputs[self.source.name]
         return value if self.link is None else _LINKS[self.link](value)
 
@@ -221,7 +221,7 @@ def predictions(
 def served(
     outputs: Sequence[Output], schema: Schema, links: Mapping[str, Link] | None = None, *, probabilities: bool = True
 ) -> tuple[Served, ...]:
-    """Return what users get of a model, in the order of its outputs; losses are left out.
+    """Return a model's outputs as users get them, in the model's order; losses are left out.
 
     A binary label's output becomes `probability`, a regression label's `value`, a multiclass label's `probabilities`
     (one a class); where the model predicts several labels `probability/<label>` and so on. A second output of one
@@ -270,7 +270,7 @@ def _raw_meaning(output: Output, label: Label) -> str:
 
 
 def check_outputs(declared: Sequence[Output], given: Mapping[str, Tensor], rows: int, *, model: str) -> None:
-    """Check that a model gave what it declares.
+    """Check that a model gave the outputs that it declares.
 
     Args:
         declared: the model's `outputs`.

@@ -43,7 +43,7 @@ class Regularization:
 
     @torch.no_grad()
     def value(self, model: nn.Module) -> Tensor:
-        """The penalty of the model as it is, all rows of all tables included; it reads every weight once."""
+        """Return the penalty of the model as it is, over all rows of all tables; reads every weight once."""
         tables = tables_of(model)
         total = torch.zeros((), device=next(model.parameters()).device)
         for name, parameter in model.named_parameters():
@@ -56,7 +56,7 @@ class Regularization:
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor, weight: Tensor, *, embedding: bool) -> None:
-        """Adds the penalty's gradient at `weight` to `gradient`, in place."""
+        """Add the penalty's gradient at `weight` to `gradient`, in place."""
         l1, l2 = self.coefficients(embedding=embedding)
         if l1:
             gradient.add_(weight.sign(), alpha=l1)
@@ -64,5 +64,5 @@ class Regularization:
             gradient.add_(weight, alpha=2 * l2)
 
     def coefficients(self, *, embedding: bool) -> tuple[float, float]:
-        """(l1, l2) of one kind of parameter."""
+        """Return (l1, l2) of embeddings, or of all other parameters."""
         return (self.embedding_l1, self.embedding_l2) if embedding else (self.dense_l1, self.dense_l2)

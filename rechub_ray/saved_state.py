@@ -1,4 +1,4 @@
-"""What `state.json` of a checkpoint may hold: checked like any input, since a right checksum says nothing of it."""
+"""The values that `state.json` of a checkpoint may hold: checked like any input, since a checksum cannot prove them."""
 
 from __future__ import annotations
 
@@ -60,11 +60,14 @@ _OF_A_RUN = ("step", "rows", "position", "metrics", "early_stopping", "schedules
 
 
 def check_state(state: Mapping[str, Any], name: str) -> None:
-    """Raise CheckpointError where a key of `state.json` has a value that no run writes.
+    """Check that the keys of `state.json` have values that a run writes.
 
     Args:
         state: the file's content; keys may be missing.
         name: the checkpoint's, for messages.
+
+    Raises:
+        CheckpointError: a value is of another type, or out of its range.
     """
     try:
         _State.model_validate(state)
@@ -74,7 +77,11 @@ def check_state(state: Mapping[str, Any], name: str) -> None:
 
 
 def check_of_run(state: Mapping[str, Any], name: str) -> None:
-    """Raise CheckpointError where `state.json` lacks what a run needs to go on."""
+    """Check that `state.json` has all keys that a run needs to go on.
+
+    Raises:
+        CheckpointError: a key is missing.
+    """
     missing = [key for key in _OF_A_RUN if state.get(key) is None]  # none of them is null in a run's
     if state.get("early_stopping"):  # empty before the first evaluation
         own = _EarlyStopping.model_fields
@@ -88,10 +95,15 @@ def check_of_run(state: Mapping[str, Any], name: str) -> None:
 
 
 def check_like(state: Any, own: Any, where: str) -> None:
-    """Raise CheckpointError unless a saved state has the keys of an object's own state, and numbers where it has them.
+    """Check that a saved state has the keys of an object's own state, and numbers where that has them.
 
     Args:
-        state: what was saved. own: what the object that is to take it says of itself. where: the place, for messages.
+        state: the saved state.
+        own: the state of the object that is to take it.
+        where: the place, for messages.
+
+    Raises:
+        CheckpointError: keys differ, or a value is of another type.
     """
     if not isinstance(state, Mapping) or set(state) != set(own):
         got = ", ".join(map(str, state)) if isinstance(state, Mapping) else repr(state)[:80]

@@ -107,11 +107,11 @@ _KINDS: dict[str, type[Feature]] = {"sparse": SparseFeature, "dense": DenseFeatu
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What a data set holds.
+    """The columns of a data set and their roles.
 
     Args:
         features: in the order in which they stand in a batch.
-        labels: what is predicted; none for data whose target is a feature (retrieval, next item).
+        labels: the columns to predict; none for data whose target is a feature (retrieval, next item).
         group: column of session or user ids, for GAUC and pairwise losses.
         weight: column of sample weights (>= 0).
         row_id: column that names a row in predictions.
@@ -180,7 +180,11 @@ class Schema:
         return names
 
     def feature(self, name: str) -> Feature:
-        """The feature called `name`; SchemaError with the nearest name otherwise."""
+        """Return the feature called `name`.
+
+        Raises:
+            SchemaError: there is no such feature; suggests the nearest name.
+        """
         for feature in self.features:
             if feature.name == name:
                 return feature
@@ -261,7 +265,11 @@ class Schema:
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
-        """The schema in a JSON file (a local path or a URI)."""
+        """Return the schema in a JSON file (a local path or a URI).
+
+        Raises:
+            SchemaError: the file cannot be read, or does not hold a schema.
+        """
         try:
             text = read_text(str(path))
         except OSError as error:
@@ -279,7 +287,7 @@ class Schema:
         return cls.from_dict(data, where=str(path))
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when anything in the schema changes."""
+        """Return 16 hex digits that change when anything in the schema changes."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -303,7 +311,7 @@ def _feature(data: Any, where: str) -> Feature:
 
 
 def _checked(cls: type[T], data: Any, where: str) -> T:
-    """An instance of a pydantic dataclass from a JSON object."""
+    """Return an instance of a pydantic dataclass from a JSON object."""
     if not isinstance(data, dict):
         raise SchemaError(f"{where} is not an object", got=repr(data)[:120])
     place = f"{where} ('{data['name']}')" if "name" in data else where

@@ -1,4 +1,4 @@
-"""How embedding tables, and what optimizers keep of them, stand in a checkpoint: one by one, by feature.
+"""The form of embedding tables, and of the optimizers' states of them, in a checkpoint: one by one, by feature.
 
 In memory all tables of a width are rows of one parameter, `<bank>.weights.<width>`: a batch then costs one lookup. On
 disk each is on its own, `<bank>.tables.<feature>`, so that it can be mapped, resized, and read by another model. Packed
@@ -66,11 +66,11 @@ def load_packed(model: nn.Module, packed: Mapping[str, Tensor]) -> None:
 def pack_optimizer(state: Mapping[str, Any], names: Sequence[str], rows: TableRows) -> dict[str, Any]:
     """Return an optimizer's state by the names of parameters and tables, in place of the parameters' positions.
 
-    A table's entry is `{"rows": ..., "whole": ...}`: what has one row a row of the weight (accumulators, moments), cut
-    as the weight is, and what stands for the whole weight (a count of steps), the same in each of its tables.
+    A table's entry is `{"rows": ..., "whole": ...}`: values with one row for each row of the weight (accumulators,
+    moments), cut as the weight is, and values of the whole weight (a count of steps), the same in each of its tables.
 
     Args:
-        state: what `optimizer.state_dict()` returns.
+        state: as `optimizer.state_dict()` returns it.
         names: the parameters' names in the optimizer's order.
         rows: where the model's tables are.
     """
@@ -96,12 +96,13 @@ def unpack_optimizer(
     """Return the state that `optimizer.load_state_dict` takes; tensors are copies.
 
     Args:
-        packed: what `pack_optimizer` returned.
-        own: what `optimizer.state_dict()` of the optimizer that is to go on returns.
-        names, rows: of that optimizer and its model.
+        packed: as `pack_optimizer` returned it.
+        own: `optimizer.state_dict()` of the optimizer that is to go on.
+        names: the parameters' names in that optimizer's order.
+        rows: where the tables of its model are.
 
     Raises:
-        CheckpointError: the optimizer was that of other parameters or tables.
+        CheckpointError: the saved optimizer updated other parameters or tables.
     """
     groups = []
     for saved, mine in itertools.zip_longest(packed["param_groups"], own["param_groups"], fillvalue={"params": ()}):
@@ -133,7 +134,7 @@ def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
 
 
 def tables_named(name: str, packed: Mapping[str, Tensor]) -> list[str]:
-    """Return what is meant by a name: itself, or the tables of `<bank>.weights.<width>`, as one weight holds them."""
+    """Return the names that `name` stands for: itself, or all tables of `<bank>.weights.<width>`; none if unknown."""
     if name in packed:
         return [name]
     match = re.fullmatch(r"(.*\.)?weights\.(\d+)", name)

@@ -1,4 +1,4 @@
-"""What is optimised, as one module: a model, its losses, and the balancing between its tasks."""
+"""The task that is optimised, as one module: a model, its losses, and the balancing between its labels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MODEL = "model."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepSize:
-    """What the losses of one optimizer step are divided by, however many parts its rows come in.
+    """The divisors of one optimizer step's losses, the same for any number of parts that its rows come in.
 
     Args:
         counts: one a loss, over all parts and ranks, seen from one rank (divided by the number of ranks).
-        rows: of all parts; this rank's, or where ranks differ in them all ranks', divided like the counts.
+        rows: of all parts: this rank's, or, where ranks differ in number, those of all ranks, divided like the counts.
     """
 
     counts: list[Tensor | float]
@@ -124,7 +124,7 @@ class Task(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith(MODEL)}
 
     def load_objective_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `objective_state` gave.
+        """Load what `objective_state` returned.
 
         Raises:
             ConfigError: the names or shapes are others.
@@ -169,7 +169,7 @@ class Task(nn.Module):
 
         Args:
             parts: this rank's rows of the step.
-            gradients: averages; its parameters have no gradients yet.
+            gradients: averages over ranks; its parameters have no gradients yet.
             seed: of random numbers of balancing: a function of seed and step, equal on every rank.
 
         Returns:
@@ -188,7 +188,7 @@ class Task(nn.Module):
     def _balanced(
         self, parts: Sequence[Batch], size: StepSize, gradients: Gradients, balancing: Balancing, seed: int
     ) -> tuple[LossTerms, Averaged]:
-        """One backward a task (and one for the model's own losses), then one gradient of them all."""
+        """Do one backward a task (and one for the model's own losses), then merge the gradients into one."""
         count = len(self.labels) + bool(self.own_losses)
         taken: list[dict[str, Tensor]] = [{} for _ in range(count)]
         terms, totals = [], torch.zeros(len(self.labels), device=parts[0].labels.device)
@@ -216,7 +216,7 @@ class Task(nn.Module):
         return _added(terms), merged(averaged, coefficients)
 
     def _terms(self, batch: Batch, size: StepSize) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""
+        """Return the tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""
         with autocast(batch.labels.device, self.precision):
             outputs = self.model(batch.features)
         outputs = {name: value.float() for name, value in outputs.items()}
@@ -292,7 +292,7 @@ def shared_task_layers(model: Model) -> list[str]:
 
 
 def _example(schema: Schema, device: torch.device) -> Features:
-    """One row of ids and values 0, with one id in each sequence."""
+    """Return one row of ids and values 0, with one id in each sequence."""
     ids = torch.zeros((1, 1), dtype=torch.int64, device=device)
     return Features(
         ids.expand(1, len(schema.sparse)),
@@ -317,7 +317,7 @@ def _check_scope(loss: Loss, where: str, *, parts: int, grouped: bool) -> None:
 
 
 def _shared(gradients: Sequence[Averaged]) -> list[str]:
-    """The parameters that took part in the losses of two or more tasks."""
+    """Return the names of the parameters that took part in the losses of two or more tasks."""
     names = [*gradients[0].dense, *gradients[0].rows]
     return [name for name in names if sum(name in mine.reached for mine in gradients) > 1]
 

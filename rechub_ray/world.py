@@ -22,7 +22,8 @@ class World:
     Every method is called equally often, in the same order, on every rank.
 
     Args:
-        rank, size: the place in torch's default process group.
+        rank: the process's number in torch's default process group, from 0.
+        size: number of processes in it.
         timeout_seconds: how long a rank waits for the others in shared memory (> 0); through torch.distributed it is
             the process group's timeout, and both are to be the same.
     """
@@ -43,7 +44,7 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Adds up `tensor` over the ranks, in place."""
+        """Add up `tensor` over the ranks, in place."""
         if self.size > 1:
             exchange = self._exchange(tensor.device)
             if exchange is not None:
@@ -53,13 +54,13 @@ class World:
         return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, in rank order; the first dimension may differ between ranks."""
+        """Return every rank's tensor, in rank order; the first dimension may differ between ranks."""
         if self.size == 1:
             return [tensor]
         return [part.view(-1, *tensor.shape[1:]) for (part,) in self.gather_all([tensor])]
 
     def gather_all(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Every rank's tensors, flat, in rank order, in one message; their lengths may differ between ranks."""
+        """Return every rank's tensors, flat, in rank order, by one message; lengths may differ between ranks."""
         flat = [tensor.reshape(-1) for tensor in tensors]
         if self.size == 1 or not flat:
             return [flat] * self.size
@@ -89,11 +90,11 @@ class World:
         ]
 
     def shares_memory(self, device: torch.device) -> bool:
-        """Whether what is on `device` is exchanged through shared memory, without sockets."""
+        """Return whether tensors on `device` are exchanged through shared memory, without sockets."""
         return self.size > 1 and self._exchange(device) is not None
 
     def _exchange(self, device: torch.device) -> Exchange | None:
-        """The way through shared memory, where all ranks are on one host; made at the first collective."""
+        """Return the exchange through shared memory where all ranks are on one host; made at the first collective."""
         if device.type != "cpu":
             return None
         group = dist.group.WORLD
@@ -103,7 +104,7 @@ class World:
         return _exchanges[group]
 
     def gather_to_main(self, tensor: Tensor) -> list[Tensor] | None:
-        """`gather` for rank 0 alone; the other ranks get None, and need no memory for it."""
+        """Return the result of `gather` on rank 0; the other ranks get None, and need no memory for it."""
         if self.size == 1:
             return [tensor]
         padded, counts = self._padded(tensor)
@@ -112,7 +113,7 @@ class World:
         return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
 
     def _padded(self, tensor: Tensor) -> tuple[Tensor, list[int]]:
-        """The tensor, as long as the longest rank's, and every rank's length."""
+        """Return the tensor padded to the length of the longest rank's, and every rank's length."""
         rows = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
         rows[self.rank] = tensor.shape[0]
         dist.all_reduce(rows)
@@ -122,7 +123,7 @@ class World:
         return padded, counts
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's picklable value on every rank."""
+        """Return rank 0's picklable value on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -130,6 +131,6 @@ class World:
         return box[0]
 
     def barrier(self) -> None:
-        """Waits for every rank (bounded by the process group's timeout)."""
+        """Wait for every rank (bounded by the process group's timeout)."""
         if self.size > 1:
             dist.barrier()

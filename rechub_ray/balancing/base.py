@@ -1,4 +1,4 @@
-"""What a balancing method is: how the losses of several tasks, or their gradients, become one."""
+"""The base of balancing methods, which make one loss, or one gradient, of those of several tasks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Balancing(nn.Module, abc.ABC):
 
     Args:
         tasks: the labels that have losses, in the schema's order.
+
+    Raises:
+        ConfigError: there are fewer tasks than the method needs (`fewest_tasks`).
     """
 
     registered_name: ClassVar[str]
@@ -42,7 +45,7 @@ class Balancing(nn.Module, abc.ABC):
             )
 
     def combine(self, losses: Tensor, share: Tensor | float) -> Tensor:
-        """Return what is minimised.
+        """Return the number to minimise.
 
         Args:
             losses: one a task, as this part of this rank contributes to the step's.

@@ -1,4 +1,4 @@
-"""What Torch-RecHub has and this package does not."""
+"""Errors for names and modules that Torch-RecHub has and this package does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 def refuse(module: str, name: str, *, known: Collection[str], missing: Collection[str]) -> Never:
-    """The error for a name that `module` does not have: one that says so where Torch-RecHub has it.
+    """Raise the error for a name that `module` does not have: one that says so where Torch-RecHub has it.
 
     Raises:
         ImportError: for a name in `missing`.
@@ -28,7 +28,7 @@ def refuse(module: str, name: str, *, known: Collection[str], missing: Collectio
 
 
 class _Refusal(importlib.abc.MetaPathFinder):
-    """Comes after all other finders, when a module below this package is not there."""
+    """The last finder, which is asked for modules that no other one finds: refuses those of this package."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         """Raise ImportError for a module of this package; return None for any other one."""
@@ -41,7 +41,7 @@ class _Refusal(importlib.abc.MetaPathFinder):
 
 
 def refuse_modules() -> None:
-    """Make the import of a module that is not below this package say which ones are."""
+    """Let the import of a module that this package lacks say which ones there are."""
     if not any(type(finder).__qualname__ == _Refusal.__qualname__ for finder in sys.meta_path):
         sys.meta_path.append(_Refusal())
 

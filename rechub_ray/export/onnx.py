@@ -45,12 +45,15 @@ class ExportReport:
     """An exported model.
 
     Args:
-        path: the ONNX file. report_path: what was compared, as JSON. data_path: the weights, where they do not fit
-            into the ONNX file; the two lie side by side and are moved together.
+        path: the ONNX file.
+        report_path: the comparisons with PyTorch, as JSON.
+        data_path: the weights, where they do not fit into the ONNX file; the two lie side by side and are moved
+            together.
         max_abs_difference: from PyTorch, the largest of all comparisons.
-        inputs, outputs: by name, with types and shapes.
+        inputs: by name, with types and shapes.
+        outputs: by name, with types and shapes.
         checks: the comparisons.
-        seconds: what the export took.
+        seconds: wall time of the export.
     """
 
     path: str
@@ -70,7 +73,7 @@ def export_onnx(
     probabilities: bool = True,
     batch_sizes: Sequence[int] = (1, 7, 257),
 ) -> ExportReport:
-    """Exports the model of a checkpoint; reads nothing but the checkpoint.
+    """Export the model of a checkpoint; nothing but the checkpoint is read.
 
     Args:
         checkpoint: a checkpoint, or a run's folder (its best one); a path or URI.
@@ -99,7 +102,7 @@ def export_onnx(
 
 
 def default_path(checkpoint: str) -> str:
-    """Where an export goes unless told otherwise: `model.onnx` in a run's folder.
+    """Return where an export goes by default: `model.onnx` in a run's folder.
 
     That of a single checkpoint goes beside it, under its name, and out of `checkpoints/`, where old ones are deleted.
     """
@@ -121,14 +124,19 @@ def export_model(
     links: Mapping[str, Link] | None = None,
     source: str | None = None,
 ) -> ExportReport:
-    """Exports a model in memory, as `export_onnx` does; it comes back on its device and in its mode.
+    """Export a model in memory, as `export_onnx` does; afterwards it is on its device and in its mode again.
 
     Args:
         model: the model.
         schema: its features.
-        out, probabilities, batch_sizes: as for `export_onnx`.
-        links: by label, how its output is read, as its losses say; the others take that of the label's kind.
+        out: as for `export_onnx`.
+        probabilities: as for `export_onnx`.
+        batch_sizes: as for `export_onnx`.
+        links: by label, how its output is read, as its losses fix it; the others take that of the label's kind.
         source: where the weights come from, for the report.
+
+    Raises:
+        ExportError: there is no batch size, or as for `export_onnx`.
     """
     _check_installed()
     if not batch_sizes or min(batch_sizes) < 1:
@@ -168,7 +176,7 @@ def _check_installed() -> None:
 
 
 def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
-    """Writes the ONNX file, checks that it is valid, and returns its outputs."""
+    """Write the ONNX file, check that it is valid, and return its outputs."""
     import onnx
     import onnx_ir
 
@@ -203,7 +211,7 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
 
 
 def _rename_clashes(graph: Any) -> None:
-    """The exporter names values after operators (`cat`, `view`): a feature may have that name too, and keeps it."""
+    """Rename inner values that have an input's or output's name: the exporter names them after operators (`cat`)."""
     ends = [*graph.inputs, *graph.outputs]
     inner = [value for node in graph.all_nodes() for value in node.outputs if value not in graph.outputs]
     inner += [value for value in graph.initializers.values() if value not in graph.inputs]
@@ -217,7 +225,10 @@ def _rename_clashes(graph: Any) -> None:
 
 
 def _translate(served: ServingModel) -> Any:
-    """torch.onnx's program. Example sizes differ and exceed 1, since equal ones and 1 are taken for constants."""
+    """Return torch.onnx's program.
+
+    The example's sizes differ and exceed 1, since the exporter takes equal sizes, and 1, for constants.
+    """
     sizes = {"batch": torch.export.Dim("batch")}
     examples, shapes = [], []
     for port in served.inputs:
@@ -248,7 +259,7 @@ def _translate(served: ServingModel) -> Any:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause: the exporter's errors come in layers, each of many lines."""
+    """Return the first cause of an error: the exporter's come in layers, each of many lines."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -296,7 +307,7 @@ def _version() -> str:
 
 
 class _Target:
-    """Where the files go, a local path or a URI: they are made elsewhere, and moved when all is well."""
+    """The place of the files, a local path or a URI: they are made elsewhere, and moved once they are complete."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -308,7 +319,7 @@ class _Target:
 
     @contextlib.contextmanager
     def folder(self) -> Iterator[str]:
-        """A temporary folder, on the target's disk where that is local."""
+        """Yield a temporary folder, on the target's disk where that is local."""
         try:
             self._filesystem.create_dir(self._parent, recursive=True)
             with writing_folder(self._parent) if self._is_local else tempfile.TemporaryDirectory() as made:
@@ -317,7 +328,7 @@ class _Target:
             raise cannot_write(self.path, error) from None
 
     def place(self, folder: str) -> None:
-        """Moves the files, weights first, so that the model is never there without them."""
+        """Move the files, weights first, so that the model is never there without them."""
         for name in (f"{self.name}.data", self.name, f"{self.name}.parity.json"):
             source, target = f"{folder}/{name}", f"{self._parent}/{name}"
             if not os.path.exists(source):
@@ -347,7 +358,7 @@ def _on_cpu_in_eval_mode(served: ServingModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter prints, warns and logs what no user can act on; its errors come as exceptions."""
+    """Silence the exporter, which prints, warns and logs what no user can act on; its errors come as exceptions."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with (

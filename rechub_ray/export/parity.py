@@ -1,4 +1,4 @@
-"""Whether an ONNX file computes what the PyTorch model computes."""
+"""Comparison of an ONNX file's outputs with the PyTorch model's."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ class Check:
     """One comparison.
 
     Args:
-        batch_size: rows. length: longest sequence, None without sequences. output: name.
-        max_abs_difference: over the rows. tolerance: what was allowed: 1e-6 + 1e-5 of the output's largest value in all
-            comparisons (that of a few rows may be close to 0, where a sum's rounding is not).
+        batch_size: number of rows.
+        length: of the longest sequence; None without sequences.
+        output: its name.
+        max_abs_difference: over the rows.
+        tolerance: the largest difference allowed: 1e-6 + 1e-5 of the output's largest value in all comparisons (that
+            of a few rows may be close to 0, where a sum's rounding is not).
     """
 
     batch_size: int
@@ -44,13 +47,13 @@ class Check:
 
 
 def compare(served: ServingModel, path: str, *, batch_sizes: Sequence[int], seed: int = 0) -> list[Check]:
-    """Runs the ONNX file and the PyTorch model on the same random rows.
+    """Compare the ONNX file with the PyTorch model on the same random rows.
 
     PyTorch does not go through the code that was exported: it gets ragged sequences and ids that NumPy has mapped, as
     in training. For every batch size, sequences of length 1, of random length, and of the schema's `max_length`.
 
     Args:
-        served: what was exported, in evaluation mode, on the CPU.
+        served: the exported model, in evaluation mode, on the CPU.
         path: the ONNX file.
         batch_sizes: rows of the batches, >= 1.
         seed: of the random rows.
@@ -83,7 +86,7 @@ def compare(served: ServingModel, path: str, *, batch_sizes: Sequence[int], seed
 
 
 def cases(schema: Schema, batch_sizes: Sequence[int], seed: int = 0) -> Iterator[tuple[Inputs, int, str | None]]:
-    """Random inputs of every batch size and length: (by feature, batch size, name of the length)."""
+    """Yield random inputs of every batch size and length: (by feature, batch size, name of the length)."""
     rng = np.random.default_rng(seed)
     for rows in batch_sizes:
         for length in ("1", "random", "max_length") if schema.sequences else (None,):
@@ -91,7 +94,7 @@ def cases(schema: Schema, batch_sizes: Sequence[int], seed: int = 0) -> Iterator
 
 
 def reference(served: ServingModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What PyTorch computes, by the name of the served model's output."""
+    """Return what PyTorch computes, by the name of the served model's output."""
     with torch.no_grad():
         outputs = served.model(training_features(served.schema, inputs))
     return {
@@ -100,7 +103,7 @@ def reference(served: ServingModel, inputs: Mapping[str, Array]) -> dict[str, Ar
 
 
 def training_features(schema: Schema, inputs: Mapping[str, Array]) -> Features:
-    """The inputs of a served model as training would have them."""
+    """Return the inputs of a served model in the form that they have in training."""
     rows = len(inputs[schema.feature_names[0]])
     sparse = np.zeros((rows, len(schema.sparse)), np.int64)
     for i, feature in enumerate(schema.sparse):
@@ -131,7 +134,7 @@ def _draw(
 
 
 def _ids(vocab_size: int, count: int, borders: Sequence[int], rng: np.random.Generator) -> Array:
-    """Random ids, with every border among them where there is room."""
+    """Return random ids, with every border among them where there is room."""
     ids = rng.integers(0, vocab_size, count)
     places = rng.permutation(count)[: len(borders)]
     ids[places] = rng.permutation(borders)[: len(places)]

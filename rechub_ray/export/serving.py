@@ -24,7 +24,7 @@ class Port:
         name: the feature's name, or the output's.
         dtype: `int64` or `float32`.
         shape: sizes; the free ones by name (`batch`, and one length a sequence).
-        meaning: what the values are, for people.
+        meaning: describes the values, for people.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ServingModel(nn.Module):
     It takes what production sends: an id outside [0, vocab_size) counts as id 0, the unseen one. In a sequence,
     negative ids are padding, on the right; ids from vocab_size on count as id 0.
 
-    What is served, under which names, is `outputs.served`'s to say: `probability` of a binary label, for instance.
+    `outputs.served` decides what is served under which names: `probability` for a binary label, for instance.
 
     Args:
         model: the model.
@@ -51,7 +51,8 @@ class ServingModel(nn.Module):
         links: by label, how its output is read; the others take that of the label's kind.
 
     Attributes:
-        inputs, outputs: what goes in and comes out, in order.
+        inputs: one a feature, in order.
+        outputs: one a prediction, in order.
 
     Shapes:
         sparse (B,) int64; dense (B,) or (B, dim) float32; sequence (B, T) int64, T >= 1. Results: as the model's.
@@ -87,7 +88,7 @@ class ServingModel(nn.Module):
         return tuple(item.of(outputs) for item in self.served)
 
     def stack(self, inputs: tuple[Tensor, ...]) -> Features:
-        """The inputs, one a feature in the schema's order, as the model takes them."""
+        """Return the inputs, one a feature in the schema's order, as the model takes them."""
         by_name = dict(zip(self.schema.feature_names, inputs, strict=True))
         rows = inputs[0].shape[0]
         sparse = inputs[0].new_zeros((rows, 0), dtype=torch.int64)
@@ -124,6 +125,6 @@ def _inputs(schema: Schema) -> tuple[Port, ...]:
 
 
 def _length_name(schema: Schema, index: int) -> str:
-    """The free length of a sequence, by the feature's name where that is a word that the exporter takes."""
+    """Return the name of a sequence's free length, with the feature's name where the exporter takes that."""
     name = schema.sequences[index].name
     return f"{name}_length" if name.isidentifier() and name.isascii() else f"sequence_{index}_length"

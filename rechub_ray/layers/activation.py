@@ -10,7 +10,7 @@ Activation: TypeAlias = Literal["relu", "leaky_relu", "prelu", "gelu", "silu", "
 
 
 def build_activation(name: Activation) -> nn.Module:
-    """The activation called `name`.
+    """Return the activation called `name`.
 
     ReLU works in place: linear and batch norm layers do not need their results backward, and a batch of activations
     is written once less.

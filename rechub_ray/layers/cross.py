@@ -12,7 +12,9 @@ class CrossNet(nn.Module):
     """`x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`, with `W = U V^T` where `low_rank` is given.
 
     Args:
-        dim: width of x. num_layers: number of cross layers. low_rank: columns of U and V; None for a full matrix.
+        dim: width of x.
+        num_layers: number of cross layers.
+        low_rank: columns of U and V; None for a full matrix.
 
     Shapes:
         (B, dim) -> (B, dim)
@@ -43,7 +45,10 @@ class CrossNetMix(nn.Module):
     `x_{l+1} = x_0 * (sum_e G_e(x_l) U_e g(C_e g(V_e^T x_l)) + b) + x_l`, g = tanh, G = softmax over the experts.
 
     Args:
-        dim: width of x. num_layers: number of cross layers. low_rank: columns of U and V. num_experts: at least 2.
+        dim: width of x.
+        num_layers: number of cross layers.
+        low_rank: columns of U and V.
+        num_experts: experts a layer, at least 2.
 
     Shapes:
         (B, dim) -> (B, dim)

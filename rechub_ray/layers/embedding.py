@@ -46,7 +46,7 @@ class _WidthGroup:
 
 
 class Embeddings(nn.Module, abc.ABC):
-    """Look up the vectors of some features: an `EmbeddingBank`, which owns tables, or an `EmbeddingView` of one.
+    """Lookups of some features' vectors: an `EmbeddingBank`, which owns tables, or an `EmbeddingView` of one.
 
     Args:
         schema: of the batches.
@@ -181,7 +181,7 @@ class Embeddings(nn.Module, abc.ABC):
         return padded.view(rows, longest, group.width), mask
 
     def _vectors(self, group: _WidthGroup, features: Features) -> Tensor:
-        """(B, K, width) of one group."""
+        """Return the vectors of one group, (B, K, width)."""
         parts = []
         if group.sparse:
             parts.append(self._look_up(group, self._rows(group, features)))
@@ -195,7 +195,7 @@ class Embeddings(nn.Module, abc.ABC):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _rows(self, group: _WidthGroup, features: Features) -> Tensor:
-        """The rows of a group's sparse features, (B, K)."""
+        """Return the rows of a group's sparse features, (B, K)."""
         ids = features.sparse
         if len(group.sparse) != ids.shape[1]:
             ids = ids.index_select(1, self._get("_columns", group))
@@ -242,7 +242,7 @@ class Embeddings(nn.Module, abc.ABC):
         return bank.weights[key], bank.row_gradients[key]
 
     def _find(self, name: str) -> tuple[_WidthGroup, int]:
-        """The group of a sequence feature, and its place among the group's sequences."""
+        """Return the group of a sequence feature, and its place among the group's sequences."""
         sequences = [f.name for f in self.features if isinstance(f, SequenceFeature)]
         if name not in sequences:
             raise SchemaError(f"there is no sequence feature '{name}' to embed", hint=nearest(name, sequences))
@@ -348,7 +348,7 @@ class EmbeddingBank(Embeddings):
             draw_initial_rows(rows, f"{self.name}/{table.name}", std=self.init_std)
 
     def table_of(self, feature: Embeddable) -> Table | None:
-        """Return the table of a feature that has the name of one of this bank's, or shares its table; else None."""
+        """Return this bank's table for a feature, by its name or that of the feature whose table it shares, or None."""
         for name in (feature.name, feature.shared_with or feature.name):
             if name in self._tables or name in self.tables:
                 return self._tables.get(name) or self.tables[name]

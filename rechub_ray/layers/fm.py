@@ -32,7 +32,7 @@ class FMInteraction(nn.Module):
 
 
 class _Pairs(torch.autograd.Function):
-    """The same with half the passes over memory that autograd makes: the gradient at v_i is g * (sum_j v_j - v_i)."""
+    """`FMInteraction` with half of autograd's passes over memory: the gradient at v_i is g * (sum_j v_j - v_i)."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every rank's rows, with gradients that find their way back."""
+"""Rows of all ranks, with gradients that go back to each row's rank."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gather_rows(world: World, tensor: Tensor) -> tuple[Tensor, int]:
     """Return the rows of all ranks in rank order, and the place of this rank's first one.
 
     Every rank calls it equally often and in the same order, and differentiates it equally often. Ranks may hold
-    different numbers of rows. The gradient of a tensor is the sum of what all ranks' results say of it.
+    different numbers of rows. The gradient of a tensor is the sum of the gradients of all ranks' results.
 
     Args:
         world: the ranks.

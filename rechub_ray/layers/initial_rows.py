@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_BLOCK = 65_536  # numbers that one stream draws: what it takes to begin one is then 5% of its work
+_BLOCK = 65_536  # numbers that one stream draws: its start is then 5% of its work
 _NUMPY = (torch.float32, torch.float64)
 _SERIAL_BLOCKS = 4  # fewer are drawn before a thread has started
 
@@ -54,7 +54,7 @@ def draw_initial_rows(table: Tensor, name: str, *, std: float) -> None:
     if threads == 1:
         draw(0, 1)
         return
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the interpreter's lock meanwhile
+    with ThreadPoolExecutor(threads) as pool:  # NumPy releases the interpreter's lock meanwhile
         for done in [pool.submit(draw, first, threads) for first in range(threads)]:
             done.result()
 

@@ -13,7 +13,7 @@ from rechub_ray.schema import Schema
 
 
 def choose(schema: Schema, names: Sequence[str] | None, *, key: str) -> list[str]:
-    """The names of the chosen features in the schema's order; None chooses all.
+    """Return the names of the chosen features in the schema's order; None chooses all.
 
     Args:
         schema: has the features.
@@ -36,7 +36,7 @@ def choose(schema: Schema, names: Sequence[str] | None, *, key: str) -> list[str
 
 
 def embedded(schema: Schema, names: Sequence[str]) -> list[str]:
-    """Those of `names` that have an embedding: sparse features, then sequences, as they lie in `Embeddings`."""
+    """Return those of `names` that have an embedding: sparse features, then sequences, as they lie in `Embeddings`."""
     return [name for name in (*(f.name for f in schema.sparse), *(f.name for f in schema.sequences)) if name in names]
 
 
@@ -70,12 +70,12 @@ class Columns(nn.Module):
 
     @classmethod
     def of_dense(cls, schema: Schema, names: Sequence[str]) -> Columns:
-        """The named numeric features' columns of `Features.dense`."""
+        """Return the choice of the named numeric features' columns in `Features.dense`."""
         return cls([f.dim for f in schema.dense], [f.name in names for f in schema.dense])
 
     @classmethod
     def of_bank(cls, bank: Embeddings, names: Sequence[str]) -> Columns:
-        """The named features' columns of `bank.flat`."""
+        """Return the choice of the named features' columns in `bank.flat`."""
         return cls(bank.widths, [f.name in names for f in bank.features])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,8 @@ class VectorInput(nn.Module):
         names: the features; numeric ones have no embedding and are passed over.
 
     Shapes:
-        flat: (B, bank.flat_dim), from `bank.flat`. Result: (B, K, D).
+        flat: (B, bank.flat_dim), from `bank.flat`.
+        Result: (B, K, D).
 
     Raises:
         SchemaError: features that differ in width, or none with an embedding.
@@ -136,8 +137,9 @@ class DeepInput(nn.Module):
         width: number of columns of the result.
 
     Shapes:
-        flat: (B, bank.flat_dim), from `bank.flat`. dense: (B, D). Result: (B, width); of `parts`, the one or two
-        parts of it.
+        flat: (B, bank.flat_dim), from `bank.flat`.
+        dense: (B, D).
+        Result: (B, width); of `parts`, the one or two parts of it.
     """
 
     def __init__(self, schema: Schema, bank: Embeddings, names: Sequence[str]) -> None:
@@ -151,5 +153,5 @@ class DeepInput(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def parts(self, flat: Tensor, dense: Tensor) -> list[Tensor]:
-        """What lies side by side in the result, for layers that take it so."""
+        """Return the tensors that lie side by side in the result, for layers that take them so."""
         return [part for part in (self.embedded(flat), self.dense(dense)) if part.shape[1] > 0]

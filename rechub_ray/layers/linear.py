@@ -14,7 +14,9 @@ class Linear(nn.Linear):
     none.
 
     Args:
-        in_features: width of x. out_features: width of the result. bias: whether there is a b.
+        in_features: width of x.
+        out_features: width of the result.
+        bias: whether there is a b.
 
     Shapes:
         (..., in_features) -> (..., out_features); in parts (B, n_1), (B, n_2), ... -> (B, out_features)

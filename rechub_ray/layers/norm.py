@@ -63,7 +63,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 def _moments(x: Tensor, dtype: torch.dtype, world: World) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and number of all ranks' rows, in one all_reduce.
+    """Return mean, biased variance and number of all ranks' rows, by one all_reduce.
 
     Every rank's own moments travel, each in its row of a table: summing squares over the ranks would cancel where the
     mean is large beside the deviation.

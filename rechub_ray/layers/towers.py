@@ -1,4 +1,4 @@
-"""One tower a label: what a multi-task model puts on top of its shared layers."""
+"""One tower a label, on top of a multi-task model's shared layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loss is: a sum over rows, the count to divide it by, and how much of a step it must see at once."""
+"""The base of losses: a sum over rows, the count to divide it by, and how much of a step a loss must see at once."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from rechub_ray.schema import LabelKind, Schema
 from rechub_ray.world import World
 
 Scope = Literal["rows", "group", "batch"]
-"""What a loss must see at once: single rows, whole groups, or all rows of a step on all ranks."""
+"""The rows that a loss must see at once: single ones, whole groups, or all rows of a step on all ranks."""
 
 
 @dataclasses.dataclass(slots=True)
 class Rows:
-    """What a loss reads beside the prediction.
+    """The data that a loss reads beside the prediction.
 
     Shapes:
-        target: (B,) float32; 0 where the label is missing. weight: (B,) float32 >= 0, 0 where the label is missing;
-        None where every row counts as 1. is_there: (B,) bool; None where no label is missing. group: (B,) int64.
+        target: (B,) float32; 0 where the label is missing.
+        weight: (B,) float32 >= 0, 0 where the label is missing; None where every row counts as 1.
+        is_there: (B,) bool; None where no label is missing.
+        group: (B,) int64.
     """
 
     target: Tensor
@@ -118,7 +120,7 @@ class Loss(nn.Module, abc.ABC):
         """Return the (weighted) sum over the rows, a scalar; of a shape that one row more can be added to."""
 
     def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
-        """Return what to divide by; here the rows whose weight is not zero and whose label is there.
+        """Return the divisor of the sum; here the number of rows whose weight is not zero and whose label is there.
 
         A float where it depends on the batch's size only, a scalar float32 tensor where it depends on the data.
         """
@@ -126,7 +128,7 @@ class Loss(nn.Module, abc.ABC):
         return float(batch.rows) if weight is None else (weight != 0).sum().float()
 
     def rows(self, batch: Batch) -> Rows:
-        """Return this loss's label and weights of a batch, without what is missing."""
+        """Return this loss's labels and weights of a batch, with weight 0 where the label is missing."""
         target = batch.labels[:, self._column]
         if not self._optional:
             return Rows(target, batch.weight, None, batch.group)
@@ -175,7 +177,7 @@ class PairLoss(Loss):
 
     @abc.abstractmethod
     def count_over(self, rows: Rows, columns: Columns) -> Tensor:
-        """Return what to divide by, a scalar float32 tensor; `columns.prediction` is not to be read."""
+        """Return the divisor of the sum, a scalar float32 tensor; `columns.prediction` must not be read."""
 
     def _columns(self, prediction: Tensor, rows: Rows, world: World | None) -> Columns:
         if self.scope != "batch" or world is None or world.size == 1:

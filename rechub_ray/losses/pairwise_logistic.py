@@ -88,7 +88,7 @@ class PairwiseLogistic(PairLoss):
         return (F.softplus(-difference) * self._pairs(rows, columns, start, stop)).sum()
 
     def _pairs(self, rows: Rows, columns: Columns, start: int, stop: int) -> Tensor:
-        """The weights of the pairs of rows [start, stop) with all columns; 0 where there is no pair."""
+        """Return the weights of the pairs of rows [start, stop) with all columns; 0 where there is no pair."""
         are_pairs = rows.target[start:stop].unsqueeze(1) > columns.rows.target
         if columns.rows.is_there is not None:
             are_pairs &= columns.rows.is_there

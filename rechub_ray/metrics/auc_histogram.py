@@ -59,7 +59,7 @@ class AUCHistogram(Metric):
         return float(right / self._pairs(state))
 
     def error_bound(self, state: State) -> float:
-        """How far `compute` may lie from the exact AUC."""
+        """Return how far `compute` may lie from the exact AUC, at most."""
         negatives, positives = state["histogram"]
         return float((positives * negatives).sum() / 2 / self._pairs(state))
 

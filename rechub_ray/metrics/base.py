@@ -1,4 +1,4 @@
-"""What a metric is: a state per worker that merges over workers, and a number from the merged state."""
+"""The base of metrics: a state per worker that merges over workers, and a number from the merged state."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def update(self, outputs: Outputs, batch: Batch) -> State:
-        """The state of one batch whose labels are all there (outputs in float32, detached); reads no features."""
+        """Return the state of one batch whose labels are all there (outputs in float32, detached); read no features."""
 
     @abc.abstractmethod
     def compute(self, state: State) -> float:
-        """The number; NaN where it is not defined (AUC of one class only, for instance)."""
+        """Return the number; NaN where it is not defined (AUC of one class only, for instance)."""
 
     def empty(self, device: torch.device) -> State:
-        """The state of no rows, for a rank that saw none."""
+        """Return the state of no rows, for a rank that saw none."""
         ids = torch.zeros((0, 1), dtype=torch.int64, device=device)
         row = torch.zeros(0, device=device)
         batch = Batch(
@@ -121,7 +121,7 @@ class Metric(abc.ABC):
         return self._prediction.score(outputs)
 
     def target(self, batch: Batch) -> Tensor:
-        """This metric's label column, (B,) float32."""
+        """Return this metric's label column, (B,) float32."""
         return batch.labels[:, self._column]
 
 
@@ -143,7 +143,7 @@ class Accumulator:
                 self._parts[name] = [self._parts[name][0] + state[name]]
 
     def merged(self, world: World, *, device: torch.device) -> State | None:
-        """The state over all batches and ranks on rank 0, None elsewhere: all rows lie on one rank only.
+        """Return the state over all batches and ranks on rank 0, None elsewhere: one rank alone holds all rows.
 
         A rank that saw no rows takes part with tensors on `device`.
         """

@@ -18,7 +18,7 @@ class MeanMetric(Metric):
 
     @abc.abstractmethod
     def values(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """One number a row, (B,) float64, from (B,) float64 predictions and labels."""
+        """Return one number a row, (B,) float64, from (B,) float64 predictions and labels."""
 
     def update(self, outputs: Outputs, batch: Batch) -> State:
         values = self.values(self.prediction(outputs).double(), self.target(batch).double())

@@ -46,7 +46,7 @@ class MetricSet:
         return tuple(self._metrics)
 
     def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output]) -> MetricSet:
-        """Settle what each metric reads of a model; returns itself.
+        """Settle which output and label each metric reads; return itself.
 
         Args:
             predictions: by label, how the model's output is read.
@@ -64,7 +64,7 @@ class MetricSet:
         return self
 
     def _take(self, placed: Sequence[tuple[str, Metric]]) -> None:
-        """Know the metrics, given with their places, by their keys."""
+        """Store the metrics, given with their places, by their keys."""
         self._metrics: dict[str, Metric] = {}
         self._where: dict[str, str] = {}
         for where, metric in placed:
@@ -89,7 +89,7 @@ class MetricSet:
         raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, self.keys))
 
     def mode(self, key: str) -> Direction:
-        """Whether larger (`max`) or smaller (`min`) numbers of metric `key` are better.
+        """Return whether larger (`max`) or smaller (`min`) numbers of metric `key` are better.
 
         Raises:
             ConfigError: no such metric, or neither is better (`calibration`).
@@ -105,7 +105,7 @@ class MetricSet:
         return mode
 
     def default_key(self) -> str:
-        """The first metric with a direction: what the best model goes by unless the configuration says otherwise.
+        """Return the first metric with a direction, by which the best model is chosen unless the run names another.
 
         Raises:
             ConfigError: there is none.
@@ -120,18 +120,18 @@ class MetricSet:
         )
 
     def reset(self) -> None:
-        """Forgets all rows."""
+        """Forget all rows."""
         self._accumulators = {key: Accumulator(metric) for key, metric in self._metrics.items()}
 
     @torch.no_grad()
     def update(self, outputs: Outputs, batch: Batch) -> None:
-        """Takes in one batch, without waiting for the device."""
+        """Take in one batch, without waiting for the device."""
         for key, metric in self._metrics.items():
             self._accumulators[key].add(metric.add(outputs, batch))
 
     @torch.no_grad()
     def compute(self, world: World, *, device: torch.device | None = None) -> dict[str, float]:
-        """The numbers over all batches since `reset` and all ranks, the same on every rank.
+        """Return the numbers over all batches since `reset` and all ranks, the same on every rank.
 
         Args:
             world: the ranks; each one calls this.

@@ -17,7 +17,9 @@ class GroupPairs:
 
     Shapes:
         twice_right: (G,) twice the (weighted) number of pairs in order, a tie counts half; int64 without weights (then
-        exact), float64 with. positives, negatives: (G,) (weighted) rows of each class, of the same type.
+            exact), float64 with.
+        positives: (G,) (weighted) number of rows with label 1, of the same type.
+        negatives: (G,) likewise with label 0.
     """
 
     twice_right: Tensor
@@ -31,10 +33,12 @@ class GroupPairs:
 
 
 def count_pairs(score: Tensor, label: Tensor, *, weight: Tensor | None, group: Tensor | None) -> GroupPairs:
-    """Counts the pairs within each group by sorting once: O(N log N), no loop over groups.
+    """Count the pairs within each group by sorting once: O(N log N), no loop over groups.
 
     Args:
-        score: (N,) compared exactly. label: (N,) 0 or 1. weight: (N,) >= 0; a pair weighs the product of its rows'.
+        score: (N,), compared exactly.
+        label: (N,), 0 or 1.
+        weight: (N,), >= 0; a pair weighs the product of its rows'.
         group: (N,) int64; None puts all rows into one group.
     """
     score, order = score.sort()
@@ -67,7 +71,7 @@ def count_pairs(score: Tensor, label: Tensor, *, weight: Tensor | None, group: T
 
 
 def scored_rows(score: Tensor, target: Tensor, batch: Batch) -> State:
-    """The `concat` state of rows with scores: 5 bytes a row, 9 with weights (`weight` has no rows without them)."""
+    """Return the `concat` state of rows with scores: 5 bytes a row, 9 with weights (else `weight` has no rows)."""
     # copies: a batch's or a compiled model's buffers may be filled anew before the metric is computed
     return {
         "score": score.float().clone(),
@@ -83,6 +87,6 @@ def _changes(values: Tensor) -> Tensor:
 
 
 def _sum_by(index: Tensor, values: Tensor) -> Tensor:
-    """Sums of `values` by an ascending index without gaps."""
+    """Return the sums of `values` by an ascending index without gaps."""
     count = int(index[-1]) + 1 if len(index) else 0
     return values.new_zeros(count).index_add_(0, index, values)

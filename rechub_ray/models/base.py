@@ -1,4 +1,4 @@
-"""What a model is: typed outputs from stacked features."""
+"""The base of models: typed outputs from stacked features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rechub_ray.schema import Schema
 class Model(nn.Module, abc.ABC):
     """Base of all models.
 
-    A subclass takes the schema by position and its hyperparameters by keyword. What `forward` returns is declared as
+    A subclass takes the schema by position and its hyperparameters by keyword. It declares what `forward` returns as
     `outputs`: on the class, or in the constructor where it depends on the schema. The default is one number a row
     called `logit`, for the schema's first label.
 
@@ -56,7 +56,7 @@ class Model(nn.Module, abc.ABC):
 
 
 def _remembering(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that keeps its keyword arguments, so that a model object can be built again elsewhere."""
+    """Return a constructor that keeps its keyword arguments, so that a model object can be built again elsewhere."""
 
     @functools.wraps(init)
     def remember(self: Model, *context: Any, **arguments: Any) -> None:

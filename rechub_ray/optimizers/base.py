@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rechub_ray.registry import Registry
 
-# what a block of rows of width 16 takes while it is updated fits a core's cache
+# the memory of an update of a block of rows of width 16 fits a core's cache
 _BLOCK_ROWS = 16_384
 
 
@@ -31,7 +31,7 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; tables without a gradient, and rows that are not in it, stay as they are."""
+        """Do one update; tables without a gradient, and rows that are not in it, stay as they are."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -50,23 +50,25 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
     def update_all(
         self, table: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        """Updates all rows of a step: block for block, unless the optimizer knows a faster way."""
+        """Update all rows of a step: block for block, unless the optimizer has a faster way."""
         block = _BLOCK_ROWS if table.device.type == "cpu" else max(1, rows.numel())
         for some, their_values in zip(torch.split(rows, block), torch.split(values, block), strict=True):
             self.update(table, some, their_values, state, group)
 
     @abc.abstractmethod
     def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Starts a step on one table: makes its state at the first one."""
+        """Start a step on one table: make its state at the first one."""
 
     @abc.abstractmethod
     def update(
         self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        """Updates some rows of one table; a step calls it for one block of rows after the other.
+        """Update some rows of one table; a step calls it for one block of rows after the other.
 
         Shapes:
-            table: (V, D). rows: (U,) int64, ascending, each once. gradient: (U, D).
+            table: (V, D).
+            rows: (U,) int64, ascending, each once.
+            gradient: (U, D).
         """
 
 
@@ -74,11 +76,11 @@ OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer", __package__)
 
 
 def takes_row_gradients(optimizer: type[Any] | torch.optim.Optimizer) -> bool:
-    """Whether tables under this optimizer get sparse gradients."""
+    """Return whether tables under this optimizer get sparse gradients."""
     cls = optimizer if isinstance(optimizer, type) else type(optimizer)
     return issubclass(cls, SparseOptimizer)
 
 
 def can_fuse(params: Sequence[Tensor], *, devices: Sequence[str] = ("cpu", "cuda")) -> bool:
-    """Whether torch's fused kernels take these parameters: one pass over memory, three times as fast."""
+    """Return whether torch's fused kernels take these parameters: one pass over memory, three times as fast."""
     return bool(params) and all(p.device.type in devices and p.is_floating_point() for p in params)

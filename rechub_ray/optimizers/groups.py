@@ -17,7 +17,7 @@ from rechub_ray.optimizers.base import OPTIMIZERS, takes_row_gradients
 
 @dataclasses.dataclass(frozen=True)
 class BuiltOptimizer:
-    """An optimizer with what the configuration says of it.
+    """An optimizer with its schedule's configuration and its parameters' names.
 
     Args:
         optimizer: the torch optimizer.
@@ -31,7 +31,7 @@ class BuiltOptimizer:
 
 
 def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]:
-    """The node `{name, params, schedule, <the optimizer's arguments>}` checked, with defaults filled in.
+    """Return the checked node `{name, params, schedule, <the optimizer's arguments>}`, with defaults filled in.
 
     `params` is a pattern as of fnmatch on parameter names, or a list of them; the default `*` takes all. `schedule`
     comes back as it is: checking it is up to the caller.
@@ -68,8 +68,8 @@ def build_optimizers(
 ) -> list[BuiltOptimizer]:
     """Return the optimizers of a model, in the order of their nodes.
 
-    Each parameter goes to the first node with a matching pattern. Every embedding bank is told whether its tables'
-    gradients are sparse, which their optimizer decides. Works on a model on the meta device, too.
+    Each parameter goes to the first node with a matching pattern. A table's optimizer decides whether its gradients
+    are sparse, which is set in its embedding bank. Works on a model on the meta device, too.
 
     The parameters of losses and balancing belong to a node whose patterns name them (`balancing.*`); those that no such
     node names get an Adam of their own, last in the list, at its default rate and without decay.
@@ -119,10 +119,11 @@ def build_optimizers(
 
 
 def state_shapes(node: Any, parameter: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what an optimizer keeps of a parameter after a step, found out on a small one.
+    """Return the shapes of an optimizer's state of a parameter after a step, found by a step on a small one.
 
     Args:
-        node: the optimizer's configuration. parameter: of any size, also on the meta device.
+        node: the optimizer's configuration.
+        parameter: of any size, also on the meta device.
     """
     settings = {key: value for key, value in validate_optimizer(node).items() if key not in ("params", "schedule")}
     # in float64, which the compiled loops do not take: they would have to be loaded first
@@ -140,7 +141,7 @@ def state_shapes(node: Any, parameter: torch.Tensor) -> dict[str, tuple[int, ...
 
 
 def _check_patterns(patterns: list[list[str]], names: list[str], where: str) -> None:
-    """A pattern that matches no parameter, frozen ones included, is a slip of the pen."""
+    """Raise ConfigError for a pattern that matches no parameter, frozen ones included."""
     for i, own in enumerate(patterns):
         for pattern in own:
             if not fnmatch.filter(names, pattern):
@@ -153,7 +154,7 @@ def _check_patterns(patterns: list[list[str]], names: list[str], where: str) -> 
 
 
 def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list[str]]:
-    """For each node, the names that it is the first to match."""
+    """Return for each node the names that it is the first to match."""
     left, claims = list(names), []
     for i, own in enumerate(patterns):
         mine = [name for name in left if _matches(name, own)]
@@ -181,7 +182,7 @@ _OBJECTIVE = ("losses.", "balancing.")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern takes the parameter; those of losses and balancing only by a pattern that speaks of them."""
+    """Return whether a pattern takes the parameter; those of losses and balancing need a pattern that names them."""
     if name.startswith(_OBJECTIVE):
         patterns = [pattern for pattern in patterns if pattern.startswith(_OBJECTIVE)]
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""What workers and driver tell each other: an actor beside the driver, and the driver's thread that asks it."""
+"""Messages between workers and driver: an actor beside the driver, and the driver's thread that polls it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class WorkerPlace:
     """Where a worker runs.
 
     Args:
-        host: its address. pid: its process there.
+        host: its address.
+        pid: the worker's process there.
     """
 
     host: str
@@ -24,7 +25,7 @@ class WorkerPlace:
 
 
 class Board:
-    """Keeps the workers' events for the driver, tells them where kept data lies, and knows who is there."""
+    """Holds the workers' events for the driver, the places of kept data for the workers, and who has joined."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -43,7 +44,7 @@ class Board:
         self.error = self.error or error
 
     def has_failed(self) -> bool:
-        """Return whether such an error was told."""
+        """Return whether `fail` was called."""
         return self.error is not None
 
     def drain(self) -> tuple[list[Any], Exception | None]:
@@ -62,7 +63,7 @@ class Board:
         self.waited[rank] = why
 
     def present(self) -> tuple[dict[int, WorkerPlace], dict[int, str]]:
-        """Return the places of the workers that have joined, and who gave up waiting, and what it said."""
+        """Return by rank the places of the workers that have joined, and the errors of those that gave up waiting."""
         return self.places, self.waited
 
     def lose(self, text: str) -> None:
@@ -72,7 +73,7 @@ class Board:
         self.places, self.waited = {}, {}
 
     def lost(self) -> list[str]:
-        """Return what was said of each loss so far."""
+        """Return the description of each loss so far."""
         return self.losses
 
     def keep(self, row_groups: list[Any] | None) -> None:
@@ -85,7 +86,7 @@ class Board:
 
 
 def make_board(ray: Any) -> Any:
-    """Return a handle of a `Board` on this host: on any other it would take the run with it when that host is lost."""
+    """Return a handle of a `Board` on this host: on another host, the loss of that host would end the run."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -93,10 +94,12 @@ def make_board(ray: Any) -> Any:
 
 
 class Pump:
-    """Carries events from the board to `hear`, in a thread, while the workers run.
+    """Passes events from the board to `hear`, in a thread, while the workers run.
 
     Args:
-        ray: the module. board: the actor. hear: takes one event.
+        ray: the module.
+        board: the actor.
+        hear: takes one event.
     """
 
     def __init__(self, ray: Any, board: Any, hear: Callable[[tuple[Any, ...]], None]) -> None:
@@ -122,7 +125,7 @@ class Pump:
     def _drain(self) -> None:
         try:
             events, error = self._ray.get(self._board.drain.remote(), timeout=30)
-        except Exception:  # the cluster is going away; whoever waits for the run says why
+        except Exception:  # the cluster is shutting down; the wait for the run's end raises the cause
             return
         self.error = self.error or error
         for event in events:

@@ -1,4 +1,4 @@
-"""What runs inside Ray Train's controller."""
+"""The callback that runs inside Ray Train's controller."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ray.train import UserCallback
 
 from rechub_ray.runtime.board import WorkerPlace
 
-_GRACE_SECONDS = 3.0  # for the other workers to give up too: who has not by then is the one they wait for
+_GRACE_SECONDS = 3.0  # for the other workers to give up too: one that did not by then is the one they wait for
 
 
 class OnLoss(UserCallback):  # type: ignore[misc]
-    """Says which worker was lost, and ends the run at an error that starting again cannot mend.
+    """Reports which worker was lost, and ends the run at an error that starting again cannot mend.
 
     The controller would retry a wrong file for ever.
 
     Args:
-        board: the driver's actor; workers tell it of such errors before they raise them.
+        board: the driver's actor; workers report such errors to it before they raise them.
         size: workers of the run.
         timeout_seconds: how long they wait for each other.
     """
@@ -28,7 +28,11 @@ class OnLoss(UserCallback):  # type: ignore[misc]
         self._board, self._size, self._timeout_seconds = board, size, timeout_seconds
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell the board; an exception here is the way to end a run."""
+        """Describe the loss to the board, so that the workers start again.
+
+        Raises:
+            RuntimeError: a worker reported an error that starting again cannot mend; raising here ends the run.
+        """
         import ray
 
         if ray.get(self._board.has_failed.remote(), timeout=30):
@@ -54,9 +58,9 @@ def describe_loss(
     """Return in a line which workers were lost, where, and how.
 
     Args:
-        errors: by rank, what Ray Train met; a worker that noticed another's loss is among them.
+        errors: Ray Train's exceptions by rank; a worker that noticed another's loss is among them.
         places: by rank, of the workers that had started.
-        waited: by rank, of the workers that waited for others in vain, what they said.
+        waited: by rank, the errors of the workers that waited for others in vain.
         size: workers of the run.
         timeout_seconds: how long they wait for each other.
     """
@@ -84,15 +88,15 @@ def _is_end(error: Exception) -> bool:
 
 
 def _is_silence(error: Exception) -> bool:
-    """Whether Ray Train has asked a worker's process in vain. By name: the class has no public place."""
+    """Return whether a worker's process did not answer Ray Train. By name: the class is not public."""
     return type(error).__name__ == "WorkerHealthCheckTimeoutError"
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether Ray Train has found a worker's process gone."""
+    """Return whether Ray Train found a worker's process gone."""
     return type(error).__name__ == "WorkerHealthCheckFailedError"
 
 
 def _cause(error: Exception) -> object:
-    """What Ray said of the process."""
+    """Return Ray's own error about the process, where Ray Train wrapped one."""
     return getattr(error, "health_check_failure", error)

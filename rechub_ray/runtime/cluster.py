@@ -34,7 +34,7 @@ _LOCAL_SETTINGS = {  # of a Ray that is started here
     # one costs the training workers a second or two of their cores
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
-_JOIN_SETTINGS = {"RAY_NUM_REDIS_GET_RETRIES": "5"}  # of a second each: a head that answers is asked that often
+_JOIN_SETTINGS = {"RAY_NUM_REDIS_GET_RETRIES": "5"}  # a second each, of a head that answers
 _ANSWER_SECONDS = 5.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings (RFC 9113)
 _SETTINGS_FRAME = 4
@@ -43,7 +43,7 @@ _RAY_LOG = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ \w \d+ \d+\] ")
 
 @contextlib.contextmanager
 def connected(scaling: ScalingSection) -> Iterator[Any]:
-    """Join or start Ray, and check the run's resources; what was started here is shut down again.
+    """Join or start Ray, and check the run's resources; a Ray that was started here is shut down at the end.
 
     Yields:
         The `ray` module.
@@ -60,7 +60,7 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
     elif address not in ("auto", "local"):
         for key, value in _JOIN_SETTINGS.items():
             os.environ.setdefault(key, value)
-        if _has_token():  # Ray sends it to a cluster on this machine, to an address only where it is told to
+        if _has_token():  # by itself Ray sends it to a cluster on this machine only, not to an address
             os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray  # reads all of this when it is imported
 
@@ -78,7 +78,7 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
         finally:
             started = _ray_processes(before)
             ray.shutdown()
-            end_processes(started)  # those that hang do not go by themselves
+            end_processes(started)  # processes that hang do not end by themselves
 
 
 def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> None:
@@ -94,7 +94,7 @@ def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> No
             )
     elif address != "local":
         noted = noted_address()
-        # else it is the note of a cluster that has died
+        # an address that does not answer was noted by a cluster that has died
         running = noted if noted is not None and answers(noted) else None
         if running is None and address == "auto":
             raise ResourceError(
@@ -103,7 +103,7 @@ def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> No
                 hint="Start one with `ray start --head`, or leave the address out.",
             )
     if running is None:
-        # before anything starts: what cannot fit fails at once
+        # a run that cannot fit fails at once, before anything starts
         check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())])
         settings: dict[str, Any] = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
     else:
@@ -150,12 +150,12 @@ def _has_token() -> bool:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[Any]:
-    """Hold back what Ray's C++ writes to stderr meanwhile; anything else is written afterwards.
+    """Drop Ray's log lines from stderr; write anything else there at the end.
 
     Yields:
-        A function that returns what was written so far.
+        A function that returns the text written so far.
     """
-    descriptor = 2  # C++ does not ask for sys.stderr
+    descriptor = 2  # where C++ writes, whatever sys.stderr is
     try:
         kept = os.dup(descriptor)
     except OSError:
@@ -180,7 +180,7 @@ def _quiet_stderr() -> Iterator[Any]:
 
 
 def _ray_processes(before: set[Process]) -> list[Process]:
-    """Return what `ray.init` has started below this process since `before`, with everything below that."""
+    """Return Ray's processes below this one that are not in `before`."""
     me = os.getpid()
     found = []
     for process in processes_below(me):
@@ -192,7 +192,7 @@ def _ray_processes(before: set[Process]) -> list[Process]:
 
 
 class LocalRaylet:
-    """Ray's process on this host, without which nothing goes on.
+    """Ray's process on this host (the raylet), without which no run goes on.
 
     Args:
         ray: the module, connected.
@@ -209,7 +209,7 @@ class LocalRaylet:
             socket.create_connection((self.host, self._port), timeout=_ANSWER_SECONDS).close()
         except ConnectionRefusedError:
             return False
-        except OSError:  # a busy machine is none that is gone
+        except OSError:  # a busy machine may be slow to answer: only a refusal means that the process is gone
             return True
         return True
 
@@ -217,7 +217,7 @@ class LocalRaylet:
 def nodes_of(ray: Any) -> list[Node]:
     """Return the resources of the hosts that are alive."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # what was free on the host when its Ray started, in Ray's two parts
+    # Ray splits the memory that was free when it started on the host into these two
     return [
         Node(
             cpus=r.get("CPU", 0.0),
@@ -235,6 +235,6 @@ def _local_gpus() -> float:
 
 
 def _quieten() -> None:
-    """Warnings and errors only: a wall of log lines hides the one that matters."""
+    """Let Ray log errors only: a wall of log lines hides the one that matters."""
     for name in ("ray", "ray.train", "ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

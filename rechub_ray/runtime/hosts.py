@@ -1,7 +1,7 @@
 """`python -m rechub_ray.runtime.hosts`, on the head: waits until every host of cluster.yaml has joined.
 
-The last thing that `ray up` does: it would return as soon as the head is there, and a run submitted then would start on
-the head alone.
+`ray up` runs it last: otherwise it would return as soon as the head is there, and a run that is submitted then would
+start on the head alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REPORT_SECONDS = 15.0
 
 
 def expected_hosts(path: Path = CONFIG) -> list[str]:
-    """The hosts that cluster.yaml names, the head first."""
+    """Return the hosts that cluster.yaml names, the head first."""
     provider = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))["provider"]
     return [provider["head_ip"], *provider["worker_ips"]]
 
@@ -32,11 +32,16 @@ def wait(
     timeout_seconds: float = _TIMEOUT_SECONDS,
     poll_seconds: float = 1.0,
 ) -> bool:
-    """Whether as many hosts as expected are alive before the time is up; says every now and then who is not.
+    """Wait until as many hosts as expected are alive; print every 15 s which are missing.
 
     Args:
-        expected: hosts as in cluster.yaml (addresses or names). alive: the addresses of the hosts that have joined.
-        timeout_seconds, poll_seconds: how long to wait, and how long between two looks (> 0).
+        expected: hosts as in cluster.yaml (addresses or names).
+        alive: returns the addresses of the hosts that have joined.
+        timeout_seconds: how long to wait (> 0).
+        poll_seconds: time between two calls of `alive` (> 0).
+
+    Returns:
+        Whether they are alive before the time is up.
     """
     started = reported = time.monotonic()
     while len(joined := alive()) < len(expected):
@@ -52,7 +57,7 @@ def wait(
 
 
 def main() -> int:
-    """Waits; returns the exit code."""
+    """Wait for the hosts; return the exit code."""
     import ray
 
     expected = expected_hosts()

@@ -43,11 +43,15 @@ _CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling")
 
 @dataclasses.dataclass(frozen=True)
 class InferenceJob:
-    """What every worker needs to evaluate or predict.
+    """The data that every worker needs to evaluate or predict.
 
     Args:
-        checkpoint: path or URI of one checkpoint. config: its run's, with overrides. manifest: the rows.
-        out: folder for predictions; None evaluates. probabilities: predictions are probabilities, not logits.
+        checkpoint: path or URI of one checkpoint.
+        config: its run's, with overrides.
+        schema: its run's features and labels.
+        manifest: the rows.
+        out: folder for predictions; None evaluates.
+        probabilities: predictions are probabilities, not logits.
     """
 
     checkpoint: str
@@ -61,7 +65,7 @@ class InferenceJob:
 def evaluate(
     checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] | dict[str, Any] = ()
 ) -> dict[str, float]:
-    """The run's metrics for a checkpoint, over every row of a split exactly once.
+    """Return the run's metrics for a checkpoint, over every row of a split exactly once.
 
     Args:
         checkpoint: a checkpoint, or a run's folder (its best one).
@@ -70,6 +74,11 @@ def evaluate(
 
     Returns:
         Metric key -> value, with `rows_expected` and `rows_seen`.
+
+    Raises:
+        CheckpointError: there is no complete checkpoint.
+        ConfigError: an override that a finished training does not allow, or a split that the run does not have.
+        DataError: the split cannot be read, or does not fit the schema.
     """
     return dict(_launch(_job(checkpoint, split, overrides, targets=True)))
 
@@ -82,15 +91,24 @@ def predict(
     probabilities: bool = True,
     overrides: Sequence[str] | dict[str, Any] = (),
 ) -> int:
-    """Writes a checkpoint's predictions as parquet: one `part-<worker>.parquet` a worker, rows in the files' order.
+    """Write a checkpoint's predictions as parquet: one `part-<worker>.parquet` a worker, rows in the files' order.
 
     The columns are the schema's row id (if it has one) and the model's outputs. Labels are not needed.
+
+    Args:
+        checkpoint: as for `evaluate`.
+        out: folder or URI for the predictions.
+        split: as for `evaluate`.
+        probabilities: binary labels' predictions are probabilities; False gives logits.
+        overrides: as for `evaluate`.
 
     Returns:
         Rows written.
 
     Raises:
-        ConfigError: `out` holds files already.
+        ConfigError: `out` holds predictions already; otherwise as for `evaluate`.
+        CheckpointError: as for `evaluate`.
+        DataError: as for `evaluate`.
     """
     out = absolute(str(out))  # workers do not share the driver's working folder
     filesystem, root = open_filesystem(out)
@@ -141,7 +159,7 @@ def _launch(job: InferenceJob) -> dict[str, float]:
     from rechub_ray.runtime.workers import run_on_workers
 
     again = "The same command starts again."
-    # the run's folder may be read-only, or the run still at work in it
+    # the run's folder may be read-only, or in use by the run
     with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
         return run_on_workers(job.config, infer, job, hear=lambda event: None, storage=f"{folder}/ray", again=again)
 
@@ -149,7 +167,11 @@ def _launch(job: InferenceJob) -> dict[str, float]:
 def infer(
     job: InferenceJob, *, world: World, device: torch.device, reader: Reader, hooks: Hooks | None = None
 ) -> dict[str, float]:
-    """This worker's share of an evaluation or prediction; the same result on every rank."""
+    """Do this worker's share of an evaluation or prediction; return the same result on every rank.
+
+    Raises:
+        DataError: the number of rows predicted on all workers is not the expected one.
+    """
     checkpoint = read(job.checkpoint)
     model = checkpoint.build_model().to(device)
     source = EvalSource(
@@ -201,7 +223,7 @@ def _write_predictions(
             if writer is not None:
                 filesystem.move(f"{part}.writing", part)
     finally:
-        with contextlib.suppress(OSError):  # it failed, or there are fewer rows than workers
+        with contextlib.suppress(OSError):  # there is such a file where writing failed, or this worker has no rows
             filesystem.delete_file(f"{part}.writing")
     return rows
 
@@ -212,7 +234,7 @@ def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> Me
 
 
 def _column(value: Tensor) -> pa.Array:
-    """A column of numbers, or of lists of a fixed size."""
+    """Return a column of numbers, or of lists of a fixed size."""
     array = value.float().cpu()
     if array.dim() == 1:
         return pa.array(array.numpy())

@@ -39,11 +39,13 @@ Resume = Literal["auto", "must", "never"]
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What `train` returns.
+    """The result of `train`.
 
     Args:
-        model_dir: the run's folder. best_checkpoint: what `evaluate`, `predict` and `export` take.
-        metrics: of the best evaluation of the validation split. test_metrics: of that model on the test split.
+        model_dir: the run's folder.
+        best_checkpoint: path or URI, as `evaluate`, `predict` and `export` take it.
+        metrics: of the best evaluation of the validation split.
+        test_metrics: of that model on the test split.
         onnx: the exported file, if any.
         details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
     """
@@ -69,7 +71,7 @@ def train(
     trackers: list[Any] | None = None,
     executor: Callable[[Job, Hooks], dict[str, Any]] | None = None,
 ) -> RunResult:
-    """Trains, evaluates and exports one run.
+    """Train, evaluate and export one run.
 
     Args:
         config: the run.
@@ -77,7 +79,7 @@ def train(
             earlier checkpoints aside).
         callback_fn: called on the driver with (epoch, score) after each evaluation; epoch -1 is before training.
         trackers: tracker objects beside the configured ones.
-        executor: does what `execute` does, with workers of its own; None takes those of `config.scaling`.
+        executor: runs the job in place of `execute`, on workers of its own; None takes those of `config.scaling`.
 
     Raises:
         RechubError: anything a user can mend.
@@ -96,13 +98,13 @@ def _train(
     trackers: list[Any],
     executor: Callable[[Job, Hooks], dict[str, Any]] | None,
 ) -> RunResult:
-    """`train`, in a folder that is held."""
+    """Do the work of `train`, in a folder that this run holds."""
     config = job.config
     step = _check_resume(job, resume)
     directory = config.directory()
     with (
         _workplace(job) if executor is None else contextlib.nullcontext()
-    ):  # also checks the resources: nothing in model_dir changes before
+    ):  # also checks the resources, before anything in model_dir changes
         if resume == "never":
             Store(directory).set_aside()
         write_text(join(directory, "config.yaml"), config_module.dump(config))
@@ -151,7 +153,7 @@ def _held(config: RunConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _workplace(job: Job) -> Iterator[None]:
-    """This process, or a Ray that has room for the run."""
+    """Connect to a Ray that has room for the run; do nothing for a run in this process."""
     if job.config.scaling.num_workers == 0:
         yield
         return
@@ -163,9 +165,9 @@ def _workplace(job: Job) -> Iterator[None]:
 
 
 def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = None) -> int:
-    """The step at which the run in model_dir stands (0: begins anew), after checking that it is the same run.
+    """Return the step at which the run in model_dir stands (0: a new run), after checking that it is the same run.
 
-    Weights are the workers' matter: they read them once, and say where they are damaged.
+    Weights are not read here: the workers read them once, and report where they are damaged.
     """
     config = job.config
     store = Store(config.directory())
@@ -181,7 +183,7 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
         return 0
     checkpoint = store.read_newest(weights=False, say=say)
     assert checkpoint is not None
-    # from its configuration, not as it was written: an earlier version may have left out what is now written out
+    # the configuration is resolved again: an earlier version may have left out defaults that are written out now
     old, new = resolved(checkpoint.config, checkpoint.schema).fingerprint(), config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if checkpoint.schema.fingerprint() != job.schema.fingerprint():
@@ -196,7 +198,7 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
 
 
 def _log_directory(config: RunConfig) -> str:
-    """Logs are local files, wherever the checkpoints go."""
+    """Return the folder of the logs: a local one, wherever the checkpoints go."""
     directory = config.directory()
     return os.path.abspath(f"runs/{config.name}" if is_uri(directory) else directory)
 
@@ -205,7 +207,9 @@ class _Listener:
     """The driver's end of a run: trackers and the callback, whichever process the loop runs in.
 
     Args:
-        job: the run. objects: tracker objects beside the configured ones. callback_fn: called after each evaluation.
+        job: the run.
+        objects: tracker objects beside the configured ones.
+        callback_fn: called after each evaluation.
         step: where the run stands.
     """
 
@@ -234,12 +238,12 @@ class _Listener:
         )
 
     def started(self, step: int) -> None:
-        """A second start in one run means that workers were lost: numbers after `step` will come again."""
+        """Note a start; a second one means that workers were lost, and that the numbers after `step` come again."""
         self._starts += 1
         if self._starts > 1:
             _log.warning("workers were lost; the run goes on from step %d", step)
         if self._starts > 1 or step != self._step:  # or the newest checkpoint was damaged
-            # a user's own object can only be closed once; it hears those numbers twice
+            # a user's own object can be closed only once, so it gets those numbers twice
             self._configured.close()
             self._configured = self._open(step)
 
@@ -248,7 +252,7 @@ class _Listener:
             trackers.log(metrics, step=step)
 
     def finished(self, scores: dict[str, float]) -> None:
-        """The run's hyperparameters with its best scores."""
+        """Give the trackers the run's hyperparameters with its best scores."""
         for trackers in (self._configured, self._objects):
             trackers.hyperparameters(config_module.flat(self._config), scores)
 
@@ -264,7 +268,7 @@ class _Listener:
             self._callback_fn(epoch, score)
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
-        """Nobody else to tell."""
+        """Do nothing: the store has written the checkpoint already."""
 
 
 def _in_process(job: Job, listener: Hooks) -> dict[str, Any]:
@@ -298,7 +302,11 @@ def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
 
 
 def validate(config: RunConfig) -> str:
-    """Does the checks of `train` alone; returns what would run, in a few lines."""
+    """Do the checks of `train` alone; return a few lines that say what would run.
+
+    Raises:
+        RechubError: as for `train`.
+    """
     job = check(config)
     config = job.config
     _check_resume(job, "auto", say=_log.warning)

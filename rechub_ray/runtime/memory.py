@@ -1,4 +1,4 @@
-"""What a run takes of memory, added up before it takes any: tables, optimizer states and gradients."""
+"""The memory that a run needs, added up before it takes any: tables, optimizer states and gradients."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from rechub_ray.optimizers import BuiltOptimizer, state_shapes
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What one parameter takes in each worker, in bytes.
+    """The memory of one parameter in each worker.
 
     Args:
-        name: the parameter's. weights, optimizer, gradient: its parts. largest: the features of a table with most rows.
+        name: the parameter's.
+        weights: bytes of its values.
+        optimizer: bytes of the optimizer's state of it.
+        gradient: bytes of its gradient.
+        largest: for a table, the features with most rows, as text.
     """
 
     name: str
@@ -41,15 +45,15 @@ class Need:
 
 
 def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> list[Need]:
-    """Return what each parameter takes in one worker, largest first.
+    """Return the memory of each parameter in one worker, largest first.
 
     A dense gradient is as large as its parameter, and is joined with the others into one message where there are other
-    workers; one of rows has at most the step's lookups.
+    workers; a row gradient has at most one row for each lookup of the step.
 
     Args:
         config: the run.
         model: on any device, also `meta`.
-        built: its optimizers.
+        built: the model's optimizers.
     """
     parameters, tables = dict(model.named_parameters()), tables_of(model)
     rows_per_worker = config.data.batch_size * config.train.accumulate_steps
@@ -76,11 +80,16 @@ def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> l
 
 
 def check_fits(parts: list[Need], have: float, *, workers: int = 1, where: str) -> None:
-    """Raise ResourceError where so many workers take more memory than there is; shows what takes it, largest first.
+    """Check that the workers' parameters, optimizer states and gradients fit into memory.
 
     Args:
-        parts: what `needs` returned. have: bytes. workers: that share them.
+        parts: as `needs` returns them.
+        have: the memory, in bytes.
+        workers: number of workers that share it.
         where: whose memory it is, for the message.
+
+    Raises:
+        ResourceError: they do not fit; shows the parts, largest first.
     """
     one = sum(part.total for part in parts)
     if one * workers <= have:
@@ -130,7 +139,7 @@ def human(size: float) -> str:
 
 
 def missing_bfloat16_flags(cpuinfo: str) -> str | None:
-    """Return which flag this CPU lacks to compute in bfloat16; None where it has one, or says nothing of it.
+    """Return which flags this CPU lacks to compute in bfloat16; None where it has one, or does not list its flags.
 
     Args:
         cpuinfo: the text of /proc/cpuinfo.

@@ -1,4 +1,4 @@
-"""Everything that can be found wrong with a run before a worker starts."""
+"""The checks of a run before a worker starts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class Job:
     """A checked run: what every worker needs, and nothing that only the driver needs.
 
     Args:
-        config: the run. schema: the features in use. train, valid, test: the row groups of each split.
+        config: the run.
+        schema: the features in use.
+        train: the row groups of the training split.
+        valid: the row groups of the validation split, if there is one.
+        test: the row groups of the test split, if there is one.
         groups: those of the training split, with `data.group_by`.
     """
 
@@ -68,14 +72,21 @@ class Job:
 
 
 def check(config: RunConfig, *, like: Job | None = None) -> Job:
-    """Checks a run against its data and components, in seconds and without Ray.
+    """Check a run against its data and components, in seconds and without Ray.
 
     Args:
         config: the run.
         like: a checked run; where both have the same data, its files are not looked at again.
 
+    Returns:
+        The run with absolute paths and all defaults filled in.
+
     Raises:
-        ConfigError, SchemaError, DataError, CheckpointError: the first thing found wrong.
+        ConfigError: a setting or component does not fit the data or this machine.
+        SchemaError: the schema cannot be read, or does not fit a component.
+        DataError: a split cannot be read, or does not fit the schema.
+        CheckpointError: there is no checkpoint at `init_from`.
+        ResourceError: the model does not fit into memory.
     """
     config = _anchored(config)
     _warn_of_keys(config)
@@ -111,7 +122,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
 
 
 def _anchored(config: RunConfig) -> RunConfig:
-    """The run with absolute paths: workers do not share the driver's working folder."""
+    """Return the run with absolute paths: workers do not share the driver's working folder."""
     places = {
         "model_dir": absolute(config.directory()),
         "init_from": config.init_from and absolute(config.init_from),
@@ -122,7 +133,7 @@ def _anchored(config: RunConfig) -> RunConfig:
 
 
 def _warn_of_keys(config: RunConfig) -> None:
-    """Says which paths hold keys: files and trackers get them masked, process lists and shell histories do not."""
+    """Warn of paths that hold keys: files and trackers get them masked, process lists and shell histories do not."""
     data = config.model_dump(mode="json")
     data |= {f"data.{key}": value for key, value in data.pop("data").items()}
     named = [key for key, value in data.items() if (text := json.dumps(value)) != masked(text)]
@@ -135,7 +146,7 @@ def _warn_of_keys(config: RunConfig) -> None:
 
 
 def _places(config: RunConfig) -> tuple[object, ...]:
-    """Where a run's data lies."""
+    """Return where a run's data lies."""
     return config.data.root, config.data.train, config.data.valid, config.data.test
 
 
@@ -145,7 +156,7 @@ def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
 
 
 def _groups(job: Job) -> Groups:
-    """The groups of the training split, of which a worker can train each one at once."""
+    """Return the groups of the training split, after checking that a worker can train each one at once."""
     if job.schema.group is None:
         raise ConfigError(
             "'data.group_by' keeps groups whole, but the schema has no group column",
@@ -170,7 +181,7 @@ def _groups(job: Job) -> Groups:
 
 
 def _selected(schema: Schema, config: RunConfig) -> Schema:
-    """The features and labels in use."""
+    """Return the schema with the features and labels in use."""
     known = {"features": schema.feature_names, "labels": [label.name for label in schema.labels]}
     for key, names in known.items():
         given: list[str] = getattr(config.data, key) or []
@@ -183,7 +194,7 @@ def _selected(schema: Schema, config: RunConfig) -> Schema:
 
 
 def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
-    """Build everything without memory for weights, and ask whether the parts fit each other; fill in the defaults."""
+    """Build everything without memory for weights, check that the parts fit each other, and fill in the defaults."""
     with named("model"):
         _build_without_memory(config, schema)
     config = resolved(config, schema)
@@ -207,7 +218,7 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
 
 
 def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
-    """The model on the meta device; ResourceError where its weights cannot be counted."""
+    """Return the model on the meta device; raise ResourceError where its weights cannot be counted."""
     try:
         with torch.device("meta"):
             model = MODELS.build(config.model, schema, where="model")
@@ -222,7 +233,7 @@ def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
 
 
 def _check_gpu(config: RunConfig, model: Model, optimizers: list[BuiltOptimizer]) -> None:
-    """ResourceError where a worker does not fit the GPUs that this process sees: those of other hosts it does not."""
+    """Raise ResourceError where a worker does not fit this process's GPUs; those of other hosts are not checked."""
     wants_gpu = config.scaling.use_gpu or pick_device(config.train.device).type == "cuda"
     have = gpu_memory() if wants_gpu and (config.scaling.use_gpu or config.scaling.num_workers == 0) else None
     if have is not None:
@@ -230,13 +241,15 @@ def _check_gpu(config: RunConfig, model: Model, optimizers: list[BuiltOptimizer]
 
 
 def check_memory(job: Job, nodes: list[Node], *, at_once: int = 1) -> None:
-    """Whether the workers' share of a host fits the smallest one.
+    """Check that the workers' share of a host fits the smallest one.
 
     Args:
-        job: the run. nodes: the hosts. at_once: runs of this size at the same time (trials).
+        job: the run.
+        nodes: the hosts.
+        at_once: runs of this size at the same time (trials).
 
     Raises:
-        ResourceError: with the sizes, largest first.
+        ResourceError: it does not fit; shows the sizes, largest first.
     """
     memory = min((node.memory for node in nodes), default=math.inf)
     if job.config.scaling.use_gpu or memory == math.inf:  # weights are on the GPUs
@@ -249,7 +262,7 @@ def check_memory(job: Job, nodes: list[Node], *, at_once: int = 1) -> None:
 
 
 def _warn_of_bfloat16(config: RunConfig) -> None:
-    """Says where bfloat16 is slower than float32: on a CPU that has to emulate it."""
+    """Warn where bfloat16 is slower than float32: on a CPU that has to emulate it."""
     on_gpu = config.scaling.use_gpu or (
         config.scaling.num_workers == 0 and pick_device(config.train.device).type == "cuda"
     )
@@ -268,7 +281,7 @@ def _warn_of_bfloat16(config: RunConfig) -> None:
 
 
 def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str]) -> None:
-    """Whether there will be a score for those who go by one.
+    """Check that there will be scores for the settings that use them, and that their direction is the metric's.
 
     Args:
         listeners: keys of the configuration that need scores.
@@ -300,7 +313,11 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
 
 
 def check_device(config: RunConfig) -> None:
-    """ConfigError where the run asks for a device that it will not have."""
+    """Check that the run will have the device that it asks for.
+
+    Raises:
+        ConfigError: it will not.
+    """
     device, scaling = config.train.device, config.scaling
     if scaling.num_workers > 0:
         if device.startswith("cuda") and not scaling.use_gpu:
@@ -322,7 +339,7 @@ def check_device(config: RunConfig) -> None:
 
 
 def _check_start(config: RunConfig) -> None:
-    """Whether what the run starts from is there."""
+    """Check that the checkpoint and the map from which the run starts exist."""
     if config.init_map is not None:
         if config.init_from is None:
             raise ConfigError("'init_map' says how to take weights from 'init_from', which is null")
@@ -344,22 +361,22 @@ class Node:
 
 
 def cpus_per_worker(scaling: ScalingSection) -> float:
-    """Logical CPUs that one worker reserves."""
+    """Return the logical CPUs that one worker reserves."""
     if scaling.cpus_per_worker is not None:
         return scaling.cpus_per_worker
     return 0.0 if scaling.use_gpu else 0.5
 
 
 def local_cpus() -> int:
-    """Logical CPUs of a Ray that we start on this machine: its usable cores, at least 2 (one worker and the data)."""
+    """Return the logical CPUs of a Ray started here: the usable cores, at least 2 (one worker and the data)."""
     return max(len(os.sched_getaffinity(0)), 2)
 
 
 def check_resources(scaling: ScalingSection, nodes: list[Node]) -> None:
-    """Whether the workers fit and leave Ray Data its share: workers that take every CPU starve it, and nothing runs.
+    """Check that the workers fit and leave Ray Data its share: workers that take every CPU starve it, and nothing runs.
 
     Raises:
-        ResourceError: with the arithmetic.
+        ResourceError: they do not; shows the arithmetic.
     """
     share, workers = cpus_per_worker(scaling), scaling.num_workers
     need = workers * share + scaling.data_cpus

@@ -1,4 +1,4 @@
-"""How torch's process group finds its way from one host to another."""
+"""The connections of torch's process group from one host to another."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ray.train.torch import TorchConfig
 
 
 def use_ray_interface() -> None:
-    """Binds gloo to the network interface that has the address under which Ray knows this host.
+    """Bind gloo to the network interface that has the address under which Ray knows this host.
 
-    Gloo binds to what the host's name resolves to, which is a loopback address on a stock Debian or Ubuntu
+    By default gloo binds to the address of the host's name, which is a loopback address on a stock Debian or Ubuntu
     (`127.0.1.1 <hostname>` in /etc/hosts) and where the name does not resolve at all: no other host can connect then.
     A GLOO_SOCKET_IFNAME that is set already stays.
     """
@@ -25,12 +25,12 @@ def use_ray_interface() -> None:
 
 
 def backend(*, use_gpu: bool) -> str:
-    """torch's name for what carries tensors between the workers: counts and names stay on the host, also with GPUs."""
+    """Return torch's name of the workers' backend; with GPUs there is gloo too, for counts and names on the host."""
     return "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
 
 
 class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray's backend, told which interface to take."""
+    """Ray's backend, with gloo bound to the interface that Ray uses."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(use_ray_interface)

@@ -1,4 +1,4 @@
-"""The only file that touches names of Ray which are not public, each with what it is for and what stands in for it.
+"""The only file that uses names of Ray which are not public, each with its purpose and with what is done without it.
 
 A name that is gone after an update of Ray costs a message or a convenience, never a run or a sweep.
 """
@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# name -> what it is for; what is done without it
+# name -> its purpose; what is done without it
 NAMES: dict[str, str] = {
     "ray._private.services:find_bootstrap_address": (
         "the address that `ray start` noted on this machine; without it a run starts a Ray of its own, unless "
@@ -32,14 +32,14 @@ NAMES: dict[str, str] = {
         for name in ("_get_new_config", "_exploit", "_save_trial_state", "_quantiles", "_checkpoint_or_exploit")
     },
 }
-# what an object of that class has besides
+# attributes of that class's objects
 _POPULATION_STATE = (
     "_trial_state", "_next_perturbation_sync", "_perturbation_interval", "_synch", "_metric", "_time_attr"
 )  # fmt: skip
 
 
 def find(name: str) -> Any:
-    """Return what `module` or `module:attribute.attribute` names, or None where this version of Ray has it not."""
+    """Return the object at `module` or `module:attribute.attribute`, or None where this version of Ray lacks it."""
     module, _, path = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -53,7 +53,7 @@ def find(name: str) -> Any:
 def noted_address() -> str | None:
     """Return the address of the cluster that `ray start` (or `ray up`) noted on this machine; it may be dead by now.
 
-    Not what Ray's own "auto" finds, which takes any Ray process, other users' too.
+    Ray's own "auto" also takes Ray processes of other users.
     """
     look = find("ray._private.services:find_bootstrap_address")
     with contextlib.suppress(Exception):
@@ -63,7 +63,7 @@ def noted_address() -> str | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Ray's messages about its processes off stdout while this holds: what they mean is said in one line."""
+    """Keep Ray's messages about its processes off stdout while this is open: the run reports them in one line."""
     worker, name = find("ray._private.worker"), "_worker_logs_enabled"
     if not hasattr(worker, name):
         yield
@@ -78,7 +78,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def task_failures_as(translate: Callable[[Exception], Exception]) -> Iterator[None]:
-    """Translate the errors with which calls of Ray Tune's trial actors fail, while this holds."""
+    """Translate the errors with which calls of Ray Tune's trial actors fail, while this is open."""
     manager = find("ray.air.execution._internal.actor_manager:RayActorManager")
     original = getattr(manager, "_actor_task_failed", None)
     if original is None:
@@ -108,7 +108,7 @@ def population_steps(base: Any) -> Any:
         _next_perturbation_sync: float
 
         def new_config(self, trial: Any, donor: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            """Return what a trial is given that copies a donor, and how each value came about."""
+            """Return the configuration of a trial that copies a donor, and how each value came about."""
             found: tuple[dict[str, Any], dict[str, Any]] = super()._get_new_config(trial, donor)
             return found
 
@@ -121,11 +121,11 @@ def population_steps(base: Any) -> Any:
             return super()._save_trial_state(state, time, result, trial)
 
         def state_of(self, trial: Any) -> Any:
-            """Return what is known of a trial."""
+            """Return Ray's state of a trial."""
             return self._trial_state[trial]
 
         def time_of(self, result: dict[str, Any]) -> float:
-            """Return how long a trial has trained, in what the intervals are counted in."""
+            """Return how long a trial has trained, in the unit of the intervals."""
             return float(result[self._time_attr])
 
         def score_of(self, trial: Any) -> float:

@@ -1,4 +1,4 @@
-"""Whether a run that goes on reads the files that it began with; the run's folder says which those were."""
+"""The check that a resumed run reads the files that it began with, which are listed in the run's folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ def note(job: Job) -> None:
 
 
 def check_same(job: Job, position: Position) -> None:
-    """Raise DataError where a file of the run is another one now, or the position counts in files that are not there.
+    """Check that a run's files are those that it began with.
 
-    Between two epochs files may come and go: that is said in one line.
+    Between two epochs files may come and go, which is logged in one line.
 
     Args:
         job: the run as it would go on.
         position: where it stands.
+
+    Raises:
+        DataError: a file has another checksum, or the run stopped in the middle of an epoch of other files.
+        CheckpointError: the list of files is damaged.
     """
     place = join(job.config.directory(), FILE)
     filesystem, inside = open_filesystem(place)
@@ -77,5 +81,5 @@ def _splits(job: Job) -> dict[str, Manifest]:
 
 
 def _by_name(manifest: Manifest, parts: int) -> dict[str, DataFile]:
-    """Files by the last parts of their paths; what is above may differ, as where data was moved."""
+    """Return the files by the last `parts` parts of their paths; folders above may differ, as where data was moved."""
     return {"/".join(file.path.split("/")[-parts:]): file for file in manifest.files}

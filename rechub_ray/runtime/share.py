@@ -27,14 +27,14 @@ Key = tuple[str, int, str, bool]
 
 
 def limit_bytes(config: RunConfig) -> int:
-    """What a run may keep in the object store."""
+    """Return how many bytes a run may keep in the object store."""
     return min(config.data.keep_bytes, int(SHARE * _smallest_store()))
 
 
 def to_keep(job: Job) -> list[Piece]:
-    """The row groups of all splits, in the order in which a new run needs them.
+    """Return the row groups of all splits, in the order in which a new run needs them.
 
-    None where they would not fit, or where one epoch is all there is.
+    There are none where they would not fit, or where the run has only one epoch.
     """
     config, limit = job.config, limit_bytes(job.config)
     if not limit or config.train.epochs == 1 or 1.1 * decoded_bytes(job) > limit:  # an estimate
@@ -51,12 +51,13 @@ def to_keep(job: Job) -> list[Piece]:
 
 @contextlib.contextmanager
 def told(board: Any, row_groups: Iterator[list[Any]]) -> Iterator[None]:
-    """Decodes in a thread, while the workers start and train, and tells the board where the row groups lie.
+    """Decode in a thread, while the workers start and train, and tell the board where the row groups lie.
 
-    Whatever goes wrong with that, the workers read for themselves.
+    Where that fails, the workers read for themselves.
 
     Args:
-        board: the actor that they ask. row_groups: what `decode_once` returned.
+        board: the actor that the workers ask.
+        row_groups: as `decode_once` returns them.
     """
     over = threading.Event()
 
@@ -81,10 +82,10 @@ def told(board: Any, row_groups: Iterator[list[Any]]) -> Iterator[None]:
 
 
 class SharedBlocks:
-    """Reads pieces from row groups that one process keeps decoded; gives what `read_piece` gives, bit for bit.
+    """Reads pieces from row groups that one process keeps decoded; the result is that of `read_piece`, bit for bit.
 
     The first trial that needs a row group has it decoded; then each host holds one copy, which its trials map without
-    copying it. Whatever goes wrong with that, the trial reads for itself from there on.
+    copying it. Where that fails, the trial reads for itself from then on.
 
     Args:
         keeper: the actor that decodes.
@@ -120,7 +121,7 @@ class Keeper:
     """The actor that decodes row groups and keeps them in the object store; they go when it goes.
 
     Args:
-        limit_bytes: what it keeps at most.
+        limit_bytes: the most that it keeps.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -128,13 +129,16 @@ class Keeper:
         self._refs: dict[Key, Any] = {}
 
     def whole(self, key: Key, piece: Piece, schema: Schema, targets: bool) -> list[Any]:
-        """A reference to the row group, or None where the trial is to read it; in a list, so that nobody follows it."""
+        """Return a list (so that Ray does not resolve it) with a reference to the row group.
+
+        It holds None where the trial is to read the row group itself.
+        """
         import ray
 
         if key not in self._refs:
             try:
                 block = read_whole(piece, schema, targets=targets)
-            except RechubError:  # the trial meets it too, and says it as its own
+            except RechubError:  # the trial meets the same error when it reads, and reports it
                 return [None]
             self._left -= block.num_bytes
             self._refs[key] = ray.put(block) if self._left >= 0 else None
@@ -143,13 +147,14 @@ class Keeper:
 
 @contextlib.contextmanager
 def shared_blocks(job: Job, *, say: Callable[[str], None]) -> Iterator[SharedBlocks | None]:
-    """Keeps the splits of `job` decoded while trials run, if they fit the object store of every host.
+    """Keep the splits of `job` decoded while trials run, if they fit the object store of every host.
 
     Args:
-        job: what the trials train on. say: told in one line what is done, and why.
+        job: a run with the trials' data.
+        say: called with one line: whether they are kept, and why.
 
     Yields:
-        What a trial reads pieces with; None where each is to read for itself.
+        The reader of pieces for the trials; None where each is to read for itself.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -177,7 +182,7 @@ def _smallest_store() -> float:
 
 
 def decoded_bytes(job: Job) -> int:
-    """Memory of all splits, as blocks: the first row group's bytes a row, times all rows."""
+    """Return an estimate of the memory of all splits as blocks: the first row group's bytes a row, times all rows."""
     first = job.train.row_groups[0]
     piece = Piece(0, first.file, first.index, first.rows, 0, first.rows, None, first.checksum)
     rows = sum(split.rows for split in (job.train, job.valid, job.test) if split is not None)

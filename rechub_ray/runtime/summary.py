@@ -1,4 +1,4 @@
-"""What the command line prints: results and the list of components."""
+"""Results and the list of components, as the command line prints them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAMILIES: dict[str, Registry[typing.Any]] = {
 
 
 def print_result(result: RunResult) -> None:
-    """A finished run: the numbers, where the files are."""
+    """Print a finished run: its numbers, and where its files are."""
     details = result.details
     seconds = details["seconds"]
     table = Table(box=None, pad_edge=False)
@@ -65,7 +65,7 @@ def print_result(result: RunResult) -> None:
 
 
 def print_metrics(metrics: Mapping[str, float], split: str) -> None:
-    """The metrics of one split."""
+    """Print the metrics of one split."""
     table = Table(box=None, pad_edge=False)
     table.add_column("metric")
     table.add_column(split, justify="right")
@@ -75,7 +75,11 @@ def print_metrics(metrics: Mapping[str, float], split: str) -> None:
 
 
 def print_components(kind: str | None, name: str | None) -> None:
-    """All components, those of one kind, or one with its documentation."""
+    """Print all components, those of one kind, or one with its documentation.
+
+    Raises:
+        ConfigError: there is no such kind or component.
+    """
     if kind is not None and kind not in FAMILIES:
         raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, FAMILIES))
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -93,7 +97,7 @@ def print_components(kind: str | None, name: str | None) -> None:
 
 
 def arguments(cls: type) -> list[str]:
-    """A component's arguments, `name = default`, one a line."""
+    """Return a component's arguments, `name = default` each."""
     lines = []
     for key, parameter in inspect.signature(cls.__init__).parameters.items():  # type: ignore[misc]
         if parameter.kind is parameter.KEYWORD_ONLY:

@@ -1,4 +1,4 @@
-"""What a run waits for, on stderr, while there is nothing else to see."""
+"""A line on stderr about what a run waits for, while there is nothing else to see."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Waiting:
         self._quiet_seconds = quiet_seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rechub-waiting", daemon=True)
-        # a descriptor of its own: Ray's start has the other one, see `cluster.quiet_stderr`
+        # a descriptor of its own: while Ray starts, the other one is redirected, see `cluster._quiet_stderr`
         self._file = -1
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._file = os.dup(sys.stderr.fileno())
@@ -43,7 +43,7 @@ class Waiting:
             self._file = -1
 
     def done(self) -> None:
-        """Take the text away: what was waited for is there."""
+        """Take the text away: the wait is over."""
         self._over.set()
         self._thread.join(timeout=2)
 

@@ -1,4 +1,4 @@
-"""What one worker does: the same function in this process, on Ray Train workers, and inside a Tune trial."""
+"""The work of one worker: the same function in this process, on Ray Train workers, and inside a Tune trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rechub_ray.world import World
 
 
 def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hooks: Hooks) -> dict[str, Any]:
-    """Trains `job` from its newest checkpoint (or from the start) to the end, then evaluates the test split.
+    """Train `job` from its newest checkpoint (or from the start) to the end, then evaluate the test split.
 
     Returns:
         Plain data: the fields of `FitResult`, `test_metrics`, and `best_checkpoint`.
@@ -76,7 +76,7 @@ def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSour
 
 
 def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Progress:
-    """Where the run stands: rank 0 chooses the checkpoint, every rank reads it."""
+    """Load the checkpoint from which the run goes on (rank 0 chooses it, every rank reads it); return its progress."""
     newest = store.read_newest(say=hooks.say) if world.is_main else None
     path = world.broadcast(newest.path if newest is not None else None)
     if path is None:
@@ -87,7 +87,7 @@ def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Prog
 
 
 def _check_shared(store: Store, world: World) -> None:
-    """Every worker must see what rank 0 writes: found out at the start, not at the first resume."""
+    """Check that every worker sees what rank 0 writes: at the start, instead of at the first resume."""
     if world.size == 1:
         return
     filesystem, root = open_filesystem(store.location)
@@ -135,7 +135,7 @@ class RemoteHooks:
 
 
 def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """The loop function for `TorchTrainer`: sets a worker up and does its share of the job.
+    """Set a worker of a `TorchTrainer` up, and do its share of the job.
 
     Args:
         payload: `share` (such as `execute`), `job` (its argument), `config` (the run's), `board` (the driver's actor
@@ -164,7 +164,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
                 stream,
                 payload["kept_schema"],
                 lambda known: ray.get(board.kept_after.remote(known), timeout=30),
-                wait_seconds=min(45.0, world.timeout_seconds / 3),  # a worker that waits for data is none that hangs
+                wait_seconds=min(45.0, world.timeout_seconds / 3),  # its peers must not take the wait for a hang
             )
         result: dict[str, Any] = payload["share"](
             payload["job"], world=world, device=device, reader=reader, hooks=RemoteHooks(board)
@@ -172,7 +172,7 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         return result
     except Exception as error:
         if not is_passing(error):
-            # told before it is raised: what Ray makes of the exception loses its type
+            # reported before it is raised: the exception that Ray makes of it loses its type
             if not isinstance(error, RechubError):
                 trace = "".join(traceback.format_exception(error))
                 error = TrainingError(f"a worker failed with {type(error).__name__}: {error}\n{trace}")
@@ -188,7 +188,7 @@ def is_timeout(error: Exception) -> bool:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the same run may get past this when started again: a lost peer, host, or connection."""
+    """Return whether the same run may get past an error when started again: a lost peer, host, or connection."""
     import ray
 
     if isinstance(error, RechubError):

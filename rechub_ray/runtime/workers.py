@@ -47,13 +47,13 @@ def run_on_workers(
         hear: called on the driver with each event that rank 0 sends.
         keep: row groups to decode once and keep in the object store; see `to_keep`.
         storage: where Ray puts its own files; None takes the run's folder.
-        again: what to do where the run cannot go on, a sentence.
+        again: a sentence for the error of a run that cannot go on: what to do.
 
     Returns:
-        What rank 0's share returned.
+        The result of rank 0's share.
 
     Raises:
-        RechubError: as a worker raised it, or that the workers could not be started or kept.
+        RechubError: a worker raised it, or the workers could not be started or kept.
     """
     scaling = config.scaling
     with connected(scaling) as ray, _environment(scaling):
@@ -104,7 +104,7 @@ def run_on_workers(
         )
         keeping: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if kept_schema is not None:
-            # what the workers are to take stays free: they start while this reads
+            # the CPUs that the workers are to take stay free: they start while this reads
             row_groups = decode_once(
                 keep,
                 kept_schema,
@@ -129,13 +129,13 @@ def run_on_workers(
 
 
 class _Ear:
-    """Hears the events first, and knows whether all workers are there.
+    """Takes the events about workers, passes on the others, and knows whether all workers are there.
 
     Args:
-        scaling: how many there are to be, and how long that may take.
-        hear: hears what is not about workers.
-        waiting: what is shown until then.
-        again: what to do where the run cannot go on.
+        scaling: number of workers, and how long their start may take.
+        hear: takes the events that are not about workers.
+        waiting: the line that is shown until all workers are there.
+        again: see `run_on_workers`.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class _Ear:
         return self.scaling.num_workers - len(self._joined)
 
     def check(self) -> None:
-        """Raise ResourceError where the workers have not come together in time.
+        """Raise ResourceError where the workers did not come together in time.
 
         Ray bounds the wait for room by `start_timeout_seconds`, but not what a process does before its share begins.
         """
@@ -183,7 +183,7 @@ class _Ear:
 
 
 class _Fit:
-    """`trainer.fit()` in a thread: in the main thread Ray Train would take Ctrl-C over, and hang with what hangs."""
+    """Runs `trainer.fit()` in a thread: in the main one Ray Train would take Ctrl-C over, and hang with a worker."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -201,7 +201,7 @@ class _Fit:
             self._done.set()
 
     def wait(self, ear: _Ear, raylet: LocalRaylet, pump: Pump) -> Any:
-        """Return what `fit` returned, or raise what it raised, or why there is nothing to wait for."""
+        """Return the result of `fit`; raise its error, or why there is nothing to wait for any more."""
         while not self._done.wait(0.25):
             if not raylet.is_alive():
                 pump.patience_seconds = 0
@@ -214,11 +214,11 @@ class _Fit:
 
 @contextlib.contextmanager
 def _environment(scaling: ScalingSection) -> Iterator[None]:
-    """Ray Train's bounds, as the run wants them; what the user has set stays."""
+    """Set Ray Train's time limits as the run wants them; variables that the user has set stay."""
     bound = f"{scaling.collective_timeout_seconds:g}"
     wanted = {
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{scaling.start_timeout_seconds:g}",
-        # a process that does not answer; a little less than its peers wait for it, since this names it
+        # of a process that does not answer: a little less than its peers wait for it, since this error names it
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{max(scaling.collective_timeout_seconds - 2, 1):g}",
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": bound,  # of `ray.train.report`
         "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",  # the processes end right after it
@@ -233,7 +233,7 @@ def _environment(scaling: ScalingSection) -> Iterator[None]:
 
 
 def _forget_ray_snapshot(directory: str) -> None:
-    """Ray would silently continue from its own snapshot; this run continues from its checkpoints or not at all."""
+    """Delete Ray's own snapshot, from which it would silently go on: a run goes on from its checkpoints alone."""
     filesystem, root = open_filesystem(directory)
     path = f"{root}/checkpoint_manager_snapshot.json"
     if filesystem.get_file_info([path])[0].is_file:

@@ -25,27 +25,27 @@ class Schedule(abc.ABC):
         self.warmup_steps, self._warmup_factor = warmup_steps, self._relative(warmup_lr)
 
     def factor(self, step: int) -> float:
-        """Multiplier of the base rate for the update that makes step `step` + 1 (the first update has step 0)."""
+        """Return the base rate's multiplier for the update that makes step `step` + 1 (the first update has step 0)."""
         if step < self.warmup_steps:
             return self._warmup_factor + (1 - self._warmup_factor) * step / self.warmup_steps
         return self.after_warmup(step)
 
     @abc.abstractmethod
     def after_warmup(self, step: int) -> float:
-        """The multiplier at a step >= `warmup_steps`, counted from the start of the run."""
+        """Return the multiplier at a step >= `warmup_steps`, counted from the start of the run."""
 
     def observe(self, score: float, *, mode: str) -> None:  # noqa: B027
-        """Hears each validation's early-stopping score (`mode`: max or min); only plateau schedules listen."""
+        """Take a validation's early-stopping score (`mode`: max or min); only plateau schedules use it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state; empty for pure functions of the step."""
+        """Return the state as JSON values; empty for pure functions of the step."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restores `state_dict`."""
+        """Restore what `state_dict` returned."""
 
     def _relative(self, rate: float) -> float:
-        """An absolute rate as a multiplier."""
+        """Return an absolute rate as a multiplier."""
         return rate / self.base_lr if self.base_lr else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Lower the rate when validation does not gain."""
+"""A rate that falls when validation does not gain."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class EarlyStopper:
         return self._stopper.best_score
 
     def stop_training(self, val_auc: float, weights: Any) -> bool:
-        """Takes one evaluation; True says stop."""
+        """Take one evaluation; return whether to stop."""
         if self._stopper.observe(val_auc, step=0, metrics={}):
             self.best_weights = copy.deepcopy(weights)
         return self._stopper.should_stop

@@ -22,7 +22,7 @@ class SparseFeature:
         embed_dim: width of the embedding; None takes floor(6 * vocab_size^(1/4)).
         shared_with: name of the feature whose table this one uses (with that one's vocab_size and embed_dim).
         padding_idx: not used here; the id is one as any other.
-        initializer: how the table begins.
+        initializer: draws the table's initial rows.
     """
 
     name: str
@@ -47,7 +47,7 @@ class SequenceFeature:
         pooling: `mean` or `sum` of the embeddings of the ids that are not padding.
         shared_with: as for SparseFeature.
         padding_idx: the id that pads; None means -1.
-        initializer: how the table begins.
+        initializer: draws the table's initial rows.
         max_length: of longer sequences the last `max_length` ids count.
     """
 

@@ -1,4 +1,4 @@
-"""How embedding tables begin, under Torch-RecHub's names."""
+"""Initial rows of embedding tables, under Torch-RecHub's names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Initializer(abc.ABC):
 
     @abc.abstractmethod
     def fill(self, table: Tensor) -> None:
-        """Sets all rows of a table (V, D), in place."""
+        """Set all rows of a table (V, D), in place."""
 
 
 class RandomNormal(Initializer):
@@ -66,7 +66,7 @@ class Pretrained(Initializer):
 
     Args:
         embedding_weight: (V, D).
-        freeze: must be False: tables of equal width are one weight here, and no part of it can stand still.
+        freeze: must be False: tables of equal width are one weight here, and no part of it can be frozen.
 
     Raises:
         ConfigError: freeze is True, or the shape is not the feature's.

@@ -13,19 +13,19 @@ __all__ = ["BaseLogger", "SwanLabLogger", "TensorBoardXLogger", "WandbLogger"]
 
 
 class BaseLogger(abc.ABC):
-    """What `model_logger` takes; subclass it for a service of one's own."""
+    """Base of the loggers that `model_logger` takes; subclass it for a service of one's own."""
 
     @abc.abstractmethod
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Numbers at a global optimizer step."""
+        """Log numbers at a global optimizer step."""
 
     @abc.abstractmethod
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """The flat configuration with the best scores, once, at the end of a run."""
+        """Log the flat configuration with the best scores; called once, at the end of a run."""
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """The end of the run."""
+        """End the run."""
 
 
 class WandbLogger(BaseLogger):
@@ -120,6 +120,9 @@ class TensorBoardXLogger(BaseLogger):
         log_dir: where they go.
         comment: text at the end of the folder's name where log_dir is empty.
         options: more arguments of `tensorboardX.SummaryWriter`.
+
+    Raises:
+        ConfigError: tensorboardX is not installed.
     """
 
     def __init__(self, log_dir: str, comment: str = "", **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""From feature lists and parameter dictionaries to models of the house."""
+"""Models of rechub_ray from Torch-RecHub's feature lists and parameter dictionaries."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MLP_KEYS = ("dims", "activation", "dropout", "output_layer")
 
 
 def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
-    """The house's model `name` on these features, with their initializers applied.
+    """Return rechub_ray's model `name` on these features, with their initializers applied.
 
-    Its attribute `padding` says which id pads which sequence feature.
+    Its attribute `padding` has the id that pads, by sequence feature.
     """
     by_name = _by_name(features)
     model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values())), where="model")
@@ -38,7 +38,12 @@ def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
 
 
 def schema_of(features: Sequence[Feature]) -> house.Schema:
-    """The schema with these features and the binary label `label`."""
+    """Return the schema with these features and the binary label `label`.
+
+    Raises:
+        SchemaError: a feature shares the table of one that is not among them.
+        ConfigError: a sequence feature's pooling is neither `mean` nor `sum`.
+    """
     tables = {f.name: f for f in features if not isinstance(f, DenseFeature)}
     converted: list[house.Feature] = []
     for feature in features:
@@ -71,7 +76,7 @@ def schema_of(features: Sequence[Feature]) -> house.Schema:
 
 
 def names(features: Sequence[Feature]) -> list[str]:
-    """The features' names.
+    """Return the features' names.
 
     Raises:
         ConfigError: something in the list is no feature.
@@ -87,7 +92,7 @@ def names(features: Sequence[Feature]) -> list[str]:
 
 
 def mlp_arguments(mlp_params: Mapping[str, Any]) -> dict[str, Any]:
-    """`mlp_params` as the house's arguments; Torch-RecHub normalises every hidden layer.
+    """Return `mlp_params` as rechub_ray's arguments; Torch-RecHub normalises every hidden layer.
 
     Raises:
         ConfigError: an unknown key or activation.
@@ -107,7 +112,7 @@ def mlp_arguments(mlp_params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_name(features: Sequence[Feature]) -> dict[str, Feature]:
-    """Each feature once: lists of a model's parts overlap."""
+    """Return each feature once, by name: lists of a model's parts overlap."""
     by_name: dict[str, Feature] = {}
     for name, feature in zip(names(features), features, strict=True):
         known = by_name.setdefault(name, feature)

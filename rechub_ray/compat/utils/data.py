@@ -28,7 +28,7 @@ class PredictDataset(Dataset[Any]):
     """Columns in memory; a batch is cut out of them as a whole.
 
     Args:
-        x: one array of equal length a feature, (N,) or (N, T); a DataFrame counts by position, whatever its index.
+        x: one array of equal length a feature, (N,) or (N, T); a DataFrame's rows count by position, not by index.
 
     Raises:
         DataError: no columns, or of different lengths.
@@ -47,7 +47,7 @@ class PredictDataset(Dataset[Any]):
         return {name: values[index] for name, values in self.x.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """A batch, stacked: far faster than row by row."""
+        """Return a batch, stacked: far faster than row by row."""
         rows = np.asarray(indices)
         return {name: torch.as_tensor(values[rows]) for name, values in self.x.items()}
 
@@ -58,6 +58,9 @@ class TorchDataset(PredictDataset):
     Args:
         x: the features.
         y: (N,) labels.
+
+    Raises:
+        DataError: features and labels differ in length; otherwise as for `PredictDataset`.
     """
 
     def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any) -> None:
@@ -94,10 +97,13 @@ class DataGenerator:
         batch_size: int = 16,
         num_workers: int = 0,
     ) -> tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]:
-        """The loaders for training (shuffled), validation and test.
+        """Return the loaders for training (shuffled), validation and test.
 
         Args:
-            x_val, y_val, x_test, y_test: the other splits' rows.
+            x_val: features of the validation rows.
+            y_val: their labels.
+            x_test: features of the test rows.
+            y_test: their labels.
             split_ratio: shares of training and validation, the rest is for the test; the rows are drawn at random.
             batch_size: rows of a batch.
             num_workers: processes that load.
@@ -128,12 +134,12 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def df_to_dict(data: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """The columns as arrays; lists of one length become a matrix."""
+    """Return the columns as arrays; lists of one length become a matrix."""
     return {str(name): np.array(data[name].tolist()) for name in data.columns}
 
 
 def get_auto_embedding_dim(num_classes: int) -> int:
-    """floor(6 * num_classes^(1/4)), the rule of Wang et al., arXiv 1708.05123, section 3.1.
+    """Return floor(6 * num_classes^(1/4)), the rule of Wang et al., arXiv 1708.05123, section 3.1.
 
     Example:
         >>> get_auto_embedding_dim(10_000)
@@ -150,15 +156,15 @@ def pad_sequences(
     truncating: Literal["pre", "post"] = "pre",
     value: float = 0.0,
 ) -> npt.NDArray[Any]:
-    """The sequences as a rectangle (N, maxlen).
+    """Return the sequences as a rectangle (N, maxlen).
 
     Args:
         sequences: of any lengths.
         maxlen: width; None takes the longest one's.
         dtype: of the result.
         padding: whether `value` stands before or after a short sequence.
-        truncating: whether a long sequence loses its beginning or its end.
-        value: what fills up.
+        truncating: whether a long sequence loses its start or its end.
+        value: fills up short sequences.
 
     Example:
         >>> pad_sequences([[1], [2, 3, 4]], maxlen=2).tolist()

@@ -39,8 +39,8 @@ class SharedBottom(Model):
     Raises:
         SchemaError: the schema has no label.
 
-    Reference: Caruana, Multitask Learning (Machine Learning 28, 1997), in the form of Ma et al., arXiv MMoE (KDD 2018),
-    eq. 1.
+    Reference: Caruana, Multitask Learning (Machine Learning 28, 1997), in the form of Ma et al., Modeling Task
+    Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts (KDD 2018), eq. 1.
     """
 
     def __init__(

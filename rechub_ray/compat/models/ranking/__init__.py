@@ -1,4 +1,4 @@
-"""Ranking models with Torch-RecHub's arguments; what comes back is a model of the house."""
+"""Ranking models with Torch-RecHub's arguments; each function returns a model of rechub_ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MISSING = ("AFM", "AutoInt", "BST", "DCN", "DIEN", "DIN", "DeepFFM", "EDCN", "F
 
 
 def DeepFM(deep_features: Sequence[Feature], fm_features: Sequence[Feature], mlp_params: Mapping[str, Any]) -> Model:
-    """`rechub_ray.models.DeepFM` on these features.
+    """Return `rechub_ray.models.DeepFM` on these features.
 
     Args:
         deep_features: of the deep part.
@@ -33,7 +33,7 @@ def DeepFM(deep_features: Sequence[Feature], fm_features: Sequence[Feature], mlp
 def WideDeep(
     wide_features: Sequence[Feature], deep_features: Sequence[Feature], mlp_params: Mapping[str, Any]
 ) -> Model:
-    """`rechub_ray.models.WideDeep` on these features.
+    """Return `rechub_ray.models.WideDeep` on these features.
 
     Args:
         wide_features: of the linear part.
@@ -58,7 +58,7 @@ def DCNv2(
     low_rank: int = 32,
     num_experts: int = 4,
 ) -> Model:
-    """`rechub_ray.models.DCNv2` on these features.
+    """Return `rechub_ray.models.DCNv2` on these features.
 
     Args:
         features: of both parts.
