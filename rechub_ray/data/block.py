@@ -1,4 +1,4 @@
-"""Rows in memory, stacked by kind: what readers hand to the sources, and what travels through Ray Data."""
+"""Rows in memory, stacked by kind: readers hand them to the sources, and Ray Data carries them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Ragged:
     """One sequence feature: row i holds values[offsets[i]:offsets[i+1]]. A slice shares `values` with its origin.
 
     Shapes:
-        values: (N,) int32 or int64. offsets: (rows+1,) int64, ascending; the first need not be 0.
+        values: (N,) int32 or int64.
+        offsets: (rows+1,) int64, ascending; the first need not be 0.
     """
 
     values: Array
@@ -30,12 +31,12 @@ class Ragged:
         return Ragged(self.values, self.offsets[start : stop + 1])
 
     def take(self, rows: Array) -> Ragged:
-        """The given rows, in that order."""
+        """Return the given rows, in that order."""
         begins, ends = self.offsets[:-1][rows], self.offsets[1:][rows]
         return gather(self.values, ends, ends - begins)
 
     def trimmed(self) -> Ragged:
-        """The same with offsets from 0 and no values beside its own."""
+        """Return the same rows with offsets from 0, and no values of other rows."""
         first, last = int(self.offsets[0]), int(self.offsets[-1])
         return Ragged(self.values[first:last], self.offsets - first)
 
@@ -52,7 +53,7 @@ class Ragged:
 
 
 def gather(values: Array, ends: Array, lengths: Array) -> Ragged:
-    """Rows of the `lengths` values before `ends`, put next to each other."""
+    """Return rows of the `lengths` values before `ends`, next to each other."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     source = np.repeat(ends - lengths - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -64,9 +65,12 @@ class Block:
     """Rows, stacked by kind in schema order. Read-only: its arrays may be shared with other blocks.
 
     Shapes:
-        sparse: (n, F) int32, or int64 where a vocabulary needs it. dense: (n, D) float32. sequences: one a feature.
+        sparse: (n, F) int32, or int64 where a vocabulary needs it.
+        dense: (n, D) float32.
+        sequences: one a feature.
         labels: (n, L) float32, NaN where an optional label is missing or targets were not read.
-        weight: (n,) float32. group: (n,) int64.
+        weight: (n,) float32.
+        group: (n,) int64.
         row_id: n integers or strings.
     """
 
@@ -83,7 +87,7 @@ class Block:
         return int(self.labels.shape[0])
 
     def slice(self, start: int, stop: int) -> Block:
-        """The rows [start, stop), without a copy."""
+        """Return the rows [start, stop), without a copy."""
         return Block(
             self.sparse[start:stop],
             self.dense[start:stop],
@@ -95,7 +99,7 @@ class Block:
         )
 
     def take(self, rows: Array) -> Block:
-        """The given rows, in that order."""
+        """Return the given rows, in that order."""
         return Block(
             self.sparse.take(rows, axis=0),
             self.dense.take(rows, axis=0),
@@ -108,7 +112,7 @@ class Block:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of its arrays, as far as they are its own."""
+        """Bytes of its arrays; a slice counts all `values` of the sequences that it shares with its origin."""
         arrays = [self.sparse, self.dense, self.labels, self.weight, self.group]
         arrays += [array for sequence in self.sequences for array in (sequence.values, sequence.offsets)]
         ids = 0 if self.row_id is None else self.row_id.nbytes
@@ -116,7 +120,7 @@ class Block:
 
     @staticmethod
     def concat(blocks: Sequence[Block]) -> Block:
-        """The blocks one after the other; copies unless there is only one."""
+        """Return the blocks one after the other, as a copy unless there is only one."""
         if len(blocks) == 1:
             return blocks[0]
         weights = [block.weight for block in blocks if block.weight is not None]
@@ -133,7 +137,7 @@ class Block:
         )
 
     def to_table(self) -> pa.Table:
-        """An Arrow table that shares the block's memory: matrices become fixed-size lists."""
+        """Return an Arrow table that shares the block's memory: matrices become fixed-size lists."""
         columns = {"labels": _matrix(self.labels)} if self.labels.shape[1] else {"rows": pa.nulls(self.rows)}
         if self.sparse.shape[1]:
             columns["sparse"] = _matrix(self.sparse)
@@ -152,7 +156,7 @@ class Block:
 
     @classmethod
     def from_table(cls, table: pa.Table, schema: Schema) -> Block:
-        """The block behind `to_table`; shares the table's memory where a column is in one chunk."""
+        """Return the block behind `to_table`; it shares the table's memory where a column is in one chunk."""
         columns = {name: _one_chunk(table.column(name)) for name in table.column_names}
         nothing = np.empty((table.num_rows, 0), np.float32)
         labels = _unmatrix(columns["labels"]) if "labels" in columns else nothing
@@ -171,7 +175,7 @@ class Block:
 
 
 def id_type(schema: Schema) -> type[np.int32] | type[np.int64]:
-    """The type of ids in blocks: half the memory wherever all vocabularies allow it."""
+    """Return the type of ids in blocks: int32, for half the memory, where all vocabularies allow it, else int64."""
     sizes = [feature.vocab_size for feature in schema.sparse] + [feature.vocab_size for feature in schema.sequences]
     return np.int32 if max(sizes, default=0) <= np.iinfo(np.int32).max else np.int64
 

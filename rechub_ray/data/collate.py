@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def collate(blocks: Sequence[Block]) -> Batch:
-    """One batch of the blocks' rows, one after the other: each value is copied once, ids become int64.
+    """Return one batch of the blocks' rows, one after the other: each value is copied once, ids become int64.
 
     Args:
         blocks: at least one; all of one schema.
@@ -49,7 +49,7 @@ def _joined(parts: list[Array], kind: type[np.int64] | type[np.float32]) -> torc
 
 
 def _sequences(blocks: Sequence[Block], rows: int) -> RaggedSequences:
-    """Feature-major: all rows of the first feature, then all of the next."""
+    """Return the sequences feature-major: all rows of the first feature, then all of the next."""
     parts = [part for feature in zip(*(block.sequences for block in blocks), strict=True) for part in feature]
     values = np.empty(sum(int(part.offsets[-1] - part.offsets[0]) for part in parts), np.int64)
     offsets = np.zeros(len(blocks[0].sequences) * rows + 1, np.int64)
@@ -66,7 +66,7 @@ def _sequences(blocks: Sequence[Block], rows: int) -> RaggedSequences:
 def block_from_table(
     data: pa.Table | pd.DataFrame, schema: Schema, *, targets: bool = True, where: str = "the data"
 ) -> Block:
-    """Rows of an encoded table that is already in memory, with the checks that files get.
+    """Return the rows of an encoded table that is already in memory, with the checks that files get.
 
     Args:
         data: one column for each of the schema's; more are left out.
@@ -89,5 +89,5 @@ def block_from_table(
 def batch_from_table(
     data: pa.Table | pd.DataFrame, schema: Schema, *, targets: bool = True, where: str = "the data"
 ) -> Batch:
-    """One batch of a table in memory; see `block_from_table`."""
+    """Return one batch of a table in memory; see `block_from_table`."""
     return collate([block_from_table(data, schema, targets=targets, where=where)])

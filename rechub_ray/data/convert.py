@@ -35,7 +35,7 @@ def write_rows(
     targets: bool = True,
     what: str = "the data",
 ) -> int:
-    """Writes rows as one parquet shard in many row groups, in their order; holds one row group in memory.
+    """Write rows as one parquet shard in many row groups, in their order; one row group is in memory at a time.
 
     Args:
         data: a pandas DataFrame, a pyarrow Table, a Ray Dataset, or an iterable (such as a torch DataLoader) of batches
@@ -56,7 +56,7 @@ def write_rows(
     """
     filesystem, root = open_filesystem(folder)
     tables = _in_row_groups(_typed(data, schema, padding or {}, targets, what))
-    first = next(tables, None)  # what is wrong with the first rows shows before the folder is touched
+    first = next(tables, None)  # an error in the first rows is raised before the folder is touched
     if first is None:
         raise DataError(f"{what}: no rows", expected="at least one")
     rows = 0
@@ -81,7 +81,7 @@ def write_rows(
 
 
 def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
-    """The type of each column in a shard; the row id has its own."""
+    """Return the type of each column in a shard, but for the row id, which keeps its own."""
 
     def ids(vocab_size: int) -> pa.DataType:
         return pa.int32() if vocab_size <= 2**31 else pa.int64()
@@ -102,7 +102,7 @@ def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
 
 
 def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly ROW_GROUP_ROWS, but for the last one."""
+    """Yield the same rows in tables of exactly ROW_GROUP_ROWS, but for the last one."""
     waiting: list[pa.Table] = []
     rows = 0
     for table in tables:
@@ -140,7 +140,7 @@ def _typed(data: Any, schema: Schema, padding: Mapping[str, int], targets: bool,
 
 
 def _with_numbers(table: pa.Table, schema: Schema, names: list[str], what: str) -> pa.Table:
-    """The table with categories as their values, numbers in text as numbers, and whole numbers as ids."""
+    """Return the table with categories as their values, numbers in text as numbers, and whole numbers as ids."""
     ids = {feature.name for feature in schema.sparse} | {schema.group}
     numbers = {label.name for label in schema.labels} | {feature.name for feature in schema.dense} | {schema.weight}
     for name in names:
@@ -177,7 +177,7 @@ def _parsed(texts: pa.Array, name: str, what: str, *, is_id: bool) -> pa.Array:
 
 
 def _whole(values: pa.Array, name: str, what: str) -> pa.Array:
-    """Whole numbers that came as floats, because of a null or a loader, as integers; NaN is null."""
+    """Return whole numbers that came as floats, because of a null or a loader, as integers; NaN is null."""
     values = pc.if_else(pc.is_nan(values), None, values)
     wrong = pc.invert(pc.equal(values, pc.floor(values)))
     row = pc.index(pc.fill_null(wrong, False), True).as_py()
@@ -187,7 +187,7 @@ def _whole(values: pa.Array, name: str, what: str) -> pa.Array:
 
 
 def _in_the_users_words(error: BadValue, data: Any, first: int, schema: Schema, what: str) -> DataError:
-    """The error with the row counted in all of the data, the DataFrame's index, and what to do about it."""
+    """Return the error with the row counted in all of the data, the DataFrame's index, and a hint."""
     import pandas as pd
 
     row, hint = first + error.row, error.hint
@@ -217,7 +217,7 @@ def _cast(column: pa.Array, kind: pa.DataType, name: str, what: str) -> pa.Array
 
 
 def _without(lists: pa.Array, nothing: int) -> pa.Array:
-    """The lists without the id that stands for nothing."""
+    """Return the lists without the id that stands for nothing."""
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     values = lists.flatten()
     keep = pc.fill_null(pc.not_equal(values, nothing), True)
@@ -273,7 +273,7 @@ def _series(values: Any, name: str, schema: Schema, what: str) -> pa.Array:
 
 
 def _columns(batch: Any, schema: Schema, names: list[str], targets: bool, what: str) -> dict[str, pa.Array]:
-    """The columns of one batch `({column: tensor}, labels)` or `{column: tensor}`."""
+    """Return the columns of one batch `({column: tensor}, labels)` or `{column: tensor}`."""
     labels = None
     if isinstance(batch, tuple | list) and len(batch) == 2:
         batch, labels = batch

@@ -89,7 +89,7 @@ class Groups:
 
 
 def _runs(row_group: RowGroup, column: str) -> tuple[npt.NDArray[np.int64], Sizes]:
-    """The value and the rows of each run of equal values."""
+    """Return the value and the number of rows of each run of equal values."""
     where = f"{row_group.file}, row group {row_group.index}"
     piece = Piece(0, row_group.file, row_group.index, row_group.rows, 0, row_group.rows, None, row_group.checksum)
     values = read_columns(piece, [column], where).column(column)
@@ -106,7 +106,7 @@ def _runs(row_group: RowGroup, column: str) -> tuple[npt.NDArray[np.int64], Size
 
 
 def _check_whole(values: list[npt.NDArray[np.int64]], manifest: Manifest, column: str) -> None:
-    """DataError where a value has two runs."""
+    """Raise DataError where a value has two runs."""
     ordered = np.sort(np.concatenate(values))
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
     if not len(again):

@@ -1,4 +1,4 @@
-"""The same pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store.
+"""Pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store.
 
 Data that fits there is decoded once (`decode_once`) and cut from there in every epoch (`KeptReader`).
 """
@@ -28,7 +28,7 @@ from rechub_ray.data.reader import pick, read_piece
 from rechub_ray.errors import RechubError, ResourceError
 from rechub_ray.schema import Schema
 
-# a line for every execution is a wall of lines; warnings of starvation and failure still come through
+# otherwise Ray logs a line for every execution; its warnings of starvation and failure still come through
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
@@ -58,7 +58,7 @@ class RayReader:
     timeout_seconds: Annotated[float, Gt(0)] = 120.0
 
     def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> _Blocks:
-        """One block a piece, in order; reading begins at once.
+        """Return one block a piece, in order; reading begins at once.
 
         Raises:
             DataError: as `read_piece`, from whichever task read the piece.
@@ -67,11 +67,15 @@ class RayReader:
         return self.ahead(self.read(pieces, schema, targets), len(pieces))
 
     def ahead(self, blocks: Iterator[Block], number: int) -> _Blocks:
-        """The same blocks, made in a thread ahead of the loop."""
+        """Return the same blocks, of which there are `number`, made in a thread ahead of the loop."""
         return _Blocks(self, _Ahead(blocks, self.prefetch), number)
 
     def wait(self, ahead: _Ahead) -> Block:
-        """The next block, or the reason why there is none."""
+        """Return the next block.
+
+        Raises:
+            ResourceError: none came for `timeout_seconds`.
+        """
         try:
             return ahead.get(self.timeout_seconds)
         except queue.Empty:
@@ -85,7 +89,7 @@ class RayReader:
             ) from None
 
     def read(self, pieces: Sequence[Piece], schema: Schema, targets: bool) -> Iterator[Block]:
-        """One block a piece, in order, as they are asked for."""
+        """Yield one block a piece, in order, as they are asked for."""
         row_bytes = _row_bytes(schema)
         for segment in _grouped(pieces, self.segment_bytes // row_bytes):
             tasks = list(_grouped(segment, self.task_bytes // row_bytes))
@@ -103,12 +107,16 @@ Kept: TypeAlias = tuple[Piece, Any, int]
 def decode_once(
     pieces: Sequence[Piece], schema: Schema, *, num_cpus: float, concurrency: int, limit_bytes: int
 ) -> Iterator[list[Kept]]:
-    """Decodes whole row groups, in order; says where each lies, as they come. They live as long as their references.
+    """Decode whole row groups, in order, and yield where each lies, a task's at a time.
+
+    A decoded row group lives as long as the reference to it.
 
     Args:
-        pieces: whole row groups. schema: what to read of them.
-        num_cpus: logical CPUs of a read task. concurrency: read tasks at a time (>= 1).
-        limit_bytes: what they may take together.
+        pieces: whole row groups.
+        schema: what to read of them.
+        num_cpus: logical CPUs of a read task (> 0).
+        concurrency: read tasks at a time (>= 1).
+        limit_bytes: memory that they may take together.
 
     Raises:
         ResourceError: they take more.
@@ -134,8 +142,10 @@ class KeptReader:
     Args:
         stream: reads what is not kept, and says how far ahead, and how long to wait.
         schema: what the row groups were read with (and targets).
-        news: given how many row groups are known here, where the ones after them lie; None once nothing is kept.
-        wait_seconds: longest wait to hear of a row group, and to get it; less than half of what `stream` waits.
+        news: takes the number of row groups that are known here and returns where the ones after them lie; None once
+            nothing is kept.
+        wait_seconds: longest wait for news of a row group, and again to get it (> 0); less than half of what `stream`
+            waits for a block.
     """
 
     def __init__(
@@ -151,7 +161,7 @@ class KeptReader:
         self._is_lost = False
 
     def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> _Blocks:
-        """As `RayReader`."""
+        """Return one block a piece, as `RayReader` does."""
         if self._is_lost or not targets or schema != self._schema:
             return self._stream(pieces, schema, targets=targets)
         return self._stream.ahead(self._read(pieces), len(pieces))
@@ -166,7 +176,7 @@ class KeptReader:
             del whole
 
     def _whole(self, piece: Piece) -> Block | None:
-        """The row group, mapped and not copied; None where it is not to be had."""
+        """Return the row group, mapped and not copied; None where it is not to be had."""
         deadline = time.monotonic() + self._wait_seconds
         try:
             while piece not in self._known:
@@ -187,7 +197,7 @@ class KeptReader:
         return Block.from_table(_rows_of(piece, _read_well(table).slice(start, piece.rows)), self._schema)
 
     def _lose(self) -> None:
-        """From now on everything is streamed; without references here, the store may let go of what was kept."""
+        """Stream everything from now on; without references here, the store may free the kept row groups."""
         if not self._is_lost:
             _log.warning("kept data is gone, or its keeper: from here on every epoch is read anew, which is slower")
         self._is_lost = True
@@ -202,7 +212,7 @@ def _decoding(
     num_cpus: float,
     concurrency: int | None = None,
 ) -> ray.data.Dataset:
-    """One block a task, in order; settings of the process are left alone."""
+    """Return a dataset of one block a task, in order, without changing settings of the process."""
     read_task: Any = _read_task  # Ray's annotations leave no room for keyword arguments
     dataset: ray.data.Dataset = ray.data.from_arrow(
         [pa.table({"pieces": pa.array([pickle.dumps(task)], pa.large_binary())}) for task in tasks]
@@ -243,14 +253,14 @@ class _Blocks(Iterator[Block]):
 
 
 def _row_bytes(schema: Schema) -> int:
-    """About what a row takes in a block; sequences count as half full."""
+    """Return about how many bytes a row takes in a block; sequences count as half full."""
     width = np.dtype(id_type(schema)).itemsize
     ids = len(schema.sparse) + sum(1 + feature.max_length // 2 for feature in schema.sequences)
     return width * ids + 4 * (schema.dense_dim + len(schema.labels)) + 16
 
 
 def _grouped(pieces: Sequence[Piece], rows: int) -> Iterator[list[Piece]]:
-    """Runs of pieces that decode about `rows` rows, at least one piece each."""
+    """Yield runs of pieces that decode about `rows` rows, at least one piece each."""
     group: list[Piece] = []
     decoded = 0
     for piece in pieces:
@@ -264,9 +274,9 @@ def _grouped(pieces: Sequence[Piece], rows: int) -> Iterator[list[Piece]]:
 
 
 def _read_task(table: pa.Table, *, schema: Schema, targets: bool) -> pa.Table:
-    """Runs in a Ray task. Returns the pieces' rows, or the error.
+    """Return the pieces' rows, or the error; runs in a Ray task.
 
-    An error travels as data because Ray would log and wrap a raised one, and the user could not see it for the traces.
+    An error travels as data because Ray would log and wrap a raised one, whose message would be lost in the traces.
     """
     tables = []
     try:
@@ -279,19 +289,19 @@ def _read_task(table: pa.Table, *, schema: Schema, targets: bool) -> pa.Table:
 
 
 def _place(piece: Piece) -> int:
-    """Tells pieces apart, to see that the order was kept."""
+    """Return a number that tells pieces apart, to see that the order was kept."""
     return zlib.crc32(repr(piece).encode())
 
 
 def _read_well(table: pa.Table) -> pa.Table:
-    """What a task returned, unless that is an error."""
+    """Return the table of a task, or raise the error that it holds."""
     if "error" in table.column_names:
         raise pickle.loads(table.column("error")[0].as_py())
     return table
 
 
 def _rows_of(piece: Piece, table: pa.Table) -> pa.Table:
-    """The rows that were taken for the piece's, after a look whether they are."""
+    """Return the rows that were taken for the piece's, after a check that they are."""
     places = table.column("place")
     if {places[0].as_py(), places[-1].as_py()} != {_place(piece)}:
         raise RuntimeError(f"Ray Data lost the order of the blocks at {piece}")
@@ -346,7 +356,7 @@ class _Ahead:
             self._queue.put(error)
 
     def get(self, timeout_seconds: float) -> Block:
-        """The next item; queue.Empty after `timeout_seconds`."""
+        """Return the next item, or raise the thread's error, or queue.Empty after `timeout_seconds`."""
         item = self._queue.get(timeout=timeout_seconds)
         if isinstance(item, BaseException):
             raise item
@@ -354,7 +364,7 @@ class _Ahead:
         return item
 
     def close(self) -> None:
-        """Ends the thread; one that hangs inside Ray is left behind as a daemon."""
+        """End the thread; one that hangs inside Ray is left behind as a daemon."""
         self._closed = True
         self._slots.release()
         self._thread.join(timeout=5)

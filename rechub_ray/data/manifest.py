@@ -73,7 +73,7 @@ class Manifest:
         key: str = "data",
         threads: int = 16,
     ) -> Manifest:
-        """Reads the footers under `location` and checks each file against the schema; reads no data.
+        """Read the footers under `location`, but no data, and check each file against the schema.
 
         Args:
             location: folder with `*.parquet` files, one file, or a list; a local path or any URI that
@@ -170,7 +170,7 @@ def _list_files(place: str, key: str) -> Iterator[str]:
     others = [entry.base_name for entry in shards if entry.type != pa.fs.FileType.File]
     if not is_uri(place):  # links to nothing are not listed
         others += [name for name in fnmatch.filter(os.listdir(path), "[!_.]*.parquet") if name not in names]
-    if others:  # left out, its rows would be missing without a word
+    if others:  # without an error, its rows would be missing silently
         raise DataError(
             f"'{key}': {join(place, others[0])} is a folder, or a link to nothing",
             expected="a parquet file",
@@ -229,7 +229,7 @@ def remarks(splits: Mapping[str, Manifest | None]) -> list[str]:
 
 
 def _marks(file: DataFile) -> list[str]:
-    """What tells a file from others: its path, and its content where the checksum covers that."""
+    """Return the marks that tell a file from others: its path, and its checksum where that covers the content."""
     return [file.path, file.checksum] if file.is_sealed else [file.path]
 
 
@@ -244,7 +244,7 @@ def _more(paths: list[str]) -> str:
 
 
 def _neighbours(filesystem: pa.fs.FileSystem, path: str) -> str | None:
-    """What stands where the missing path was looked for."""
+    """Return a hint with the names beside a missing path; None where that has no parent."""
     parent, _, name = path.rstrip("/").rpartition("/")
     if not parent:
         return None
@@ -277,7 +277,7 @@ def _read_footer(path: str, *, schema: Schema, targets: bool) -> DataFile:
 
 
 def needed_columns(schema: Schema, *, targets: bool) -> list[str]:
-    """The columns that are read: all of the schema's, or only features and row ids where there are no targets."""
+    """Return the columns to read: all of the schema's, or only features and row ids where there are no targets."""
     if targets:
         return schema.columns
     extra = [schema.row_id] if schema.row_id is not None and schema.row_id not in schema.feature_names else []
@@ -285,7 +285,7 @@ def needed_columns(schema: Schema, *, targets: bool) -> list[str]:
 
 
 def check_columns(columns: pa.Schema, schema: Schema, *, targets: bool, where: str) -> None:
-    """Checks names and types of `columns` against the schema.
+    """Check names and types of `columns` against the schema.
 
     Raises:
         DataError: a column is missing or of a wrong type; names `where` and the column.

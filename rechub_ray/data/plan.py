@@ -60,9 +60,9 @@ def geometry(manifest: Manifest, groups: Groups | None, *, global_batch: int, wo
 
 
 def permutation(rows: int, *key: int) -> Ints:
-    """A permutation of range(rows) that is a pure function of `key` (integers >= 0), for ever.
+    """Return a permutation of range(rows): a pure function of `key` (integers >= 0), in every version of numpy.
 
-    Sorted raw bits of PCG64: numpy promises that these stay the same, which it does not of `Generator.permutation`,
+    It sorts raw bits of PCG64: numpy promises that these stay the same, which it does not of `Generator.permutation`,
     and a checkpoint's data position is worth nothing if the order changes with the numpy version.
     """
     bits = np.random.PCG64(np.random.SeedSequence(key)).random_raw(rows)
@@ -175,7 +175,7 @@ class _Rows:
         return int((self.stop - self.start).sum())
 
     def between(self, begin: int, end: int) -> _Rows:
-        """The rows [begin, end) of the run."""
+        """Return the rows [begin, end) of the run."""
         if begin >= end:
             return _Rows(self.group[:0], self.start[:0], self.stop[:0])
         ends = self.ends
@@ -203,39 +203,36 @@ class _EqualCells:
     steps: int
 
     def start(self, lane: int, step: int) -> int:
-        """Where the lane's share of the step begins (of step `steps`: where the lane ends)."""
+        """Return where the lane's share of the step begins (of step `steps`: where the lane ends)."""
         before, after = lane * self.global_batch // self.lanes, (lane + 1) * self.global_batch // self.lanes
         return before * self.steps + (after - before) * step
 
     def steps_at(self, lane: int, rows: Ints) -> Ints:
-        """The steps that take the given rows of the lane."""
+        """Return the steps that take the given rows of the lane."""
         share = self.start(lane, 1) - self.start(lane, 0)
         return (rows - self.start(lane, 0)) // max(share, 1)
 
     def rows_before(self, step: int) -> int:
-        """Rows of all lanes and steps before `step`."""
+        """Return the rows of all lanes and steps before `step`."""
         return step * self.global_batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _GroupCells:
-    """Rows cut at borders of groups: cell (lane l, step k) begins at bounds[l * steps + k]."""
+    """Rows cut at borders of groups: cell (lane l, step k) begins at bounds[l * steps + k]. Used as `_EqualCells`."""
 
     lanes: int
     steps: int
     bounds: Ints
 
     def start(self, lane: int, step: int) -> int:
-        """As of equal cells."""
         return int(self.bounds[lane * self.steps + step])
 
     def steps_at(self, lane: int, rows: Ints) -> Ints:
-        """As of equal cells."""
         own = self.bounds[lane * self.steps : (lane + 1) * self.steps]
         return np.searchsorted(own, rows, "right") - 1
 
     def rows_before(self, step: int) -> int:
-        """As of equal cells."""
         return sum(self.start(lane, step) - self.start(lane, 0) for lane in range(self.lanes))
 
 
@@ -245,7 +242,7 @@ class EpochPlan:
     The row groups, permuted by (seed, epoch), stand one after the other; what the cuts consumed is taken out. The rest
     is cut into `lanes` runs. Step k takes from lane l its k-th share of q_l = floor((l+1)G/L) - floor(lG/L) rows, which
     add up to the global batch G. Rank r of W owns the lanes [rL/W, (r+1)L/W), so its share is G/W rows. Less than G
-    rows at the end of the epoch are left out; the permutation makes them others every epoch.
+    rows at the end of the epoch are left out; the permutation makes them other rows in every epoch.
 
     Where groups are whole, they are what is permuted within a row group, lanes and shares are cut at the borders of
     groups that lie nearest to an even cut, and at least one group apart. So an epoch holds every group, a step G rows
@@ -294,20 +291,27 @@ class EpochPlan:
         return self._cells.steps
 
     def rows_of(self, lane: int, step: int) -> int:
-        """Rows that a step takes from a lane."""
+        """Return the number of rows that a step takes from a lane."""
         return self._cells.start(lane, step + 1) - self._cells.start(lane, step)
 
     def rows_before(self, step: int) -> int:
-        """Rows that all workers train in the steps before `step`."""
+        """Return the number of rows that all workers train in the steps before `step`."""
         return self._cells.rows_before(step)
 
     def owned(self, rank: int, world_size: int) -> range:
-        """The lanes of one rank."""
+        """Return the lanes of one rank."""
         each = self.lanes // world_size
         return range(rank * each, (rank + 1) * each)
 
     def pieces(self, rank: int, world_size: int, start_step: int = 0, stop_step: int | None = None) -> list[Piece]:
-        """What the rank reads for the steps [start_step, stop_step), ordered by the step that needs it first."""
+        """Return the pieces that the rank reads for a range of steps, ordered by the step that needs them first.
+
+        Args:
+            rank: of the worker, from 0.
+            world_size: number of workers (>= 1).
+            start_step: the first step.
+            stop_step: one past the last step; None for all of the stretch.
+        """
         stop_step = self.steps if stop_step is None else stop_step
         first_steps, pieces = [np.zeros(0, np.int64)], []
         for lane in self.owned(rank, world_size):
@@ -329,7 +333,7 @@ class EpochPlan:
         return *self._key, row_group + 1  # + 1 because numpy seeds (a, b) and (a, b, 0) alike
 
     def _cut(self, rows: _Rows, lanes: int, global_batch: int) -> _EqualCells | _GroupCells:
-        """Cuts the rows into lanes and steps."""
+        """Return the rows' lanes and steps as cells."""
         steps = rows.total // global_batch
         if self._groups is None:
             return _EqualCells(lanes, global_batch, steps)
@@ -355,7 +359,7 @@ class EpochPlan:
         return _GroupCells(lanes, steps, bounds)
 
     def _walk(self, rows: _Rows) -> Iterator[tuple[int, int, Ints]]:
-        """Stretch by stretch: rows and groups before it, and where its groups end, counted from its first row."""
+        """Yield for each stretch the rows and groups before it, and where its groups end, counted from its start."""
         assert self._groups is not None
         row = group = 0
         for index, start, stop in zip(rows.group.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True):
@@ -376,7 +380,7 @@ class EvalPlan:
         self.rows = int(sizes.sum())
 
     def pieces(self, rank: int, world_size: int) -> list[Piece]:
-        """What the rank reads, in order."""
+        """Return the pieces that the rank reads, in order."""
         rows = self._rows.between(self.rows * rank // world_size, self.rows * (rank + 1) // world_size)
         return [
             Piece(0, found.file, found.index, found.rows, start, stop, None, found.checksum)
@@ -386,7 +390,7 @@ class EvalPlan:
 
 
 def _after(rows: _Rows, cells: _EqualCells | _GroupCells, steps: int) -> _Rows:
-    """What `steps` steps leave over: the rest of each lane, and the tail that does not fill a step."""
+    """Return the rows that `steps` steps leave over: the rest of each lane, and the tail that does not fill a step."""
     ends = [cells.start(lane, cells.steps) for lane in range(cells.lanes)]
     left = [rows.between(cells.start(lane, steps), end) for lane, end in enumerate(ends)]
     return _Rows.concat([*left, rows.between(ends[-1], rows.total)])

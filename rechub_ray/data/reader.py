@@ -20,7 +20,7 @@ from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, Spar
 
 
 def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
-    """Reads the schema's columns of the piece's row group, checks every value, permutes the rows, takes its share.
+    """Read the schema's columns of the piece's row group, check every value, permute the rows, take the piece's share.
 
     Args:
         piece: which rows.
@@ -45,7 +45,7 @@ def read_piece(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
 
 
 def read_whole(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
-    """The whole row group of a piece, as it stands in the file: what `pick` takes pieces from.
+    """Return the whole row group of a piece as it stands in the file, for `pick` to take pieces from.
 
     Raises:
         DataError: as `read_piece`.
@@ -54,7 +54,7 @@ def read_whole(piece: Piece, schema: Schema, *, targets: bool = True) -> Block:
 
 
 def pick(whole: Block, piece: Piece) -> Block:
-    """What `read_piece` gives, bit for bit, from what `read_whole` gave."""
+    """Return the piece's rows of `read_whole`'s block, bit for bit the block of `read_piece`."""
     if piece.key is None:
         return whole.slice(piece.start, piece.stop)
     return whole.take(_permuted(piece, whole.group))
@@ -66,7 +66,7 @@ def group_starts(group: Array) -> Array:
 
 
 def _permuted(piece: Piece, group: Array | None) -> Array:
-    """The piece's rows of its row group, in the order of its key; `group` is the row group's column."""
+    """Return the piece's rows of its row group, in the order of its key; `group` is the row group's group column."""
     assert piece.key is not None
     if not piece.by_group:
         return permutation(piece.group_rows, *piece.key)[piece.start : piece.stop]
@@ -84,7 +84,9 @@ def read_columns(piece: Piece, columns: list[str], where: str) -> pa.Table:
     """Return columns of the piece's whole row group, as they stand in the file.
 
     Args:
-        piece: names the row group, and says how many rows it has. columns: their names. where: names it in errors.
+        piece: names the row group and the number of its rows.
+        columns: their names.
+        where: names the row group in errors.
 
     Raises:
         DataError: the file cannot be read, or changed since its manifest was made.
@@ -122,7 +124,7 @@ def _footer(path: str, size: int, mtime_ns: int) -> Footer:
 
 
 def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: Array | None = None) -> Block:
-    """The table's columns, checked and stacked by kind.
+    """Return the table's columns, checked and stacked by kind.
 
     Args:
         table: with the schema's columns, of types that `check_columns` accepts.
@@ -164,7 +166,10 @@ def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: A
 
 
 def _rows_first(columns: Array, take: Array | None) -> Array:
-    """(F, n) -> (n, F), row after row in memory. Transposed first: picking whole rows touches each cache line once."""
+    """Return (F, n) as (n, F), row after row in memory.
+
+    The transpose comes first: picking whole rows touches each cache line once.
+    """
     rows = np.ascontiguousarray(columns.T)
     return rows if take is None else rows.take(take, axis=0)
 
@@ -175,7 +180,7 @@ def _array(table: pa.Table, name: str) -> pa.Array:
 
 
 def _values(column: pa.Array, name: str, where: str, per_row: int = 1, hint: str | None = None) -> Array:
-    """The column as NumPy, without a copy for numbers; nulls are refused."""
+    """Return the column as NumPy, without a copy for numbers; nulls are refused."""
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() // per_row
         hint = hint or "`rechub-ray prepare` turns nulls into id 0 or a fill value."
@@ -211,7 +216,7 @@ def _dense(table: pa.Table, feature: DenseFeature, where: str) -> Array:
 
 
 def _label(table: pa.Table, label: Label, where: str) -> Array:
-    """The label's values in float32; NaN where an optional label is missing."""
+    """Return the label's values in float32; NaN where an optional label is missing."""
     column = _array(table, label.name)
     if label.optional:
         filled: Array = column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
@@ -253,7 +258,7 @@ def _group(table: pa.Table, schema: Schema, where: str) -> Array:
 
 
 def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array | None, kind: type[Any]) -> Ragged:
-    """The lists of the kept rows; a null list counts as empty, of a longer one the last `max_length` ids are kept."""
+    """Return the lists of the kept rows; a null list counts as empty, the last `max_length` ids of a list are kept."""
     column = _array(table, feature.name)
     offsets = np.zeros(len(column) + 1, np.int64)
     np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(), out=offsets[1:])
@@ -289,7 +294,19 @@ class BadValue(DataError):
 
 
 def refuse(where: str, column: str, row: int, got: object, expected: str, hint: str | None = None) -> NoReturn:
-    """Raise BadValue: `where` holds `got` in a row (from 0) of a column."""
+    """Refuse a value of a table.
+
+    Args:
+        where: names the table.
+        column: its column.
+        row: its row, from 0.
+        got: the value.
+        expected: the values that are allowed.
+        hint: what to do; None for none.
+
+    Raises:
+        BadValue: always.
+    """
     error = BadValue(f"{where}: column '{column}', row {row}, holds a bad value", expected=expected, got=got, hint=hint)
     error.column, error.row = column, row
     raise error

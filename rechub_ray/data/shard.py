@@ -1,9 +1,9 @@
 """One parquet file with checksums: written with them, and read so that no damaged byte becomes a value.
 
-Between the last row group and the footer, where parquet leaves room for what its readers do not know, stands a seal:
-the CRC-32 of every 64 KiB of the file up to there, of the footer, and of the seal itself. Parquet's own page checksums
-leave out page headers and the footer, and a single flipped bit in a page header can change values. Any tool reads a
-sealed file; one that writes it anew writes no seal.
+Between the last row group and the footer, in bytes that readers of parquet skip, stands a seal: the CRC-32 of every
+64 KiB of the file up to there, of the footer, and of the seal itself. Parquet's own page checksums leave out page
+headers and the footer, and a single flipped bit in a page header can change values. Any tool reads a sealed file; one
+that writes it anew writes no seal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK = 64 * 2**10
 _SEAL = struct.Struct("<8sIQII")  # mark, bytes a block, bytes before the seal's checksums, CRC of the footer, of these
 _MARK = b"RECHUB\x00\x01"
 _MAGIC = b"PAR1"
-_TAIL = 64 * 2**10  # what is read first; holds footer and seal of most files
+_TAIL = 64 * 2**10  # bytes that are read first; they hold footer and seal of most files
 
 
 class SealedWriter:
@@ -49,11 +49,11 @@ class SealedWriter:
         self._writer = pq.ParquetWriter(self._out, schema, **options)
 
     def write_table(self, table: pa.Table, row_group_size: int) -> None:
-        """Writes `table` in row groups of at most `row_group_size` rows (>= 1)."""
+        """Write `table` in row groups of at most `row_group_size` rows (>= 1)."""
         self._writer.write_table(table, row_group_size=row_group_size)
 
     def close(self) -> None:
-        """Writes seal and footer."""
+        """Write seal and footer."""
         self._out.held = bytearray()
         self._writer.close()
         self._out.seal()
@@ -83,7 +83,7 @@ class _Sealing(io.RawIOBase):
         sink: where it goes.
 
     Attributes:
-        held: what is kept back since closing began: it ends with the footer.
+        held: bytes kept back since closing began; they end with the footer.
     """
 
     def __init__(self, sink: Any) -> None:
@@ -123,7 +123,7 @@ class _Sealing(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True)
 class Footer:
-    """What the end of a parquet file says.
+    """The end of a parquet file: its footer, and its seal if it has one.
 
     Args:
         metadata: the parquet footer.
@@ -151,7 +151,7 @@ class Footer:
         return [schema.column(i).path for i in range(len(schema))]
 
     def spans(self, row_group: int, columns: Collection[str]) -> Iterator[tuple[int, int]]:
-        """Where the columns' bytes lie in a sealed file: [start, stop) of whole blocks, in order and apart."""
+        """Yield where the columns' bytes lie in a sealed file: [start, stop) of whole blocks, in order and apart."""
         starts = tuple(f"{name}." for name in columns)
         names = set(columns)
         wanted = [i for i, path in enumerate(self._paths) if path in names or path.startswith(starts)]
@@ -172,7 +172,15 @@ class Footer:
             yield begin, end
 
     def check(self, data: memoryview, start: int) -> None:
-        """Raise ArrowInvalid where bytes from `start` on (the begin of a block) are not those that were written."""
+        """Check bytes of the file against their checksums.
+
+        Args:
+            data: whole blocks, but for the last one of the file.
+            start: where they lie in the file: at the start of a block.
+
+        Raises:
+            ArrowInvalid: they are not the bytes that were written.
+        """
         first = start // self.block_bytes
         for i, at in enumerate(range(0, len(data), self.block_bytes), start=first):
             if zlib.crc32(data[at : at + self.block_bytes]) != self.blocks[i]:
@@ -181,16 +189,17 @@ class Footer:
 
 
 def _start(chunk: Any) -> int:
-    """Where a column chunk begins."""
+    """Return where a column chunk begins, in bytes of the file."""
     start: int = chunk.data_page_offset
     return min(start, chunk.dictionary_page_offset) if chunk.has_dictionary_page else start
 
 
 def read_footer(stream: pa.NativeFile) -> Footer:
-    """Return what the end of a parquet file says, after checking it against its seal, if it has one.
+    """Return the end of a parquet file, after checking it against its seal, if it has one.
 
     Raises:
-        ArrowException, OSError: it cannot be read, is no parquet file, or is damaged.
+        ArrowInvalid: it is no parquet file, or damaged; ArrowException of other kinds where Arrow finds so.
+        OSError: it cannot be read.
     """
     file_size = stream.size()
     tail = b""
@@ -234,10 +243,11 @@ def _digest(data: bytes) -> str:
 
 
 def read_row_group(stream: pa.NativeFile, footer: Footer, row_group: int, columns: list[str]) -> pa.Table:
-    """Return columns of a row group. Of a sealed file every byte is checked, of another one what pages bring along.
+    """Return columns of a row group. Of a sealed file every byte is checked, of another one the pages with a checksum.
 
     Raises:
-        ArrowException, OSError: it cannot be read, or is damaged.
+        ArrowInvalid: it is damaged; ArrowException of other kinds where Arrow finds so.
+        OSError: it cannot be read.
     """
     if not footer.is_sealed:
         file = pq.ParquetFile(stream, metadata=footer.metadata, pre_buffer=True, page_checksum_verification=True)

@@ -51,7 +51,7 @@ class ThreadReader:
         prefetch: pieces in memory or being read at a time (>= 1). The lanes of a worker tend to need their next row
             groups at the same time, so less than a worker's lanes (8 with one worker) makes the loop wait.
         threads: pieces read at a time (>= 1).
-        read: reads one piece, from its file unless somebody keeps it decoded.
+        read: reads one piece, from its file or from a store that keeps it decoded.
     """
 
     prefetch: Annotated[int, Ge(1)] = 8
@@ -168,17 +168,17 @@ class TrainSource:
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)  # of this epoch and of the one that is read ahead
 
     def steps_left(self, position: Position) -> int:
-        """Steps from `position` to the end of its epoch."""
+        """Return the number of steps from `position` to the end of its epoch."""
         position = self.normalise(position)
         return self._steps(position) - position.step
 
     def rows_at(self, position: Position) -> int:
-        """Return the rows that all workers train in the step that begins at `position`."""
+        """Return the number of rows that all workers train in the step that begins at `position`."""
         position = self.normalise(position)
         return self._rows_between(position, position.step, position.step + 1)
 
     def normalise(self, position: Position) -> Position:
-        """A saved position as one of the present geometry: what other geometries consumed goes into `cuts`.
+        """Return a saved position as one of the present geometry: rows that other geometries consumed go into `cuts`.
 
         At the end of an epoch, where less than one step is left, it is the start of the next one.
 
@@ -200,7 +200,7 @@ class TrainSource:
         return dataclasses.replace(position, lanes=self._lanes, global_batch=self.global_batch, data=self.fingerprint)
 
     def advance(self, position: Position, steps: int) -> Position:
-        """The position `steps` later; at the end of an epoch it is step 0 of the next one."""
+        """Return the position `steps` later; at the end of an epoch it is step 0 of the next one."""
         position = self.normalise(position)
         while (left := self.steps_left(position)) <= steps:
             steps -= left
@@ -210,22 +210,22 @@ class TrainSource:
         return dataclasses.replace(position, step=stop, rows_done=position.rows_done + rows)
 
     def _steps(self, position: Position) -> int:
-        """Steps of the stretch that the position is in."""
+        """Return the number of steps of the stretch that the position is in."""
         return self._plan(position.epoch, position.cuts).steps if position.cuts else self.steps_per_epoch
 
     def _rows_between(self, position: Position, start: int, stop: int) -> int:
-        """Rows of all workers in the steps [start, stop) of the position's stretch."""
+        """Return the number of rows of all workers in the steps [start, stop) of the position's stretch."""
         if start == stop:
             return 0
         plan = self._plan(position.epoch, position.cuts)
         return plan.rows_before(stop) - plan.rows_before(start)
 
     def epoch(self, position: Position, *, another_follows: bool = False) -> Generator[Batch, None, None]:
-        """This worker's batches from exactly `position` to the end of its epoch; one batch a step.
+        """Yield this worker's batches from exactly `position` to the end of its epoch; one batch a step.
 
         Args:
             position: where to begin.
-            another_follows: begin to read the next epoch while the last rows of this one are trained.
+            another_follows: start reading the next epoch while the last rows of this one are trained.
         """
         position = self.normalise(position)
         begun, self._ahead = self._ahead, None
@@ -251,7 +251,7 @@ class TrainSource:
                 yield collate(parts)
 
     def close(self) -> None:
-        """Ends the reading of an epoch that was not asked for in the end."""
+        """End the reading of an epoch that was started ahead and is not trained."""
         if self._ahead is not None:
             self._ahead.blocks.close()
             self._ahead = None
@@ -313,13 +313,13 @@ class EvalSource:
         self.rows_expected = manifest.rows
 
     def batches(self) -> Iterator[Batch]:
-        """This rank's batches."""
+        """Yield this rank's batches."""
         with contextlib.closing(self.blocks()) as blocks:
             for block in blocks:
                 yield collate([block])
 
     def blocks(self) -> Generator[Block, None, None]:
-        """This rank's rows before collation, `batch_size` at a time: they know their row ids."""
+        """Yield this rank's rows before collation, `batch_size` at a time; without targets they hold their row ids."""
         pieces = self._plan.pieces(self._world.rank, self._world.size)
         waiting = _Lane()
         with contextlib.closing(self._reader(pieces, self._schema, targets=self.targets)) as blocks:

@@ -27,11 +27,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticInfo:
-    """What was written.
+    """A written data set.
 
     Args:
-        rows: by split. best_auc: the AUC of the true probabilities on the test split: no model can expect more (None
-            where no signal of known strength is planted). label_rate: of the training split.
+        out: its folder.
+        schema: as in its schema.json.
+        rows: by split.
+        best_auc: the AUC of the true probabilities on the test split: no model can expect more (None where no signal
+            of known strength is planted).
+        label_rate: of the training split.
     """
 
     out: Path
@@ -42,7 +46,7 @@ class SyntheticInfo:
 
 
 def click_log_schema() -> Schema:
-    """The schema of `write_click_logs`."""
+    """Return the schema of `write_click_logs`."""
     return Schema(
         features=(
             SparseFeature("user", USERS + 1),
@@ -84,7 +88,7 @@ class _World:
         self.item_edges = np.cumsum(popularity) / popularity.sum()
 
     def rows(self, draw: np.random.Generator, count: int) -> tuple[pa.Table, Floats, Floats]:
-        """Encoded rows, their labels and their true probabilities."""
+        """Return encoded rows, their labels and their true probabilities."""
         user, city = draw.integers(0, USERS, count), draw.integers(0, CITIES, count)
         item = np.minimum(np.searchsorted(self.item_edges, draw.random(count)), ITEMS - 1)
         device, hour = draw.integers(0, DEVICES, count), draw.integers(0, HOURS, count)
@@ -132,14 +136,16 @@ def _lists(values: Ints, lengths: Ints) -> pa.ListArray:
 def write_click_logs(
     out: str | Path, *, rows: int = 200_000, seed: int = 0, files: int = 4, row_group_rows: int = 8192
 ) -> SyntheticInfo:
-    """Writes click logs with a planted signal: numeric, categorical and sequence columns, prepared and split.
+    """Write click logs with a planted signal: numeric, categorical and sequence columns, prepared and split.
 
     80% train, 10% valid, 10% test; the same arguments give the same bytes. `truth.json` holds the best AUC.
 
     Args:
         out: a new or empty folder.
         rows: of all splits together, at least 100.
-        files: shards of the training split.
+        seed: of every draw (>= 0).
+        files: shards of the training split (>= 1).
+        row_group_rows: rows of a parquet row group (>= 1).
 
     Raises:
         ConfigError: too few rows, or the folder is not empty.
@@ -174,7 +180,7 @@ def write_click_logs(
 def write_criteo_like(
     out: str | Path, *, rows: int, ids_total: int = 1_400_000, seed: int = 0, row_group_rows: int = 16_384
 ) -> SyntheticInfo:
-    """Writes load shaped like Criteo's: 13 numbers, 26 id columns whose tables sum to `ids_total` rows.
+    """Write load shaped like Criteo's: 13 numbers, 26 id columns whose tables sum to `ids_total` rows.
 
     Table sizes fall like 1 / rank^1.5, ids are frequent at the head of a column (density ~ id^(-2/3)), labels follow
     a weak linear signal. `rows` to train, a tenth of it (at most 100,000) to valid. Memory does not grow with `rows`.
@@ -208,7 +214,7 @@ def write_criteo_like(
 
 
 def table_sizes(ids_total: int) -> list[int]:
-    """26 table sizes that fall like 1 / rank^1.5 and sum to `ids_total`, none below 4."""
+    """Return 26 table sizes that fall like 1 / rank^1.5 and sum to `ids_total`, none below 4."""
     shares = 1 / np.arange(1, 27) ** 1.5
     sizes = 4 + np.floor((ids_total - 26 * 4) * shares / shares.sum()).astype(int)
     sizes[0] += ids_total - int(sizes.sum())
@@ -229,7 +235,7 @@ def _criteo_rows(draw: np.random.Generator, count: int, sizes: list[int]) -> pa.
 
 
 def area_under_curve(labels: Floats, scores: Floats) -> float:
-    """AUC with ties counted half: (sum of the positives' mid-ranks - P(P+1)/2) / (P N)."""
+    """Return the AUC with ties counted half: (sum of the positives' mid-ranks - P(P+1)/2) / (P N)."""
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     positives = float(labels.sum())
