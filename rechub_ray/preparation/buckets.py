@@ -31,7 +31,7 @@ def bucket_count(sizes: list[int]) -> int:
 
 
 class Dealer:
-    """One task's rows into one file a bucket; holds at most about 64 MB.
+    """Deals one task's rows into one file a bucket; holds at most about 64 MB.
 
     Args:
         folder: where the buckets are.

@@ -25,7 +25,8 @@ class Cluster:
         staging: where the shards go, a folder a split.
         column: the shards' column that names a row's group.
         files: the input files by index, for messages.
-        row_group_rows, shard_rows: as in the recipe.
+        row_group_rows: rows of a row group (>= 1).
+        shard_rows: most rows of a shard (>= 1).
     """
 
     folder: Path
@@ -36,7 +37,7 @@ class Cluster:
     shard_rows: int
 
     def __call__(self, item: tuple[str, int]) -> int:
-        """Return the rows written.
+        """Write a bucket of a split, given as (split, bucket), and return its number of rows.
 
         Raises:
             DataError: a group has more rows than a row group.

@@ -31,8 +31,9 @@ class Use:
     """One use of a raw column.
 
     Args:
-        what: who uses it, for messages: `label 'y'`.
-        takes: what it can be.
+        column: its name.
+        what: the use, for messages: `label 'y'`.
+        takes: the types that the use can take.
         separator: where a text is cut into a list.
     """
 
@@ -63,7 +64,7 @@ class Column:
 
 
 def check_type(where: str, name: str, kind: pa.DataType, uses: Iterable[Use]) -> None:
-    """Raise unless each of `uses` can take column `name` of Arrow's type `kind`.
+    """Check that each of `uses` can take column `name` of Arrow's type `kind`.
 
     Raises:
         DataError: names `where`, the column, its type and the use.
@@ -156,7 +157,7 @@ def settle(name: str, uses: Iterable[Use], found: Sequence[tuple[str, pa.DataTyp
 def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Flaws) -> pa.Table:
     """Return the table with every column in its type over all files; values that cannot be read mark their row."""
     arrays = {}
-    read_so = form.type in ("csv", "tsv") and not form.strip and not form.rest  # Arrow knows what is missing there
+    read_so = form.type in ("csv", "tsv") and not form.strip and not form.rest  # there Arrow has read them as null
     for column in columns:
         if column.type is None:
             arrays[column.name] = table[column.name]
@@ -178,7 +179,7 @@ def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Fla
 
 
 def _unchecked_bytes(values: pa.Array) -> pa.Array:
-    """The values; as bytes where a parquet file calls them text and they are not, which nothing else checks."""
+    """Return the values, as bytes where a parquet file calls them text and they are not, which nothing else checks."""
     texts = flat(values.flatten()) if is_list(values.type) else values
     if not pa.types.is_string(texts.type):
         return values
@@ -191,7 +192,7 @@ def _unchecked_bytes(values: pa.Array) -> pa.Array:
 
 
 def _missing(texts: pa.Array, form: Format) -> pa.Array:
-    """Blanks cut where asked; the texts that stand for a missing value as nulls."""
+    """Return the texts, without blanks around them where asked, and null where they stand for a missing value."""
     texts = pc.utf8_trim_whitespace(texts) if form.strip else texts
     missing = pc.is_in(texts, value_set=pa.array(["", *form.null_values], TEXT))
     return pc.if_else(missing, pa.scalar(None, TEXT), texts) if pc.any(missing).as_py() else texts

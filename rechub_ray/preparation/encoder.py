@@ -39,7 +39,7 @@ _SPECS: pydantic.TypeAdapter[list[FeatureSpec]] = pydantic.TypeAdapter(list[Feat
 
 @dataclasses.dataclass
 class FitState:
-    """What one task saw of the training split, by feature (for ids: by table)."""
+    """Summaries of the training rows of one task, by feature (for ids: by table)."""
 
     parts: dict[str, State]
     rows: int = 0
@@ -51,7 +51,7 @@ class FitState:
 
 
 class Encoder:
-    """From raw columns to what the schema says.
+    """Encodes raw columns as the columns of the schema.
 
     Args:
         specs: the recipe's features.
@@ -87,11 +87,11 @@ class Encoder:
         return tuple(transform.feature() for transform in self.transforms)
 
     def parse(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
-        """Raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""
+        """Return raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""
         return {t.spec.name: t.parse(table, flaws) for t in self.transforms}
 
     def fit_state(self) -> FitState:
-        """An empty state for what has to be fitted."""
+        """Return an empty state with a summary for each transform that has to be fitted."""
         parts: dict[str, State] = {}
         for transform in self.transforms:
             spec = transform.spec
@@ -108,6 +108,8 @@ class Encoder:
         """Take training rows into `state`.
 
         Args:
+            state: of the task.
+            parsed: training rows, from `parse`.
             first: which rows come first after those that `history.min_length` leaves out, and stand for these too.
         """
         for transform in self.transforms:
@@ -122,7 +124,7 @@ class Encoder:
     def _rows_of_their_own(
         self, transform: SequenceTransform, histories: pa.ListArray, first: npt.NDArray[np.bool_]
     ) -> pa.ListArray:
-        """The items in histories that stand for rows, so that each row counts once however many histories it is in.
+        """Return the items in histories that stand for rows: each row counts once, in however many histories it is.
 
         Those are rows that `min_length` leaves out; and, in a table that no other feature counts, each row through the
         history of the next one.
@@ -135,7 +137,7 @@ class Encoder:
         return pa.concat_arrays(parts)
 
     def finish(self, state: FitState) -> None:
-        """Takes over what all tasks saw."""
+        """Fit the transforms to the merged state of all tasks."""
         for name, part in state.parts.items():
             if isinstance(part, Counter):
                 owner = next(spec for spec in self.specs if spec.name == name)
@@ -164,11 +166,11 @@ class Encoder:
         return transform.ids.values
 
     def encode_parsed(self, parsed: dict[str, pa.Array]) -> dict[str, pa.Array]:
-        """Parsed columns as the schema's columns."""
+        """Return parsed columns as the schema's columns."""
         return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self.transforms}
 
     def encode(self, table: pa.Table) -> pa.Table:
-        """The schema's feature columns for raw rows (side tables already joined, histories already made).
+        """Return the schema's feature columns for raw rows (side tables already joined, histories already made).
 
         Raises:
             DataError: a raw column is missing, or a value cannot be read; names column and row (from 1).
@@ -184,7 +186,7 @@ class Encoder:
         return pa.table(self.encode_parsed(parsed))
 
     def save(self, root: Path) -> None:
-        """Writes preprocess.json and vocab/<feature>.parquet (value, count, id)."""
+        """Write preprocess.json and vocab/<feature>.parquet (value, count, id) into `root`."""
         fitted: dict[str, Any] = {}
         for transform in self.transforms:
             if isinstance(transform, NumericTransform):
@@ -201,7 +203,7 @@ class Encoder:
 
     @classmethod
     def load(cls, root: str | Path) -> Encoder:
-        """The encoder that `prepare` wrote into `root`.
+        """Return the encoder that `prepare` wrote into `root`.
 
         Raises:
             DataError: a file is missing or of another version.

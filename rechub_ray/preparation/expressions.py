@@ -107,7 +107,7 @@ class Expression:
         )
 
     def _check(self, node: ast.expr) -> Kind:
-        """Return what the node gives; raise ConfigError for what may not stand there."""
+        """Return the kind of value that the node gives; raise ConfigError for a node that is not allowed."""
         match node:
             case ast.Name():
                 self._names[node.id] = None
@@ -276,7 +276,7 @@ class Expression:
 
 
 def _chain(node: ast.BinOp) -> tuple[ast.expr, list[ast.BinOp]]:
-    """`a + b - c` as a and [+ b, - c]: however long, it takes no recursion."""
+    """Return `a + b - c` as a and [+ b, - c]: however long, it takes no recursion."""
     chain, first = [node], node.left
     while isinstance(first, ast.BinOp):
         chain.append(first)
@@ -285,12 +285,12 @@ def _chain(node: ast.BinOp) -> tuple[ast.expr, list[ast.BinOp]]:
 
 
 def _rows(value: Any, rows: int) -> pa.Array:
-    """A constant as one value a row."""
+    """Return the value, a constant as one value a row."""
     return pa.repeat(value, rows) if isinstance(value, pa.Scalar) else value
 
 
 def _align(left: Any, right: Any) -> tuple[Any, Any]:
-    """Whole numbers beside fractions become fractions: Arrow itself refuses beyond 2^53."""
+    """Return both sides, whole numbers beside fractions as fractions: Arrow itself refuses those beyond 2^53."""
     if pa.types.is_floating(left.type) or pa.types.is_floating(right.type):
         left, right = (to_float(x) if pa.types.is_integer(x.type) else x for x in (left, right))
     return left, right

@@ -20,7 +20,10 @@ Fraction = Annotated[float, pydantic.Field(gt=0, lt=1)]
 
 
 def _name(value: Any) -> Any:
-    """A whole number is a name too; what else YAML does not read as text has lost how it was written."""
+    """Return a name as text, also one that YAML reads as a whole number or a date.
+
+    true, null and fractions are refused, because their spelling is lost (`1.0` or `1.00`).
+    """
     if isinstance(value, bool | float) or value is None:
         raise PydanticCustomError(
             "name",
@@ -176,7 +179,8 @@ class Table(Column):
         min_frequency: rarer values of the training split become id 0.
         max_values: at most this many values, the most frequent ones.
         hash_buckets: ids without a vocabulary: 1 + hash % (hash_buckets - 1); 0 is null.
-        embed_dim, shared_with: as in the schema. Columns that share a table are counted together.
+        embed_dim: as in the schema.
+        shared_with: as in the schema. Columns that share a table are counted together.
     """
 
     min_frequency: Count = 1
@@ -318,7 +322,7 @@ class ByColumn(Form):
         return self
 
     def texts(self, split: str) -> list[str]:
-        """The texts that a split's values are found as."""
+        """Return the texts by which a split's values are found."""
         found: dict[str, None] = {}
         for value in self.values[split]:
             if isinstance(value, bool):

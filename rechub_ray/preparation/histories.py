@@ -32,7 +32,7 @@ _ORIGIN = ("__file", "__row", "__from_end", "__first")
 
 @dataclasses.dataclass(frozen=True)
 class Deal:
-    """First half: a task's rows into one file a bucket."""
+    """First half: deals a task's rows into one file a bucket."""
 
     source: Source
     recipe: Recipe
@@ -52,7 +52,7 @@ class Deal:
             return quarantine.rows
 
     def _keyed(self, block: Block, user: str, order: str | None, quarantine: Quarantine) -> tuple[pa.Table, pa.Array]:
-        """The block's usable rows with their place in time, and their users."""
+        """Return the block's usable rows with their place in time, and their users."""
         table, flaws = block.table, Flaws(block.table.num_rows)
         users = whole_form(to_text(table[user]))
         flaws.add(users.is_null().to_numpy(zero_copy_only=False), f"column '{user}' is null")
@@ -70,7 +70,7 @@ class Deal:
 
 
 def user_and_order(recipe: Recipe) -> tuple[str, str | None]:
-    """The columns that say whose row it is and when."""
+    """Return the column of a row's user and the column of its time."""
     spec = recipe.history if recipe.history is not None else recipe.split
     assert isinstance(spec, History | LeaveLastOut)
     assert spec.user is not None
@@ -79,13 +79,18 @@ def user_and_order(recipe: Recipe) -> tuple[str, str | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Gather:
-    """Second half: a bucket sorted by (user, time, file, row), with histories and positions, back in input order."""
+    """Second half: adds histories and positions in the order (user, time, file, row), and restores the input order."""
 
     recipe: Recipe
     folder: Path
 
     def __call__(self, bucket: int) -> tuple[str, int]:
-        """Return the file (none: an empty name), and how many rows have rows of their own moment in their history."""
+        """Write a bucket's rows into one file.
+
+        Returns:
+            The file (an empty name where there are no rows), and how many rows have rows of their own moment in their
+            history.
+        """
         table = dealt(self.folder, bucket)
         if table is None:
             return "", 0
@@ -119,20 +124,20 @@ class Gather:
 def _spread(
     begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Begins and ends of runs as one entry a row."""
+    """Return begins and ends of runs with one entry a row."""
     lengths = ends - begins
     return np.repeat(begins, lengths), np.repeat(ends, lengths)
 
 
 def _first_kept(keep: npt.NDArray[np.bool_], begins: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which rows are the first of their list that `min_length` keeps, after rows that it leaves out."""
+    """Return which rows are the first of their list that `min_length` keeps, after rows that it leaves out."""
     before = np.append(False, keep[:-1]) | (begins == np.arange(len(keep)))
     first: npt.NDArray[np.bool_] = keep & ~before
     return first
 
 
 def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> pa.ListArray:
-    """Lists `items[begins[i]:ends[i]]`."""
+    """Return the lists `items[begins[i]:ends[i]]`."""
     lengths = ends - begins
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
@@ -141,7 +146,7 @@ def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np
 
 
 def gathered(block: Block) -> Block:
-    """A block of a gathered file with its origin columns taken out."""
+    """Return a block of a gathered file with its origin columns taken out."""
     table = block.table
     return Block(
         table.drop_columns([name for name in table.column_names if name in _ORIGIN]),
@@ -154,7 +159,7 @@ def gathered(block: Block) -> Block:
 
 
 def explode(block: Block, history: History) -> Iterator[Block]:
-    """One row an element of the row's list `items`, each with the elements before it."""
+    """Yield one row an element of the row's list `items`, each with the elements before it."""
     assert history.items is not None
     lists = to_lists(block.table[history.items], history.separator)
     totals = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
@@ -191,5 +196,5 @@ def _exploded(block: Block, history: History, lists: pa.ListArray, rows: npt.NDA
 
 
 def local() -> Source:
-    """The filesystem on which gathered files lie."""
+    """Return the filesystem on which gathered files lie."""
     return Source(pyarrow.fs.LocalFileSystem(), "")

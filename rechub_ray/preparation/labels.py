@@ -22,7 +22,7 @@ def label_column(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
     Args:
         spec: the recipe's label.
         table: raw rows.
-        flaws: rows whose label is missing or cannot be are marked.
+        flaws: rows whose label is missing or impossible are marked.
     """
     if spec.expression is not None:
         values, inner = Expression(spec.expression).values(table)

@@ -1,4 +1,4 @@
-"""What `prepare` says at its end: not an error, but seldom meant."""
+"""Remarks of `prepare` at its end: on no errors, but on what is seldom intended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def notes(
     """Return sentences on the data set.
 
     Args:
-        recipe, schema, encoder: of the data set.
+        recipe: of the data set.
+        schema: of the data set.
+        encoder: the fitted one.
         classes: those of the training split.
         splits: the statistics of each split, as in stats.json.
         tied: rows whose history holds rows of their own moment.
@@ -62,12 +64,12 @@ def notes(
 
 
 def _only(numbers: dict[str, Any]) -> float | None:
-    """The value that a label always has."""
+    """Return the value that a label always has; None where it has several, or none."""
     return numbers["min"] if numbers["min"] is not None and numbers["min"] == numbers["max"] else None
 
 
 def _two_forms(name: str, encoder: Encoder) -> list[str]:
-    """A sentence where a vocabulary holds whole numbers with and without `.0`."""
+    """Return a sentence where a vocabulary holds whole numbers with and without `.0`."""
     values = encoder.vocabulary(name)
     pointed = values.filter(pc.ends_with(values, ".0"))
     met = pointed.filter(pc.is_in(other_form(pointed, pa.nulls(len(pointed), pa.int32())), value_set=values))

@@ -1,4 +1,4 @@
-"""The two passes over the rows: what one task does in each, and what its results come to."""
+"""The two passes over the rows: the work of one task in each, and the sum of the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rechub_ray.schema import Schema
 
 
 class Fitted:
-    """What tasks found for the fit: the encoder's state, the classes of labels, and how many rows side tables know."""
+    """Results of the first pass: the encoder's state, the classes of labels, and how many rows side tables know."""
 
     def __init__(self, state: FitState, classes: Classes, joins: int) -> None:
         self.state, self.classes, self.rows = state, classes, 0
@@ -35,7 +35,7 @@ class Fitted:
 
 @dataclasses.dataclass(frozen=True)
 class FitTask:
-    """First pass: what has to be fitted on a task's training rows."""
+    """First pass: summarises a task's training rows for the fit."""
 
     reader: RowReader
     encoder: Encoder
@@ -62,7 +62,7 @@ class FitTask:
 
 
 class Encoded:
-    """What tasks wrote: statistics by split, bad rows, and how many rows side tables know."""
+    """Results of the second pass: statistics by split, bad rows, and how many rows side tables know."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.splits = {name: SplitStatistics() for name in recipe.splits}
@@ -77,7 +77,7 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class EncodeTask:
-    """Second pass: a task's rows as shards of each split, or in buckets where groups are to be kept together."""
+    """Second pass: writes a task's rows as shards of each split, or into buckets where groups are kept together."""
 
     reader: RowReader
     encoder: Encoder

@@ -43,7 +43,7 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` made: the folder or URI, its schema, the statistics as in stats.json, and how long it took."""
+    """Result of `prepare`: the folder or URI, its schema, the statistics as in stats.json, and the seconds it took."""
 
     out: str
     schema: Schema
@@ -67,8 +67,8 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
 
     Raises:
         ConfigError: the recipe is wrong, or `out` exists.
-        DataError: a file, column or row is wrong, and names it; a split is empty; a side table matches nothing; the
-            disk is full. Nothing is left behind, and with `overwrite` the old data set stays.
+        DataError: a file, column or row is wrong (the message names it); a split is empty; a side table matches
+            nothing; the disk is full. Nothing is left behind, and with `overwrite` the old data set stays.
     """
     started = time.monotonic()
     if isinstance(recipe, str | Path):
@@ -91,7 +91,7 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
 
 
 class _Run:
-    """One call of `prepare`: the passes, and what one hands to the next."""
+    """One call of `prepare`: the passes, and their results."""
 
     def __init__(self, recipe: Recipe, staging: Path, use_ray: bool | None, progress: Progress) -> None:
         self.recipe, self.staging, self.progress = recipe, staging, progress
@@ -110,7 +110,7 @@ class _Run:
         self.reader = RowReader(source, recipe, files, sides)
 
     def prepare(self) -> tuple[Schema, dict[str, Any]]:
-        """Write everything into the staging folder."""
+        """Write everything into the staging folder; return the schema and the statistics as in stats.json."""
         recipe, staging = self.recipe, self.staging
         if recipe.by_user:
             self._by_user()
@@ -234,7 +234,7 @@ class _Run:
         return empty_split(split, name, times=times, bad=self.bad, min_length=least)
 
     def _example(self, column: str) -> Any:
-        """A value of a column of the rows; None where there is none."""
+        """Return a value of a column of the rows; None where there is none."""
         for block, _ in self.reader.blocks(self.tasks[0]):
             for value in block.table[column].drop_null():
                 return value.as_py()

@@ -1,4 +1,4 @@
-"""How far `prepare` is: a line on a terminal, nothing elsewhere."""
+"""Progress of `prepare`: a line on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _listener: Callable[[int, int, float], None] | None = None
 
 
 def tick(rows: int, *, size: int = 0, share: float = 0.0) -> None:
-    """Say that a block was read.
+    """Report that a block was read.
 
-    Only work in the process of `prepare` is heard; a task that runs elsewhere counts when it is done.
+    Only blocks read in the process of `prepare` count; a task that runs elsewhere counts when it is done.
 
     Args:
         rows: in the block.
-        size: bytes of the file that it stood for; or
-        share: which part of its task it is, in [0, 1].
+        size: bytes of the file that it stood for, where they are known.
+        share: else the part of its task that it is, in [0, 1].
     """
     if _listener is not None:
         _listener(rows, size, share)
@@ -58,7 +58,7 @@ class Progress:
             self._display.stop()
 
     def over(self, what: str, results: Iterable[T], sizes: list[int]) -> Iterator[T]:
-        """Yield the results of a pass and show how far it is.
+        """Yield the results of a pass and show its progress.
 
         Args:
             what: the pass, in a word.

@@ -42,23 +42,25 @@ _TAKEN = ("quarantine", "vocab", "work", "schema.json", "preprocess.json", "stat
 
 
 class Recipe(Form):
-    """All that `prepare` needs to know.
+    """All settings of `prepare`.
 
     Args:
         source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
         out: the folder to write; it must not exist, unless `overwrite`.
         files: path, folder, glob (`*`, `?`, `[ab]`, `**` for any folders) or list of them, relative to `source`; a
             mapping `split: path` for a split by file. Folders `key=value` bring a column `key`. In place of a path,
-            `{path: ..., format: {...}}` lays over `format` what is different there.
+            `{path: ..., format: {...}}` overrides keys of `format` for these files.
         time_format: `strptime` formats (one or a list) of the times written as text; without it they are ISO 8601.
-        url, licence: where the data comes from; nothing is downloaded.
+        url: where the data comes from; nothing is downloaded.
+        licence: of the data.
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
         labels: may be empty (`[]`), where nothing is predicted from labels.
         cluster_by: a column; the rows of one value of it lie together in one row group, in order of time where the
             recipe names a time column (`history.order`, `split.order`, `split.column` of a split by time), else of the
             files. It is the `group` too.
-        row_group_rows: rows of a parquet row group. shard_rows: a shard never has more rows.
+        row_group_rows: rows of a parquet row group.
+        shard_rows: a shard never has more rows.
     """
 
     description: str = ""
@@ -117,10 +119,10 @@ class Recipe(Form):
 
     @classmethod
     def from_dict(cls, data: Any) -> Recipe:
-        """The checked recipe.
+        """Return the recipe in a mapping, checked.
 
         Raises:
-            ConfigError: names the key and suggests the nearest known one.
+            ConfigError: a key is unknown, missing or wrong, or two do not fit together; names the key.
         """
         if not isinstance(data, Mapping):
             raise ConfigError("the recipe is not a recipe", expected="a mapping", got=repr(data)[:120])
@@ -139,7 +141,7 @@ class Recipe(Form):
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """The recipe in a YAML file."""
+        """Return the recipe in a YAML file, checked."""
         return cls.from_dict(read_yaml(path, what="recipe"))
 
     @property
@@ -215,7 +217,7 @@ class Recipe(Form):
 
 
 def feature_uses(specs: Iterable[FeatureSpec]) -> list[Use]:
-    """What the features read."""
+    """Return the uses of raw columns by features."""
     uses = []
     for spec in specs:
         takes: Takes = "value" if isinstance(spec, Categorical) else "number"
@@ -227,7 +229,7 @@ def feature_uses(specs: Iterable[FeatureSpec]) -> list[Use]:
 
 
 def _with_format(entries: Any, base: Any) -> Any:
-    """The entries of one split as files, each with the recipe's format under its own."""
+    """Return the entries of one split as files, each with the recipe's format under its own."""
     if isinstance(entries, str | Mapping):
         entries = [entries]
     if not isinstance(entries, list | tuple):
@@ -250,7 +252,7 @@ AnyForm = TypeVar("AnyForm", bound=Form)
 
 
 def _features(nodes: Any) -> list[Form]:
-    """The features; `{kind: ..., columns: [a, b]}` stands for one a column."""
+    """Return the features; `{kind: ..., columns: [a, b]}` stands for one a column."""
     if not isinstance(nodes, list | tuple):
         raise ConfigError("'features' is not a list of features", got=repr(nodes)[:120])
     features = []
@@ -266,7 +268,7 @@ def _features(nodes: Any) -> list[Form]:
 
 
 def _with_lists(split: Any) -> Any:
-    """A split by column with every value in a list: `values: {test: true}` stands for `{test: [true]}`."""
+    """Return a split by column with every value in a list: `values: {test: true}` stands for `{test: [true]}`."""
     if not isinstance(split, Mapping) or not isinstance(split.get("values"), Mapping):
         return split
     values = {key: list(x) if isinstance(x, list | tuple) else [x] for key, x in split["values"].items()}
@@ -274,7 +276,7 @@ def _with_lists(split: Any) -> Any:
 
 
 def _variant(node: Any, forms: Mapping[str, type[Form]], tag: str, where: str) -> Form:
-    """The form that `node[tag]` names."""
+    """Return the form that `node[tag]` names."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"'{where}' is not a section", expected="keys and values", got=repr(node)[:120])
     name = str(node.get(tag))

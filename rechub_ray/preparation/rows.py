@@ -31,12 +31,14 @@ class ReadyRows:
     """Rows that can be fitted and encoded.
 
     Args:
-        parsed: features, not yet encoded. others: labels, weight, group and row id as they stand in the shards.
+        parsed: features, not yet encoded.
+        others: labels, weight, group and row id as they stand in the shards.
         codes: each row's split.
         bad: the rows of the block that cannot be used.
         first: as in `Block`; None where there is no history.
         places: with `cluster_by` each row's place in time and in the files, else empty.
-        matched: by side table, how many rows of the block have a partner in it; `rows`: of how many.
+        matched: by side table, how many rows of the block have a partner in it.
+        rows: those of the block, of which `matched` are counted.
     """
 
     parsed: dict[str, pa.Array]
@@ -50,7 +52,16 @@ class ReadyRows:
 
 
 class SideTable:
-    """A side table and its keys; whole numbers meet in any form ("7", 7, 7.0)."""
+    """A side table and its keys; whole numbers meet in any form ("7", 7, 7.0).
+
+    Args:
+        join: its place in the recipe.
+        table: its rows.
+        where: names it in errors.
+
+    Raises:
+        DataError: two rows have one key.
+    """
 
     def __init__(self, join: Join, table: pa.Table, where: str) -> None:
         self.join = join
@@ -63,7 +74,7 @@ class SideTable:
 
     @classmethod
     def read(cls, source: Source, join: Join, uses: tuple[Use, ...]) -> SideTable:
-        """The table in `join.file`; `uses` are the recipe's."""
+        """Return the table in `join.file`; `uses` are the recipe's."""
         wanted = [Use(join.key, "the key of a side table"), *(use for use in uses if use.column in join.columns)]
         columns = list(dict.fromkeys([join.key, *join.columns]))
         return cls(join, read_all(source, join.file, join.format, columns, wanted), join.file)
@@ -83,11 +94,14 @@ class SideTable:
 
 @dataclasses.dataclass(frozen=True)
 class RowReader:
-    """A task's rows, ready.
+    """Reads a task's rows and makes them ready.
 
     Args:
+        source: the filesystem of the tasks' files.
+        recipe: what to make of them.
         files: the input files by index, for messages.
-        source, recipe: where and what. grouped: the tasks are gathered files, on the local filesystem.
+        sides: the side tables, in the order of the recipe's joins.
+        grouped: whether the tasks are gathered files, on the local filesystem.
         starts: see `split_codes`.
     """
 
@@ -99,7 +113,7 @@ class RowReader:
     starts: tuple[float, ...] = ()
 
     def blocks(self, task: Task) -> Iterator[tuple[Block, npt.NDArray[np.int64]]]:
-        """The task's blocks with histories and side tables, and how many of their rows each side table knows."""
+        """Yield the task's blocks with histories and side tables, and how many of their rows each side table knows."""
         recipe = self.recipe
         stream: Iterator[Block]
         stream = read(self.source, task)
@@ -116,7 +130,7 @@ class RowReader:
                 yield part, matched
 
     def ready(self, task: Task, encoder: Encoder) -> Iterator[ReadyRows]:
-        """The task's usable rows, and the others as `bad`."""
+        """Yield the task's usable rows, and the others as `bad`."""
         for block, matched in self.blocks(task):
             table, flaws = block.table, Flaws(block.table.num_rows)
             parsed = encoder.parse(table, flaws)
@@ -144,7 +158,11 @@ class RowReader:
         return dict(zip(PLACE, map(pa.array, (times, fractions, block.files, block.rows)), strict=True))
 
     def times(self, task: Task) -> Quantiles:
-        """The moments of a task's rows, for a split by fractions of time."""
+        """Return the quantiles of the moments of a task's rows, for a split by fractions of time.
+
+        Raises:
+            DataError: a row has no moment, and `on_bad_rows` is `error`.
+        """
         assert isinstance(self.recipe.split, ByTime)
         column, quantiles = self.recipe.split.column, Quantiles()
         # where nothing else is needed for it, the column is read alone, in a third of the time
@@ -162,7 +180,7 @@ class RowReader:
 
 
 def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
-    """Labels, weight, group and row id as they stand in the shards."""
+    """Return labels, weight, group and row id as they stand in the shards; rows that cannot be used are marked."""
     columns = {label.name: label_column(label, table, flaws) for label in recipe.labels}
     if recipe.weight is not None:
         columns[recipe.weight] = _weight(recipe.weight, table, flaws)
@@ -174,13 +192,13 @@ def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa
 
 
 def _free(name: str, recipe: Recipe) -> str:
-    """`name`, unless a feature or label has it: the encoded column then keeps the name and this one gets a suffix."""
+    """Return `name`, with a suffix where a feature or label has it, whose encoded column keeps the name."""
     taken = {spec.name for spec in recipe.features} | {label.name for label in recipe.labels}
     return f"{name}_raw" if name in taken else name
 
 
 def group_name(recipe: Recipe) -> str | None:
-    """The shards' group column."""
+    """Return the name of the shards' group column."""
     return None if recipe.group is None else _free(recipe.group, recipe)
 
 
@@ -191,7 +209,7 @@ def _row_id_name(recipe: Recipe) -> str:
 
 
 def row_id_name(recipe: Recipe) -> str | None:
-    """The shards' row id column."""
+    """Return the name of the shards' row id column."""
     return None if recipe.row_id is None else _row_id_name(recipe)
 
 
@@ -204,7 +222,7 @@ def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
 
 
 def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
-    """Whole numbers as they are; other texts as 63 bits of their hash, value by value, so that no files disagree."""
+    """Return whole numbers as they are, other texts as 63 bits of their hash: value by value, so all files agree."""
     column = table[name]
     if pa.types.is_integer(column.type) and column.type != pa.uint64():
         flaws.add(_mask(pc.is_null(flat(column))), f"group '{name}' is null")

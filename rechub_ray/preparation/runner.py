@@ -18,13 +18,22 @@ RAY_BYTES = 256 << 20
 
 
 def ray_is_up() -> bool:
-    """Whether this process is connected to a cluster (without importing Ray for it)."""
+    """Return whether this process is connected to a cluster, without importing Ray."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
 
 def run(function: Callable[[T], R], items: list[T], *, use_ray: bool) -> Iterator[R]:
-    """`function(item)` for every item, in the order of the items. A RechubError or OSError comes out as it is."""
+    """Yield `function(item)` for every item, in the order of the items.
+
+    Args:
+        function: it is pickled where Ray runs it.
+        items: its arguments, one a task.
+        use_ray: as a Ray Data pipeline; starts Ray where it does not run.
+
+    Raises:
+        RechubError, OSError: of the function, as they are.
+    """
     if not use_ray or len(items) < 2:
         yield from map(function, items)
         return
@@ -65,7 +74,7 @@ def _ray(function: Callable[[T], R], items: list[T]) -> Iterator[tuple[int, Any]
 
 
 class _Work:
-    """What a Ray task runs; errors of the user's making travel as values, not as tracebacks."""
+    """The function of a Ray task; errors that a user can mend travel as values, not as tracebacks."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function

@@ -22,7 +22,7 @@ class Counter:
         self._settled = 0
 
     def add(self, texts: pa.Array) -> None:
-        """Counts a block; nulls are left out."""
+        """Count a block; nulls are left out."""
         counted = pc.value_counts(texts.drop_null())
         self._append(pa.table({"value": counted.field("values"), "count": counted.field("counts")}))
 
@@ -52,7 +52,7 @@ class Counter:
         self._parts, self._settled = list(parts), parts[0].num_rows
 
     def table(self, min_frequency: int = 1, max_values: int | None = None) -> pa.Table:
-        """Columns `value` and `count`: the most frequent first, equal counts in byte order of the value."""
+        """Return columns `value` and `count`: the most frequent first, equal counts in byte order of the value."""
         table = self._settle()
         table = table.filter(pc.greater_equal(table["count"], min_frequency))
         table = table.sort_by([("count", "descending"), ("value", "ascending")])
@@ -73,7 +73,7 @@ class Moments:
     maximum: float = -math.inf
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
-        """Takes in a block of finite numbers."""
+        """Take in a block of finite numbers."""
         if len(values):
             mean = float(values.mean())
             deviations = float(np.square(values - mean).sum())
@@ -106,7 +106,7 @@ class Quantiles:
         self.weights: npt.NDArray[np.float64] = np.zeros(0)
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
-        """Takes in a block of finite numbers."""
+        """Take in a block of finite numbers."""
         self._take(values, np.ones(len(values)))
 
     def merge(self, other: Quantiles) -> None:
@@ -126,7 +126,7 @@ class Quantiles:
         self.values, self.weights = merged, totals
 
     def at(self, fractions: list[float]) -> list[float]:
-        """For each fraction q, the smallest value with at least q of the weight at or below it."""
+        """Return for each fraction q the smallest value with at least q of the weight at or below it."""
         if not len(self.values):
             return []
         ranks = np.cumsum(self.weights)

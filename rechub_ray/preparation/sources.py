@@ -34,7 +34,7 @@ def _is_glob(name: str) -> bool:
 
 
 def _wanted(name: str, pattern: str) -> bool:
-    """Whether a name matches; those that tools set aside (`_SUCCESS`, `.part.crc`) only where the pattern says so."""
+    """Return whether a name matches; one like `_SUCCESS` or `.part.crc` does only where the pattern has that sign."""
     return fnmatch.fnmatchcase(name, pattern) and (name[0] not in "._" or pattern[0] == name[0])
 
 
@@ -64,7 +64,7 @@ class Source:
 
     @classmethod
     def open(cls, uri: str) -> Source:
-        """A local path, or a URI of pyarrow (`s3://`, `gs://`, `hdfs://`) or else of fsspec."""
+        """Return the source at a local path, or at a URI of pyarrow (`s3://`, `gs://`, `hdfs://`) or else of fsspec."""
         return cls(*open_filesystem(uri))
 
     def path(self, name: str) -> str:
@@ -128,7 +128,7 @@ class Source:
         return found
 
     def _missing(self, path: str) -> DataError:
-        """What to say about a path that is not there: the first part of it that is missing."""
+        """Return the error for a path that does not exist, with a hint on the first part of it that is missing."""
         folder, name = posixpath.split(path)
         while folder != posixpath.dirname(folder) and len(folder) > len(self.root) and not self._list(folder):
             folder, name = posixpath.split(folder)
@@ -156,7 +156,15 @@ class Source:
         return int(self.filesystem.get_file_info(path).size)
 
     def verify(self, checksums: Mapping[str, str], url: str) -> None:
-        """DataError where a file is there and has another SHA-256 than `checksums` says."""
+        """Check the files that are there against their checksums.
+
+        Args:
+            checksums: SHA-256 in hex digits, by name below the root.
+            url: where the files come from, for messages; may be empty.
+
+        Raises:
+            DataError: a file has another SHA-256.
+        """
         for name, expected in checksums.items():
             path = self.path(name)
             if self.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
@@ -184,11 +192,13 @@ class Task:
         form: how the file is laid out.
         columns: what to read, in the types that all files have in common.
         keys: columns that the file's folders name, and their values.
-        offset, length: bytes of a text file; length -1 is to the end (compressed files: always all).
+        offset: first byte of a text file.
+        length: bytes of a text file; -1 is to the end (compressed files: always all).
         first_row: number of the piece's first row, from 1, counted in lines (records of a parquet file).
         row_groups: of a parquet file.
         names: the columns of a text file.
-        compression: of a text file. recode: its encoding, where its bytes cannot be cut into lines.
+        compression: of a text file.
+        recode: encoding of a text file whose bytes cannot be cut into lines, else empty.
     """
 
     file: str
@@ -211,7 +221,10 @@ class Block:
     """Some rows of a task, as read: columns not yet interpreted, and the rows that could not even be cut into columns.
 
     Args:
-        files, rows: where each row comes from: the index of its file, and its number there.
+        table: the rows.
+        files: the index of each row's input file.
+        rows: each row's number in its file, from 1.
+        bad: the rows that could not be read.
         from_end: how many rows of the same user follow (where rows were brought together by user).
         first: which rows are the first of their user that `history.min_length` keeps, after rows that it leaves out.
     """
@@ -263,7 +276,7 @@ def _look_at_parquet(
     uses: Sequence[Use],
     kinds: dict[str, list[tuple[str, pa.DataType]]],
 ) -> Task:
-    """Note the types of the file's columns."""
+    """Note the types of the file's columns in `kinds`, and return the file with the keys that are not columns of it."""
     try:
         with source.filesystem.open_input_file(whole.file) as stream:
             if what := text.foreign(stream.read(512).replace(b"PAR1", b"", 1)):
@@ -301,7 +314,7 @@ def _look_at_text(
     uses: Sequence[Use],
     kinds: dict[str, list[tuple[str, pa.DataType]]],
 ) -> Task:
-    """Find out how the file is compressed and what its columns are called."""
+    """Return the file with its compression and the names of its columns."""
     form = whole.form
     try:
         with source.filesystem.open_input_file(whole.file) as file:
@@ -362,7 +375,17 @@ def _need_keys(source: Source, wholes: list[Task], columns: list[str]) -> None:
 
 
 def need_columns(file: str, have: list[str], columns: list[str], form: Format | None = None) -> None:
-    """Raise DataError unless `have` holds each of `columns` once."""
+    """Check that a file has each of `columns` once.
+
+    Args:
+        file: names it in errors.
+        have: its columns.
+        columns: those to read.
+        form: of a text file, for a hint on the delimiter.
+
+    Raises:
+        DataError: a column is missing, or there several times.
+    """
     for name in columns:
         if have.count(name) > 1:
             raise DataError(f"{file} has {have.count(name)} columns '{name}'", hint="Rename all but one of them.")
@@ -434,7 +457,11 @@ def _read_parquet(source: Source, task: Task) -> Iterator[Block]:
 
 
 def read_all(source: Source, file: str, form: Format, columns: list[str], uses: Sequence[Use]) -> pa.Table:
-    """Return a whole (side) table in memory; its bad rows raise."""
+    """Return a whole (side) table in memory.
+
+    Raises:
+        DataError: as `plan` and `read`; a bad row; no rows.
+    """
     if form.type == "json_map":
         path = source.find(file)[0]
         need_columns(path, ["key", "value"], columns)

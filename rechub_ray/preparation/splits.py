@@ -1,4 +1,4 @@
-"""Which split a row belongs to."""
+"""The split of each row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Codes = npt.NDArray[np.int8]
 def split_codes(
     recipe: Recipe, block: Block, table: pa.Table, file_split: str, starts: list[float], flaws: Flaws
 ) -> Codes:
-    """The index into `recipe.splits` of every row.
+    """Return the index into `recipe.splits` of every row.
 
     Args:
         file_split: the split of the rows' file, for a split by file.
@@ -86,7 +86,11 @@ def _from_end(split: LeaveLastOut, names: tuple[str, ...], block: Block) -> Code
 
 
 def given_starts(split: ByTime) -> list[float]:
-    """`starts` as numbers, checked to ascend."""
+    """Return `starts` as numbers.
+
+    Raises:
+        ConfigError: they are not moments, or do not ascend.
+    """
     assert split.starts is not None
     flaws = Flaws(len(split.starts))
     times: list[float] = to_time(pa.array(list(split.starts.values())), "starts", flaws).tolist()
@@ -154,7 +158,7 @@ def empty_split(
 
 
 def _moments(split: ByTime, times: Quantiles) -> tuple[str, str]:
-    """What the time column holds, and what to do about it."""
+    """Return the range of the time column as a text, and a hint."""
     if not len(times.values):
         return f"no row with a time in '{split.column}'", "Check the time column."
     first, last = float(times.values[0]), float(times.values[-1])
@@ -169,7 +173,7 @@ def _moments(split: ByTime, times: Quantiles) -> tuple[str, str]:
 
 
 def _moment(value: float) -> str:
-    """A moment as a date too, where it can be seconds since 1970."""
+    """Return a moment as a text, with its date where it can be seconds since 1970."""
     number = f"{value:.0f}" if value == round(value) else f"{value!r}"
     if not 1e8 <= value < 1e11:
         return number

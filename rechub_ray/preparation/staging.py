@@ -41,7 +41,7 @@ def check_free(recipe: Recipe) -> None:
 
 @contextlib.contextmanager
 def staged(out: str) -> Iterator[Path]:
-    """Where everything is made first: beside `out`, or in a temporary folder where that is remote."""
+    """Give the folder in which everything is made first: beside `out`, or a temporary one where that is remote."""
     if is_uri(out):
         with tempfile.TemporaryDirectory(prefix="preparing-") as folder:
             yield Path(folder)
@@ -55,7 +55,12 @@ def staged(out: str) -> Iterator[Path]:
 
 
 def put_in_place(staging: Path, out: str) -> None:
-    """Let the new data set take the place of what was in `out`, which stays until the new one is whole."""
+    """Put the new data set in the place of the old one in `out`, which stays until the new one is whole.
+
+    Raises:
+        DataError: a remote `out` cannot be written.
+        OSError: a local one cannot be written.
+    """
     if not is_uri(out):
         old = Path(out).with_name(f".{Path(out).name}.old-{os.getpid()}")
         replaced = os.path.exists(out)

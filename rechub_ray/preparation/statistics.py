@@ -1,4 +1,4 @@
-"""What is in each split: rows, nulls, unseen values, cardinality, ranges, label rates."""
+"""Statistics of each split: rows, nulls, unseen values, cardinality, ranges, label rates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class ColumnStatistics:
     """One column of one split.
 
     Args:
-        nulls: rows without a value (an empty list). unseen: values that are there and have id 0.
+        nulls: rows without a value (an empty list).
+        unseen: values that are there and have id 0.
+        values: elements of all lists (sequence).
         seen: one bit an id, whether it occurs (id 0 is not counted as a value).
         moments: of the raw values (numeric), of the list lengths as cut (sequence), of the label.
     """
@@ -34,7 +36,7 @@ class ColumnStatistics:
     moments: Moments = dataclasses.field(default_factory=Moments)
 
     def see(self, ids: npt.NDArray[Any], size: int) -> None:
-        """Notes which ids occur."""
+        """Note which ids, all below `size`, occur."""
         if self.seen is None:
             self.seen = np.zeros(-(-size // 8), dtype=np.uint8)
         np.bitwise_or.at(self.seen, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
@@ -81,7 +83,7 @@ class SplitStatistics:
     def add(
         self, features: tuple[Feature, ...], labels: tuple[Label, ...], parsed: dict[str, pa.Array], table: pa.Table
     ) -> None:
-        """Takes in rows: `parsed` before and `table` after encoding."""
+        """Take in rows: `parsed` before and `table` after encoding."""
         self.rows += table.num_rows
         for feature in features:
             column = self.columns.setdefault(feature.name, ColumnStatistics())
@@ -124,7 +126,7 @@ class SplitStatistics:
 
 
 def print_report(statistics: dict[str, Any], console: Console | None = None) -> None:
-    """The statistics as tables: the splits, then a line a feature: the training split, and what is unseen elsewhere."""
+    """Print the statistics as tables: the splits, then a line a feature (training split, unseen values elsewhere)."""
     console = console or Console()
     splits: dict[str, Any] = statistics["splits"]
     overview = Table("split", "rows", title="Splits")

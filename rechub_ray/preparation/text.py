@@ -48,7 +48,7 @@ Flaw = tuple[int, str, str]
 
 
 def compression(head: bytes, file: str) -> str | None:
-    """Return how a file is compressed that begins with `head`; brotli has no mark, so there the ending counts."""
+    """Return the compression of a file that begins with `head`; brotli has no mark, so there the ending counts."""
     found = next((name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)), None)
     if found == "bz2" and head[4:10] not in (b"1AY&SY", b"\x17rE8P\x90"):
         found = None
@@ -56,7 +56,7 @@ def compression(head: bytes, file: str) -> str | None:
 
 
 def foreign(head: bytes) -> str | None:
-    """Return what a file is that begins with `head`, where it is certainly no text; None else."""
+    """Return the kind of file that begins with `head`, where it is certainly no text; None else."""
     if head[257:262] == b"ustar":
         return "a tar archive"
     found = next((what for mark, what in _OTHERS.items() if head.startswith(mark)), None)
@@ -100,7 +100,7 @@ def _not_in(encoding: str, file: str, error: UnicodeError) -> DataError:
 
 
 def lone_returns(start: bytes) -> bool:
-    """Whether the lines of a file that begins with `start` end with a carriage return alone."""
+    """Return whether the lines of a file that begins with `start` end with a carriage return alone."""
     return re.match(rb"[^\r\n]*\r[^\n]", start) is not None
 
 
@@ -148,7 +148,7 @@ def header(stream: Any, form: Format, file: str, encoding: str) -> tuple[list[st
 
 
 def cut(file: Any, start: int, size: int, target: int) -> Iterator[tuple[int, int, int]]:
-    """(offset, length, lines) of pieces of about `target` bytes that end at line ends."""
+    """Yield (offset, length, lines) of pieces of about `target` bytes that end at line ends."""
     file.seek(start)
     offset, length, lines = start, 0, 0
     while True:
@@ -283,7 +283,7 @@ def _arrow_csv(
 
 
 def _readable(data: bytes) -> tuple[bytes, dict[int, str]]:
-    """The block in valid UTF-8, and the lines (counted without empty ones) that were not."""
+    """Return the block in valid UTF-8, and the lines (counted without empty ones) that were not."""
     lines, garbled = [row for row in data.split(b"\n") if row.strip(b"\r")], {}
     for number, line in enumerate(lines):
         try:
@@ -329,7 +329,11 @@ def _parse_json(data: bytes, columns: list[Column]) -> tuple[pa.Table, npt.NDArr
 
 
 def read_json(line: bytes) -> dict[str, Any]:
-    """Return the object in a line; ValueError where there is none, or where it holds a key twice."""
+    """Return the object in a line of JSON.
+
+    Raises:
+        ValueError: there is none, or it holds a key twice.
+    """
     try:
         row = _decode(line.decode())
     except (ValueError, RecursionError) as error:
@@ -347,11 +351,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object).decode  # `json.loads` makes a decoder a line for a hook
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode  # with a hook `json.loads` makes a decoder for every line
 
 
 def _json_value(value: Any, column: Column) -> Any:
-    """A value as text, or as a list of texts where the column is one."""
+    """Return a value as text, or as a list of texts where the column is one."""
     if type(value) is int or (type(value) is str and value.isascii()):  # most values, so they come first
         return str(value)
     if isinstance(value, list) and (column.listed or not column.user):
@@ -365,7 +369,7 @@ def _json_value(value: Any, column: Column) -> Any:
 
 
 def _unicode(text: str | None, column: Column) -> str | None:
-    """The text, unless it holds half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    """Return the text, if it is Unicode: JSON can write half of a surrogate pair, UTF-8 cannot."""
     if text is not None and not text.isascii():
         try:
             text.encode()
@@ -403,7 +407,11 @@ def _no_rows(columns: list[str]) -> pa.Table:
 
 
 def read_json_map(filesystem: pyarrow.fs.FileSystem, file: str, columns: list[Column]) -> pa.Table:
-    """Return one JSON object as a table: its keys in column `key`, its values in column `value`."""
+    """Return one JSON object as a table: its keys in column `key`, its values in column `value`.
+
+    Raises:
+        DataError: the file is no JSON object, or holds a value that the column cannot take.
+    """
     with filesystem.open_input_file(file) as opened:
         compressed = compression(opened.read(16), file)
     with open_stream(filesystem, file, compressed) as stream:

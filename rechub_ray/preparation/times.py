@@ -32,7 +32,9 @@ def to_time(
     `moments` keeps them apart.
 
     Args:
-        name, flaws: rows without a moment are marked, with the column's name.
+        column: dates, times, numbers or texts.
+        name: the column's, for messages.
+        flaws: rows without a moment are marked.
         formats: see `moments`.
         dated: numbers are compared with dates: those from 1e11 on are milliseconds, from 1e14 on microseconds, from
             1e17 on nanoseconds since 1970. In seconds 1e11 is the year 5138.
@@ -54,7 +56,9 @@ def moments(
     Both together order rows exactly, for integers of 64 bits and for nanoseconds too, from the year 1 to 9999.
 
     Args:
-        name, flaws: rows without a moment are marked, with the column's name.
+        column: dates, times, numbers or texts.
+        name: the column's, for messages.
+        flaws: rows without a moment are marked.
         formats: `strptime` formats that texts have; without any, texts are numbers or of the well-known forms.
     """
     return _read(column, name, flaws, formats)[:2]
@@ -185,7 +189,7 @@ def _by_format(text: str, formats: tuple[str, ...]) -> datetime.datetime:
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is a number rather than a date."""
+    """Return whether `text` is a number rather than a date."""
     flaws = Flaws(1)
     return to_float(to_number(pa.array([text], pa.string()), "", flaws))[0].as_py() is not None and not flaws.reasons
 

@@ -18,7 +18,7 @@ State: TypeAlias = Counter | Moments | Quantiles
 
 
 class Ids(Protocol):
-    """From texts to ids in [0, size)."""
+    """Turns texts into ids in [0, size)."""
 
     size: int
 
@@ -44,7 +44,7 @@ class Vocabulary:
 
 
 def other_form(texts: pa.Array, known: pa.Array) -> pa.Array:
-    """Whole numbers with `.0` without it, and the other way around; null for the rest, and where `known` is there."""
+    """Return whole numbers with `.0` without it, and the other way around; null for the rest, and where `known` is."""
     texts = pc.if_else(pc.is_valid(known), None, texts)
     whole = pc.match_substring_regex(texts, r"^-?\d+(\.0)?$")
     pointed = pc.ends_with(texts, ".0")
@@ -53,7 +53,7 @@ def other_form(texts: pa.Array, known: pa.Array) -> pa.Array:
 
 
 def _spread(coded: pa.DictionaryArray, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The ids of the dictionary's entries at every row; 0 for null."""
+    """Return the ids of the dictionary's entries at every row; 0 for null."""
     places = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
     spread: npt.NDArray[np.int64] = np.append(ids, 0)[places]
     return spread
@@ -71,7 +71,7 @@ class Hashing:
 
 
 def id_type(size: int) -> pa.DataType:
-    """The narrowest of int32 and int64 that holds ids below `size`."""
+    """Return the narrowest of int32 and int64 that holds ids below `size`."""
     return pa.int32() if size <= 2**31 else pa.int64()
 
 
@@ -131,7 +131,7 @@ class SequenceTransform:
 
 
 def last(lists: pa.ListArray, count: int) -> pa.ListArray:
-    """Each list's last `count` elements."""
+    """Return each list's last `count` elements."""
     offsets = lists.offsets.to_numpy().astype(np.int64)
     offsets, elements = offsets - offsets[0], lists.flatten()
     lengths = np.diff(offsets)
@@ -189,7 +189,7 @@ class NumericTransform:
         state.add(self._logged(self._raw(values).drop_null().to_numpy(zero_copy_only=False)))
 
     def finish(self, state: Moments) -> None:
-        """Takes shift and scale from the training split; a constant column is only shifted."""
+        """Take shift and scale from the training split; a constant column is only shifted."""
         if self.spec.transforms[-1] == "min_max":
             self.shift, spread = state.minimum, state.maximum - state.minimum
         else:
@@ -224,7 +224,7 @@ class BucketTransform:
         state.add(values.drop_null().to_numpy(zero_copy_only=False))
 
     def finish(self, state: Quantiles) -> None:
-        """Equal boundaries (a value more frequent than a bucket) become one."""
+        """Take the boundaries from the training split; equal ones (a value more frequent than a bucket) become one."""
         count = self.spec.num_buckets
         inner = state.at([k / count for k in range(1, count)])
         top = state.values[-1] if len(state.values) else 0.0
@@ -244,7 +244,7 @@ Transform: TypeAlias = CategoricalTransform | SequenceTransform | NumericTransfo
 
 
 def transform_of(spec: Any) -> Transform:
-    """The unfitted transform for a feature of the recipe."""
+    """Return the unfitted transform for a feature of the recipe."""
     if isinstance(spec, Categorical):
         return CategoricalTransform(spec)
     if isinstance(spec, Sequence):
@@ -253,5 +253,5 @@ def transform_of(spec: Any) -> Transform:
 
 
 def table_name(spec: Table) -> str:
-    """The feature whose table this one uses."""
+    """Return the name of the feature whose table this one uses."""
     return spec.shared_with or spec.name

@@ -85,7 +85,7 @@ def list_array(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether `kind` is one of Arrow's list types (a map is not)."""
+    """Return whether `kind` is one of Arrow's list types (a map is not)."""
     types = pa.types
     return bool(
         types.is_list(kind)
@@ -103,10 +103,12 @@ def to_text(column: pa.ChunkedArray | pa.Array, name: str = "", flaws: Flaws | N
     are in UTC and lose a fraction of zeros, NaN and the empty text are null.
 
     Args:
-        name, flaws: bytes that are not UTF-8 mark their row, with the column's name; without `flaws` they raise.
+        column: of any type with one value a row.
+        name: the column's, for messages.
+        flaws: rows with bytes that are not UTF-8 are marked.
 
     Raises:
-        DataError: the column holds lists, structs or maps.
+        DataError: the column holds lists, structs or maps; or, without `flaws`, bytes that are not UTF-8.
 
     Example:
         >>> to_text(pa.array([9007199254740993, None])).to_pylist()
@@ -169,7 +171,13 @@ def to_lists(
     A text that is itself a list, as JSON or Python write it (`[1, 2]`, `['a', 'b']`), is read as that list.
 
     Args:
-        name, flaws: rows whose text or elements cannot be read are marked, with the column's name.
+        column: lists or texts.
+        separator: where texts are cut; None leaves them whole.
+        name: the column's, for messages.
+        flaws: rows whose text or elements cannot be read are marked.
+
+    Raises:
+        DataError: without `flaws`, a text or element that cannot be read.
     """
     values = flat(column)
     if not pa.types.is_list(values.type):
@@ -216,7 +224,7 @@ def _written_list(text: str) -> list[str | None] | str | None:
     if isinstance(parsed, list):
         flat_list = not any(isinstance(value, list | tuple | dict | set) for value in parsed)
         return [json_text(value) for value in parsed] if flat_list else text
-    # `[CLS] a [SEP]` and `[rare]` are texts; `[a, b]` and `[1 2 3]` are somebody's lists
+    # `[CLS] a [SEP]` and `[rare]` are texts; `[a, b]` and `[1 2 3]` are lists as other tools write them
     inside = text[1:-1]
     return text if re.search(r"[,\s]", inside.strip()) and not re.search(r"[\[\]]", inside) else None
 
@@ -306,9 +314,9 @@ def whole_form(texts: pa.Array) -> pa.Array:
 
 
 def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
-    """64-bit hash of the UTF-8 bytes: FNV-1a, then the finaliser of MurmurHash3. Null hashes like the empty text.
+    """Return a 64-bit hash of the UTF-8 bytes: FNV-1a, then the finaliser of MurmurHash3. Null hashes like empty text.
 
-    The same on every machine and in every version, so a model can be served by anyone who writes these ten lines.
+    It is the same on every machine and in every version, so a server needs these ten lines only.
     Reference: http://www.isthe.com/chongo/tech/comp/fnv/ (offset basis and prime of 64 bits).
     """
     texts = pc.cast(pc.fill_null(texts, ""), pa.large_string())
@@ -330,14 +338,14 @@ def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def mix64(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The 64-bit finaliser of MurmurHash3: spreads every bit over all."""
+    """Apply the 64-bit finaliser of MurmurHash3, which spreads every bit over all."""
     state = (state ^ (state >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     state = (state ^ (state >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return state ^ (state >> np.uint64(33))
 
 
 def uniform(seed: int, stream: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1), a pure function of (seed, stream, row)."""
+    """Return numbers in [0, 1), a pure function of (seed, stream, row)."""
     with np.errstate(over="ignore"):
         key = mix64(np.array([seed & (2**64 - 1)], np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
         bits = mix64(mix64(rows.astype(np.uint64) + key) ^ key)

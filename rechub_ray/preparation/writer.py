@@ -1,4 +1,4 @@
-"""What a task writes: shards of each split, and the rows that could not be used."""
+"""Output of a task: shards of each split, and the rows that could not be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rechub_ray.preparation.sources import BadRow
 
 @contextlib.contextmanager
 def writing(place: str) -> Iterator[None]:
-    """Turn what the system refuses to write below `place` into one line.
+    """Turn an error of the system on writing below `place` into one line.
 
     Raises:
         DataError: the disk is full, the folder is read-only or gone, a quota is used up.
@@ -40,7 +40,11 @@ class Quarantine:
         self.path, self.on_bad_rows, self.rows = path, on_bad_rows, 0
 
     def add(self, bad: list[BadRow]) -> None:
-        """Takes in a block's bad rows."""
+        """Take in a block's bad rows.
+
+        Raises:
+            DataError: there is one, and `on_bad_rows` is `error`.
+        """
         if bad and self.on_bad_rows == "error":
             raise min(bad, key=lambda row: row.row).error()
         self.rows += len(bad)
@@ -71,7 +75,7 @@ class ShardWriter:
         self._file: SealedWriter | None = None
 
     def add(self, table: pa.Table) -> None:
-        """Takes in rows; full row groups are written."""
+        """Take in rows; full row groups are written."""
         self._waiting.append(table)
         self._rows += table.num_rows
         if self._rows < self.row_group_rows:
@@ -85,7 +89,7 @@ class ShardWriter:
         self._waiting, self._rows = [rest], rest.num_rows
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write the rows that are left."""
         if self._rows:
             self.write(pa.concat_tables(self._waiting))
         self._waiting, self._rows = [], 0
@@ -112,7 +116,7 @@ class ShardWriter:
 
 
 def number_shards(folder: Path) -> int:
-    """Renames the shards of all tasks to part-00000.parquet, part-00001.parquet, ... in the order of the tasks.
+    """Rename the shards of all tasks to part-00000.parquet, part-00001.parquet, ... in the order of the tasks.
 
     Returns:
         Rows in all of them.
