@@ -21,7 +21,7 @@ from rechub_ray.preparation.buckets import Dealer, bounds, dealt
 from rechub_ray.preparation.clusters import PLACE
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
-from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read
+from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read
 from rechub_ray.preparation.times import moments
 from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form
 from rechub_ray.preparation.writer import Quarantine
@@ -46,14 +46,14 @@ class Deal:
         user, order = user_and_order(self.recipe)
         dealer = Dealer(self.folder, number, self.buckets)
         with Quarantine(self.quarantine / f"part-dealt-{number:05d}.jsonl", self.recipe.on_bad_rows) as quarantine:
-            for block in read(self.source, task):
-                dealer.add(*self._keyed(block, user, order, quarantine))
+            for raw in read(self.source, task):
+                dealer.add(*self._keyed(raw, user, order, quarantine))
             dealer.close()
             return quarantine.rows
 
-    def _keyed(self, block: Block, user: str, order: str | None, quarantine: Quarantine) -> tuple[pa.Table, pa.Array]:
-        """Return the block's usable rows with their place in time, and their users."""
-        table, flaws = block.table, Flaws(block.table.num_rows)
+    def _keyed(self, raw: RawRows, user: str, order: str | None, quarantine: Quarantine) -> tuple[pa.Table, pa.Array]:
+        """Return the usable rows with their place in time, and their users."""
+        table, flaws = raw.table, Flaws(raw.table.num_rows)
         users = whole_form(to_text(table[user]))
         flaws.add(users.is_null().to_numpy(zero_copy_only=False), f"column '{user}' is null")
         times, fractions = np.zeros(len(users), np.int64), np.zeros(len(users))
@@ -61,9 +61,9 @@ class Deal:
             times, fractions = moments(table[order], order, flaws, self.recipe.time_format)
         good = flaws.good
         for row, reason in sorted(flaws.reasons.items()):
-            block.bad.append(BadRow(self.files[block.files[row]], int(block.rows[row]), reason))
-        quarantine.add(block.bad)
-        keys = {"__file": block.files, "__row": block.rows, "__time": times, "__fraction": fractions}
+            raw.bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason))
+        quarantine.add(raw.bad)
+        keys = {"__file": raw.files, "__row": raw.rows, "__time": times, "__fraction": fractions}
         for name, values in keys.items():
             table = table.append_column(name, pa.array(values))
         return table.filter(pa.array(good)), users.filter(pa.array(good))
@@ -145,51 +145,51 @@ def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np
     return pa.ListArray.from_arrays(pa.array(offsets), items.take(pa.array(places)))
 
 
-def gathered(block: Block) -> Block:
-    """Return a block of a gathered file with its origin columns taken out."""
-    table = block.table
-    return Block(
+def gathered(raw: RawRows) -> RawRows:
+    """Return rows of a gathered file with their origin columns taken out."""
+    table = raw.table
+    return RawRows(
         table.drop_columns([name for name in table.column_names if name in _ORIGIN]),
         table["__file"].to_numpy(),
         table["__row"].to_numpy(),
-        block.bad,
+        raw.bad,
         table["__from_end"].to_numpy(),
         table["__first"].to_numpy() if "__first" in table.column_names else None,
     )
 
 
-def explode(block: Block, history: History) -> Iterator[Block]:
+def explode(raw: RawRows, history: History) -> Iterator[RawRows]:
     """Yield one row an element of the row's list `items`, each with the elements before it."""
     assert history.items is not None
-    lists = to_lists(block.table[history.items], history.separator)
+    lists = to_lists(raw.table[history.items], history.separator)
     totals = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
     start = 0
     while start < len(lists):
         before = totals[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(totals, before + _EXPLODE_ROWS, side="right")))
-        yield _exploded(block, history, lists.slice(start, stop - start), np.arange(start, stop), start == 0)
+        yield _exploded(raw, history, lists.slice(start, stop - start), np.arange(start, stop), start == 0)
         start = stop
     if not len(lists):
-        yield _exploded(block, history, lists, np.arange(0), True)
+        yield _exploded(raw, history, lists, np.arange(0), True)
 
 
-def _exploded(block: Block, history: History, lists: pa.ListArray, rows: npt.NDArray[np.int64], first: bool) -> Block:
+def _exploded(raw: RawRows, history: History, lists: pa.ListArray, rows: npt.NDArray[np.int64], first: bool) -> RawRows:
     items, lengths = lists.flatten(), np.diff(lists.offsets.to_numpy())
     owners = np.repeat(rows, lengths)
     ends = np.repeat(np.cumsum(lengths), lengths)
     begins = ends - np.repeat(lengths, lengths)
     places = np.arange(len(items))
-    repeated, taken = block.table.drop_columns([history.items]), pa.array(owners)
+    repeated, taken = raw.table.drop_columns([history.items]), pa.array(owners)
     columns = {name: repeated[name].take(taken) for name in repeated.column_names}
     columns[history.item] = items
     columns[history.name] = windows(items, np.maximum(begins, places - history.max_length), places)
     table = pa.table(columns)
     keep = places - begins >= history.min_length
-    return Block(
+    return RawRows(
         table.filter(pa.array(keep)),
-        block.files[owners][keep],
-        block.rows[owners][keep],
-        block.bad if first else [],
+        raw.files[owners][keep],
+        raw.rows[owners][keep],
+        raw.bad if first else [],
         (ends - 1 - places)[keep],
         _first_kept(keep, begins)[keep],
     )

@@ -235,7 +235,7 @@ class _Run:
 
     def _example(self, column: str) -> Any:
         """Return a value of a column of the rows; None where there is none."""
-        for block, _ in self.reader.blocks(self.tasks[0]):
-            for value in block.table[column].drop_null():
+        for raw, _ in self.reader.joined(self.tasks[0]):
+            for value in raw.table[column].drop_null():
                 return value.as_py()
         return None

@@ -1,4 +1,4 @@
-"""From a block as read to rows that are ready: joined, labelled, assigned to a split, parsed, and free of flaws."""
+"""From raw rows to rows that are ready: joined, labelled, assigned to a split, parsed, and free of flaws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rechub_ray.preparation.histories import explode, gathered
 from rechub_ray.preparation.labels import label_column
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sketch import Quantiles
-from rechub_ray.preparation.sources import BadRow, Block, Source, Task, read, read_all
+from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read, read_all
 from rechub_ray.preparation.splits import Codes, split_codes
 from rechub_ray.preparation.times import moments, to_time
 from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, flat, hash64, to_float, to_number, to_text, whole_form
@@ -34,11 +34,11 @@ class ReadyRows:
         parsed: features, not yet encoded.
         others: labels, weight, group and row id as they stand in the shards.
         codes: each row's split.
-        bad: the rows of the block that cannot be used.
-        first: as in `Block`; None where there is no history.
+        bad: the raw rows that cannot be used.
+        first: as in `RawRows`; None where there is no history.
         places: with `cluster_by` each row's place in time and in the files, else empty.
-        matched: by side table, how many rows of the block have a partner in it.
-        rows: those of the block, of which `matched` are counted.
+        matched: by side table, how many of the raw rows have a partner in it.
+        rows: number of raw rows, of which `matched` are counted.
     """
 
     parsed: dict[str, pa.Array]
@@ -112,17 +112,17 @@ class RowReader:
     grouped: bool = False
     starts: tuple[float, ...] = ()
 
-    def blocks(self, task: Task) -> Iterator[tuple[Block, npt.NDArray[np.int64]]]:
-        """Yield the task's blocks with histories and side tables, and how many of their rows each side table knows."""
+    def joined(self, task: Task) -> Iterator[tuple[RawRows, npt.NDArray[np.int64]]]:
+        """Yield the task's rows with histories and side tables, and how many of them each side table knows."""
         recipe = self.recipe
-        stream: Iterator[Block]
+        stream: Iterator[RawRows]
         stream = read(self.source, task)
         if self.grouped:
             stream = map(gathered, stream)
-        for block in stream:
-            parts = [block]
+        for raw in stream:
+            parts = [raw]
             if recipe.history is not None and recipe.history.items is not None:
-                parts = list(explode(block, recipe.history))
+                parts = list(explode(raw, recipe.history))
             for part in parts:
                 matched = np.zeros(len(self.sides), dtype=np.int64)
                 for number, side in enumerate(self.sides):
@@ -131,16 +131,16 @@ class RowReader:
 
     def ready(self, task: Task, encoder: Encoder) -> Iterator[ReadyRows]:
         """Yield the task's usable rows, and the others as `bad`."""
-        for block, matched in self.blocks(task):
-            table, flaws = block.table, Flaws(block.table.num_rows)
+        for raw, matched in self.joined(task):
+            table, flaws = raw.table, Flaws(raw.table.num_rows)
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
-            codes = split_codes(self.recipe, block, table, task.split, list(self.starts), flaws)
-            places = self._places(block, flaws) if self.recipe.cluster_by is not None else {}
-            bad, first = list(block.bad), block.first
+            codes = split_codes(self.recipe, raw, table, task.split, list(self.starts), flaws)
+            places = self._places(raw, flaws) if self.recipe.cluster_by is not None else {}
+            bad, first = list(raw.bad), raw.first
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
-                bad.append(BadRow(self.files[block.files[row]], int(block.rows[row]), reason, text))
+                bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason, text))
             if flaws.reasons:
                 good = pa.array(flaws.good)
                 parsed = {name: values.filter(good) for name, values in parsed.items()}
@@ -150,12 +150,12 @@ class RowReader:
                 first = None if first is None else first[flaws.good]
             yield ReadyRows(parsed, others, codes, bad, first, places, matched, table.num_rows)
 
-    def _places(self, block: Block, flaws: Flaws) -> dict[str, pa.Array]:
+    def _places(self, raw: RawRows, flaws: Flaws) -> dict[str, pa.Array]:
         order = self.recipe.time_column
-        times, fractions = np.zeros(len(block.rows), np.int64), np.zeros(len(block.rows))
+        times, fractions = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows))
         if order is not None:
-            times, fractions = moments(block.table[order], order, flaws, self.recipe.time_format)
-        return dict(zip(PLACE, map(pa.array, (times, fractions, block.files, block.rows)), strict=True))
+            times, fractions = moments(raw.table[order], order, flaws, self.recipe.time_format)
+        return dict(zip(PLACE, map(pa.array, (times, fractions, raw.files, raw.rows)), strict=True))
 
     def times(self, task: Task) -> Quantiles:
         """Return the quantiles of the moments of a task's rows, for a split by fractions of time.
@@ -168,13 +168,13 @@ class RowReader:
         # where nothing else is needed for it, the column is read alone, in a third of the time
         own = [one for one in task.columns if one.name == column and column not in dict(task.keys)]
         made = self.grouped or (self.recipe.history is not None and self.recipe.history.items is not None)
-        blocks = read(self.source, dataclasses.replace(task, columns=tuple(own))) if own and not made else None
-        for block in blocks or (block for block, _ in self.blocks(task)):
-            flaws = Flaws(block.table.num_rows)
-            times = to_time(block.table[column], column, flaws, self.recipe.time_format)
+        parts = read(self.source, dataclasses.replace(task, columns=tuple(own))) if own and not made else None
+        for raw in parts or (raw for raw, _ in self.joined(task)):
+            flaws = Flaws(raw.table.num_rows)
+            times = to_time(raw.table[column], column, flaws, self.recipe.time_format)
             if flaws.reasons and self.recipe.on_bad_rows == "error":
                 row = min(flaws.reasons)
-                raise BadRow(self.files[block.files[row]], int(block.rows[row]), flaws.reasons[row]).error()
+                raise BadRow(self.files[raw.files[row]], int(raw.rows[row]), flaws.reasons[row]).error()
             quantiles.add(times[flaws.good])
         return quantiles
 

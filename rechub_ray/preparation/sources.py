@@ -217,7 +217,7 @@ class Task:
 
 
 @dataclasses.dataclass
-class Block:
+class RawRows:
     """Some rows of a task, as read: columns not yet interpreted, and the rows that could not even be cut into columns.
 
     Args:
@@ -397,17 +397,17 @@ def need_columns(file: str, have: list[str], columns: list[str], form: Format | 
         raise DataError(f"{file} has no column '{name}'", got=", ".join(have)[:300], hint=hint)
 
 
-def read(source: Source, task: Task) -> Iterator[Block]:
+def read(source: Source, task: Task) -> Iterator[RawRows]:
     """Yield the task's rows, block by block (a few megabytes each).
 
     Raises:
         DataError: the file is damaged.
     """
     try:
-        for block in _read_parquet(source, task) if task.form.type == "parquet" else _read_text(source, task):
+        for raw in _read_parquet(source, task) if task.form.type == "parquet" else _read_text(source, task):
             for name, value in task.keys:
-                block.table = block.table.append_column(name, pa.repeat(pa.scalar(value, TEXT), block.table.num_rows))
-            yield _converted(block, task)
+                raw.table = raw.table.append_column(name, pa.repeat(pa.scalar(value, TEXT), raw.table.num_rows))
+            yield _converted(raw, task)
     except (OSError, EOFError, pa.ArrowException) as error:
         raise _unreadable(task, error) from None
 
@@ -416,32 +416,32 @@ def _unreadable(task: Task, error: Exception) -> DataError:
     return DataError(f"{task.file} cannot be read to its end", got=" ".join(str(error).split()))
 
 
-def _converted(block: Block, task: Task) -> Block:
-    flaws = Flaws(block.table.num_rows)
-    table = convert(block.table, task.columns, task.form, flaws)
+def _converted(raw: RawRows, task: Task) -> RawRows:
+    flaws = Flaws(raw.table.num_rows)
+    table = convert(raw.table, task.columns, task.form, flaws)
     if not flaws.reasons:
-        return dataclasses.replace(block, table=table)
+        return dataclasses.replace(raw, table=table)
     for row, why in sorted(flaws.reasons.items()):
         try:
-            shown = str(block.table.slice(row, 1).to_pylist()[0])
+            shown = str(raw.table.slice(row, 1).to_pylist()[0])
         except UnicodeDecodeError:  # the reason says what there is
             shown = ""
-        block.bad.append(BadRow(task.file, int(block.rows[row]), why, shown))
+        raw.bad.append(BadRow(task.file, int(raw.rows[row]), why, shown))
     good = flaws.good
-    return Block(table.filter(pa.array(good)), block.files[good], block.rows[good], block.bad)
+    return RawRows(table.filter(pa.array(good)), raw.files[good], raw.rows[good], raw.bad)
 
 
-def _read_text(source: Source, task: Task) -> Iterator[Block]:
+def _read_text(source: Source, task: Task) -> Iterator[RawRows]:
     first = task.first_row
     for data in text.blocks(source.filesystem, task):
         table, records, flaws, lines = text.parse(data, task)
         progress.tick(len(records), size=len(data))
         bad = [BadRow(task.file, first + row, why, line) for row, why, line in flaws]
-        yield Block(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
+        yield RawRows(table, np.full(len(records), task.file_index, np.int32), records + first, bad)
         first += lines
 
 
-def _read_parquet(source: Source, task: Task) -> Iterator[Block]:
+def _read_parquet(source: Source, task: Task) -> Iterator[RawRows]:
     first = task.first_row
     columns = [column.name for column in task.columns if column.name not in dict(task.keys)]
     with source.filesystem.open_input_file(task.file) as stream:
@@ -451,7 +451,7 @@ def _read_parquet(source: Source, task: Task) -> Iterator[Block]:
             batch_size=PARQUET_BATCH_ROWS, row_groups=list(task.row_groups), columns=columns, use_threads=False
         ):
             rows = np.arange(first, first + batch.num_rows, dtype=np.int64)
-            yield Block(pa.Table.from_batches([batch]), np.full(len(rows), task.file_index, np.int32), rows)
+            yield RawRows(pa.Table.from_batches([batch]), np.full(len(rows), task.file_index, np.int32), rows)
             progress.tick(batch.num_rows, share=batch.num_rows / total)
             first += batch.num_rows
 
@@ -468,10 +468,10 @@ def read_all(source: Source, file: str, form: Format, columns: list[str], uses: 
         return text.read_json_map(source.filesystem, path, [settle(name, uses, [(path, TEXT)]) for name in columns])
     tables: list[pa.Table] = []
     for task in plan(source, {"": (File(path=file, format=form),)}, columns, uses):
-        for block in read(source, task):
-            if block.bad:
-                raise block.bad[0].error()
-            tables.append(block.table)
+        for raw in read(source, task):
+            if raw.bad:
+                raise raw.bad[0].error()
+            tables.append(raw.table)
     if not tables:
         raise DataError(f"{source.path(file)} has no rows")
     return pa.concat_tables(tables)

@@ -13,7 +13,7 @@ from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.preparation.forms import AtRandom, ByColumn, ByFile, ByTime, LeaveLastOut, SplitSpec
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.sketch import Quantiles
-from rechub_ray.preparation.sources import Block
+from rechub_ray.preparation.sources import RawRows
 from rechub_ray.preparation.times import KNOWN, is_number, to_time
 from rechub_ray.preparation.values import Flaws, to_text, uniform
 
@@ -21,7 +21,7 @@ Codes = npt.NDArray[np.int8]
 
 
 def split_codes(
-    recipe: Recipe, block: Block, table: pa.Table, file_split: str, starts: list[float], flaws: Flaws
+    recipe: Recipe, raw: RawRows, table: pa.Table, file_split: str, starts: list[float], flaws: Flaws
 ) -> Codes:
     """Return the index into `recipe.splits` of every row.
 
@@ -33,33 +33,33 @@ def split_codes(
     if split is None:
         return np.zeros(rows, dtype=np.int8)
     if isinstance(split, ByFile):
-        return _by_file(split, names, file_split, block)
+        return _by_file(split, names, file_split, raw)
     if isinstance(split, ByColumn):
         return _by_column(split, table, flaws)
     if isinstance(split, AtRandom):
-        return _at_random(block, split.seed, list(split.fractions.values()))
+        return _at_random(raw, split.seed, list(split.fractions.values()))
     if isinstance(split, ByTime):
         dated = split.starts is not None and not any(map(is_number, split.starts.values()))
         times = to_time(table[split.column], split.column, flaws, recipe.time_format, dated)
         return np.searchsorted(np.asarray(starts), times, side="right").astype(np.int8)
-    return _from_end(split, names, block)
+    return _from_end(split, names, raw)
 
 
-def _by_file(split: ByFile, names: tuple[str, ...], file_split: str, block: Block) -> Codes:
-    codes = np.full(len(block.rows), names.index(file_split), dtype=np.int8)
+def _by_file(split: ByFile, names: tuple[str, ...], file_split: str, raw: RawRows) -> Codes:
+    codes = np.full(len(raw.rows), names.index(file_split), dtype=np.int8)
     carved = {name: carve.fraction for name, carve in split.carve.items() if carve.of == file_split}
     if carved:
-        parts = _at_random(block, split.seed, list(carved.values()))
+        parts = _at_random(raw, split.seed, list(carved.values()))
         targets = np.array([*(names.index(name) for name in carved), names.index(file_split)], dtype=np.int8)
         codes = targets[parts]
     return codes
 
 
-def _at_random(block: Block, seed: int, fractions: list[float]) -> Codes:
-    draws = np.empty(len(block.rows))
-    for file in np.unique(block.files).tolist():
-        mine = block.files == file
-        draws[mine] = uniform(seed, file, block.rows[mine])
+def _at_random(raw: RawRows, seed: int, fractions: list[float]) -> Codes:
+    draws = np.empty(len(raw.rows))
+    for file in np.unique(raw.files).tolist():
+        mine = raw.files == file
+        draws[mine] = uniform(seed, file, raw.rows[mine])
     edges = np.cumsum(fractions)
     edges = edges[:-1] if edges[-1] > 1 - 1e-6 else edges
     return np.searchsorted(edges, draws, side="right").astype(np.int8)
@@ -75,13 +75,13 @@ def _by_column(split: ByColumn, table: pa.Table, flaws: Flaws) -> Codes:
     return np.maximum(codes, 0)
 
 
-def _from_end(split: LeaveLastOut, names: tuple[str, ...], block: Block) -> Codes:
-    assert block.from_end is not None
-    codes = np.full(len(block.rows), names.index(TRAIN), dtype=np.int8)
+def _from_end(split: LeaveLastOut, names: tuple[str, ...], raw: RawRows) -> Codes:
+    assert raw.from_end is not None
+    codes = np.full(len(raw.rows), names.index(TRAIN), dtype=np.int8)
     if split.valid:
-        codes[block.from_end < split.test + split.valid] = names.index("valid")
+        codes[raw.from_end < split.test + split.valid] = names.index("valid")
     if split.test:
-        codes[block.from_end < split.test] = names.index("test")
+        codes[raw.from_end < split.test] = names.index("test")
     return codes
 
 
