@@ -45,11 +45,11 @@ class Deal:
         number, task = item
         user, order = user_and_order(self.recipe)
         dealer = Dealer(self.folder, number, self.buckets)
-        with Quarantine(self.quarantine / f"part-dealt-{number:05d}.jsonl", self.recipe.on_bad_rows) as quarantine:
-            for raw in read(self.source, task):
-                dealer.add(*self._keyed(raw, user, order, quarantine))
-            dealer.close()
-            return quarantine.rows
+        quarantine = Quarantine(self.quarantine / f"part-dealt-{number:05d}.jsonl", self.recipe.on_bad_rows)
+        for raw in read(self.source, task):
+            dealer.add(*self._keyed(raw, user, order, quarantine))
+        dealer.close()
+        return quarantine.rows
 
     def _keyed(self, raw: RawRows, user: str, order: str | None, quarantine: Quarantine) -> tuple[pa.Table, pa.Array]:
         """Return the usable rows with their place in time, and their users."""

@@ -48,16 +48,10 @@ class FitTask:
         for rows in self.reader.ready(task, self.encoder):
             quarantine.add(rows.bad)
             found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
-            parsed, others, first = rows.parsed, rows.others, rows.first
-            mine = rows.codes == train
-            if not mine.all():
-                keep = pa.array(mine)
-                parsed = {name: values.filter(keep) for name, values in parsed.items()}
-                others = {name: values.filter(keep) for name, values in others.items()}
-                first = None if first is None else first[mine]
-            found.state.rows += int(mine.sum())
-            found.classes.add(others)
-            self.encoder.fit(found.state, parsed, first)
+            mine = rows.filter(rows.codes == train)
+            found.state.rows += len(mine.codes)
+            found.classes.add(mine.others)
+            self.encoder.fit(found.state, mine.parsed, mine.first)
         return found
 
 
@@ -89,27 +83,23 @@ class EncodeTask:
         number, task = item
         recipe, found = self.reader.recipe, Encoded(self.reader.recipe)
         writers = {name: self._writer(name, number) for name in recipe.splits}
-        with Quarantine(self.staging / "quarantine" / f"part-{number:05d}.jsonl", recipe.on_bad_rows) as quarantine:
-            for rows in self.reader.ready(task, self.encoder):
-                quarantine.add(rows.bad)
-                found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
-                table = pa.table({**self.encoder.encode_parsed(rows.parsed), **rows.others, **rows.places})
-                table = table.select([*self.schema.columns, *rows.places])
-                for code in np.unique(rows.codes).tolist():
-                    name, mine, parsed = recipe.splits[code], table, rows.parsed
-                    if not (rows.codes == code).all():
-                        keep = pa.array(rows.codes == code)
-                        mine = table.filter(keep)
-                        parsed = {key: values.filter(keep) for key, values in parsed.items()}
-                    writer = writers[name]
-                    if isinstance(writer, Dealer):
-                        writer.add(mine, mine[self.schema.group])
-                    else:
-                        writer.add(mine)
-                    found.splits[name].add(self.schema.features, self.schema.labels, parsed, mine)
-            for writer in writers.values():
-                writer.close()
-            found.bad = quarantine.rows
+        quarantine = Quarantine(self.staging / "quarantine" / f"part-{number:05d}.jsonl", recipe.on_bad_rows)
+        for rows in self.reader.ready(task, self.encoder):
+            quarantine.add(rows.bad)
+            found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
+            for code in np.unique(rows.codes).tolist():
+                name, mine = recipe.splits[code], rows.filter(rows.codes == code)
+                table = pa.table({**self.encoder.encode_parsed(mine.parsed), **mine.others, **mine.places})
+                table = table.select([*self.schema.columns, *mine.places])
+                writer = writers[name]
+                if isinstance(writer, Dealer):
+                    writer.add(table, table[self.schema.group])
+                else:
+                    writer.add(table)
+                found.splits[name].add(self.schema.features, self.schema.labels, mine.parsed, table)
+        for writer in writers.values():
+            writer.close()
+        found.bad = quarantine.rows
         return found
 
     def _writer(self, split: str, number: int) -> ShardWriter | Dealer:

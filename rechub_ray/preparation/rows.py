@@ -50,6 +50,20 @@ class ReadyRows:
     matched: npt.NDArray[np.int64]
     rows: int
 
+    def filter(self, keep: npt.NDArray[np.bool_]) -> ReadyRows:
+        """Return the rows in `keep`; `bad`, `matched` and `rows` stay as they are."""
+        if keep.all():
+            return self
+        mask = pa.array(keep)
+        parsed, others, places = (
+            {name: values.filter(mask) for name, values in columns.items()}
+            for columns in (self.parsed, self.others, self.places)
+        )
+        first = None if self.first is None else self.first[keep]
+        return dataclasses.replace(
+            self, parsed=parsed, others=others, places=places, codes=self.codes[keep], first=first
+        )
+
 
 class SideTable:
     """A side table and its keys; whole numbers meet in any form ("7", 7, 7.0).
@@ -137,18 +151,12 @@ class RowReader:
             others = other_columns(self.recipe, table, flaws)
             codes = split_codes(self.recipe, raw, table, task.split, list(self.starts), flaws)
             places = self._places(raw, flaws) if self.recipe.cluster_by is not None else {}
-            bad, first = list(raw.bad), raw.first
+            bad = list(raw.bad)
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
                 bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason, text))
-            if flaws.reasons:
-                good = pa.array(flaws.good)
-                parsed = {name: values.filter(good) for name, values in parsed.items()}
-                others = {name: values.filter(good) for name, values in others.items()}
-                places = {name: values.filter(good) for name, values in places.items()}
-                codes = codes[flaws.good]
-                first = None if first is None else first[flaws.good]
-            yield ReadyRows(parsed, others, codes, bad, first, places, matched, table.num_rows)
+            rows = ReadyRows(parsed, others, codes, bad, raw.first, places, matched, table.num_rows)
+            yield rows.filter(flaws.good)
 
     def _places(self, raw: RawRows, flaws: Flaws) -> dict[str, pa.Array]:
         order = self.recipe.time_column

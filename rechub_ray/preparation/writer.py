@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import pyarrow as pa
@@ -53,14 +52,6 @@ class Quarantine:
             with self.path.open("a", encoding="utf-8") as file:
                 for row in sorted(bad, key=lambda row: row.row):
                     file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
-
-    def __enter__(self) -> Quarantine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
 
 class ShardWriter:
