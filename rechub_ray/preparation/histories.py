@@ -55,7 +55,7 @@ class Deal:
         """Return the usable rows with their place in time, and their users."""
         table, flaws = raw.table, Flaws(raw.table.num_rows)
         users = whole_form(to_text(table[user]))
-        flaws.add(users.is_null().to_numpy(zero_copy_only=False), f"column '{user}' is null")
+        flaws.add(users.is_null(), f"column '{user}' is null")
         times, fractions = np.zeros(len(users), np.int64), np.zeros(len(users))
         if order is not None:
             times, fractions = moments(table[order], order, flaws, self.recipe.time_format)

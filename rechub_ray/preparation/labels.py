@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,30 +30,26 @@ def label_column(spec: LabelSpec, table: pa.Table, flaws: Flaws) -> pa.Array:
         values = to_float(to_number(table[spec.name], spec.name, flaws))
     if not spec.optional:
         wanted = "`optional: true` keeps such rows for the other labels"
-        flaws.add(_mask(pc.is_null(values)), f"label '{spec.name}' is null ({wanted})")
+        flaws.add(pc.is_null(values), f"label '{spec.name}' is null ({wanted})")
     if spec.kind == "binary":
         signs = f"write expression: '{spec.expression or spec.name} > 0' for labels of -1 and 1"
-        flaws.add(_mask(pc.equal(values, -1)), f"label '{spec.name}' is -1, expected 0 or 1 ({signs})")
+        flaws.add(pc.equal(values, -1), f"label '{spec.name}' is -1, expected 0 or 1 ({signs})")
         neither = pc.invert(pc.or_(pc.equal(values, 0), pc.equal(values, 1)))
-        flaws.add(_mask(neither), f"label '{spec.name}' is {{value}}, expected 0 or 1", values)
+        flaws.add(neither, f"label '{spec.name}' is {{value}}, expected 0 or 1", values)
     elif spec.kind == "multiclass":
         top = (spec.num_classes or _MAX_CLASSES) - 1
         fits = pc.and_(
             pc.equal(values, pc.floor(values)), pc.and_(pc.greater_equal(values, 0), pc.less_equal(values, top))
         )
         flaws.add(
-            _mask(pc.invert(fits)),
+            pc.invert(fits),
             f"label '{spec.name}' is {{value}}, expected a class from 0 to {top} (num_classes)",
             values,
         )
     else:
         past = pc.greater(pc.abs(values), FLOAT32_MAX)
-        flaws.add(_mask(past), f"label '{spec.name}' is {{value}}, which is past float32", values)
+        flaws.add(past, f"label '{spec.name}' is {{value}}, which is past float32", values)
     return pc.cast(values, pa.float32(), safe=False)
-
-
-def _mask(values: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 class Classes:

@@ -223,9 +223,9 @@ def row_id_name(recipe: Recipe) -> str | None:
 
 def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     values = to_float(to_number(table[name], name, flaws))
-    flaws.add(_mask(pc.is_null(values)), f"weight '{name}' is null")
-    flaws.add(_mask(pc.less(values, 0)), f"weight '{name}' is {{value}}, expected >= 0", values)
-    flaws.add(_mask(pc.greater(values, FLOAT32_MAX)), f"weight '{name}' is {{value}}, past float32", values)
+    flaws.add(pc.is_null(values), f"weight '{name}' is null")
+    flaws.add(pc.less(values, 0), f"weight '{name}' is {{value}}, expected >= 0", values)
+    flaws.add(pc.greater(values, FLOAT32_MAX), f"weight '{name}' is {{value}}, past float32", values)
     return pc.cast(values, pa.float32())
 
 
@@ -233,10 +233,10 @@ def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     """Return whole numbers as they are, other texts as 63 bits of their hash: value by value, so all files agree."""
     column = table[name]
     if pa.types.is_integer(column.type) and column.type != pa.uint64():
-        flaws.add(_mask(pc.is_null(flat(column))), f"group '{name}' is null")
+        flaws.add(pc.is_null(flat(column)), f"group '{name}' is null")
         return pc.cast(flat(column), pa.int64())
     texts = whole_form(to_text(column))
-    flaws.add(_mask(pc.is_null(texts)), f"group '{name}' is null")
+    flaws.add(pc.is_null(texts), f"group '{name}' is null")
     coded = texts.dictionary_encode()
     whole = pc.match_substring_regex(coded.dictionary, r"^(0|-?[1-9]\d{0,17})$")
     numbers = pc.cast(pc.if_else(whole, coded.dictionary, "0"), pa.int64())
@@ -248,9 +248,5 @@ def _row_id(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
     column = flat(table[name])
     whole = pa.types.is_integer(column.type) and column.type != pa.uint64()
     ids = pc.cast(column, pa.int64()) if whole else to_text(column)
-    flaws.add(_mask(pc.is_null(ids)), f"row id '{name}' is null")
+    flaws.add(pc.is_null(ids), f"row id '{name}' is null")
     return ids
-
-
-def _mask(values: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)

@@ -17,7 +17,7 @@ from rechub_ray.errors import DataError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_NULL_NUMBER = re.compile(r"^[+-]?nan$", re.IGNORECASE)
+
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 
@@ -29,8 +29,10 @@ class Flaws:
         self.rows = rows
         self.reasons: dict[int, str] = {}
 
-    def add(self, mask: npt.NDArray[np.bool_], reason: str, values: pa.Array | None = None) -> None:
-        """Mark the rows in `mask`; `reason` may hold `{value}`."""
+    def add(self, mask: npt.NDArray[np.bool_] | pa.Array, reason: str, values: pa.Array | None = None) -> None:
+        """Mark the rows in `mask`, but none for null; `reason` may hold `{value}`."""
+        if isinstance(mask, pa.Array):
+            mask = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(mask).tolist():
             value = "" if values is None else repr(values[row].as_py())
             self.reasons.setdefault(row, reason.replace("{value}", value[:80]))
@@ -265,8 +267,7 @@ def to_number(column: pa.ChunkedArray | pa.Array, name: str, flaws: Flaws) -> pa
     finite = pc.fill_null(pc.is_finite(values), True)
     if not pc.all(finite).as_py():
         nan = pc.fill_null(pc.is_nan(values), False)
-        infinite = pc.invert(pc.or_(finite, nan)).to_numpy(zero_copy_only=False)
-        flaws.add(infinite, f"column '{name}': {{value}} is not finite", values)
+        flaws.add(pc.invert(pc.or_(finite, nan)), f"column '{name}': {{value}} is not finite", values)
         values = pc.if_else(finite, values, None)
     return values
 
@@ -286,9 +287,8 @@ def _parse(texts: pa.Array, name: str, flaws: Flaws) -> pa.Array:
     for word, digit in (("true", "1"), ("false", "0")):
         trimmed = pc.if_else(pc.equal(trimmed, word), digit, trimmed)
     wrong = pc.invert(pc.match_substring_regex(trimmed, _NUMBER))
-    for row in np.flatnonzero(pc.fill_null(wrong, False).to_numpy(zero_copy_only=False)).tolist():
-        if not _NULL_NUMBER.match(trimmed[row].as_py()):
-            flaws.reasons.setdefault(row, f"column '{name}': {texts[row].as_py()!r:.80} is not a number")
+    missing = pc.match_substring_regex(trimmed, "^[+-]?nan$")
+    flaws.add(pc.and_not(wrong, missing), f"column '{name}': {{value}} is not a number", texts)
     numbers = pc.if_else(wrong, None, trimmed)
     try:
         return pc.cast(numbers, pa.int64())
