@@ -10,10 +10,21 @@ import pyarrow as pa
 
 from rechub_ray.errors import DataError
 from rechub_ray.preparation.buckets import bounds, dealt
+from rechub_ray.preparation.sources import RawRows
+from rechub_ray.preparation.times import moments
+from rechub_ray.preparation.values import Flaws
 from rechub_ray.preparation.writer import ShardWriter
 
 PLACE = ("__time", "__fraction", "__file", "__row")
 """Columns that say where a row stands in time (see `moments`), and among rows of one moment."""
+
+
+def places(raw: RawRows, order: str | None, formats: tuple[str, ...], flaws: Flaws) -> dict[str, pa.Array]:
+    """Return the columns PLACE of raw rows; rows without a moment in column `order` (None for no column) are marked."""
+    times, fractions = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows))
+    if order is not None:
+        times, fractions = moments(raw.table[order], order, flaws, formats)
+    return dict(zip(PLACE, map(pa.array, (times, fractions, raw.files, raw.rows)), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from rechub_ray.preparation.buckets import Dealer, bounds, dealt
-from rechub_ray.preparation.clusters import PLACE
+from rechub_ray.preparation.clusters import PLACE, places
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read
-from rechub_ray.preparation.times import moments
 from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form
 from rechub_ray.preparation.writer import Quarantine
 
@@ -56,17 +55,13 @@ class Deal:
         table, flaws = raw.table, Flaws(raw.table.num_rows)
         users = whole_form(to_text(table[user]))
         flaws.add(users.is_null(), f"column '{user}' is null")
-        times, fractions = np.zeros(len(users), np.int64), np.zeros(len(users))
-        if order is not None:
-            times, fractions = moments(table[order], order, flaws, self.recipe.time_format)
-        good = flaws.good
+        for name, values in places(raw, order, self.recipe.time_format, flaws).items():
+            table = table.append_column(name, values)
         for row, reason in sorted(flaws.reasons.items()):
             raw.bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason))
         quarantine.add(raw.bad)
-        keys = {"__file": raw.files, "__row": raw.rows, "__time": times, "__fraction": fractions}
-        for name, values in keys.items():
-            table = table.append_column(name, pa.array(values))
-        return table.filter(pa.array(good)), users.filter(pa.array(good))
+        good = pa.array(flaws.good)
+        return table.filter(good), users.filter(good)
 
 
 def user_and_order(recipe: Recipe) -> tuple[str, str | None]:

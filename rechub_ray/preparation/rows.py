@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rechub_ray.errors import DataError
-from rechub_ray.preparation.clusters import PLACE
+from rechub_ray.preparation.clusters import places
 from rechub_ray.preparation.columns import Use
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.forms import ByTime, Join
@@ -22,7 +22,7 @@ from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read, read_all
 from rechub_ray.preparation.splits import Codes, split_codes
-from rechub_ray.preparation.times import moments, to_time
+from rechub_ray.preparation.times import to_time
 from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, flat, hash64, to_float, to_number, to_text, whole_form
 
 
@@ -150,20 +150,15 @@ class RowReader:
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
             codes = split_codes(self.recipe, raw, table, task.split, list(self.starts), flaws)
-            places = self._places(raw, flaws) if self.recipe.cluster_by is not None else {}
+            place = {}
+            if self.recipe.cluster_by is not None:
+                place = places(raw, self.recipe.time_column, self.recipe.time_format, flaws)
             bad = list(raw.bad)
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
                 bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason, text))
-            rows = ReadyRows(parsed, others, codes, bad, raw.first, places, matched, table.num_rows)
+            rows = ReadyRows(parsed, others, codes, bad, raw.first, place, matched, table.num_rows)
             yield rows.filter(flaws.good)
-
-    def _places(self, raw: RawRows, flaws: Flaws) -> dict[str, pa.Array]:
-        order = self.recipe.time_column
-        times, fractions = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows))
-        if order is not None:
-            times, fractions = moments(raw.table[order], order, flaws, self.recipe.time_format)
-        return dict(zip(PLACE, map(pa.array, (times, fractions, raw.files, raw.rows)), strict=True))
 
     def times(self, task: Task) -> Quantiles:
         """Return the quantiles of the moments of a task's rows, for a split by fractions of time.
