@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from rechub_ray.preparation.buckets import Dealer, bounds, dealt
@@ -22,7 +21,7 @@ from rechub_ray.preparation.clusters import PLACE, places
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read
-from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form
+from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form, windows
 from rechub_ray.preparation.writer import Quarantine
 
 _EXPLODE_ROWS = 65_536
@@ -94,7 +93,8 @@ class Gather:
         keys = [table[name].to_numpy() for name in reversed(PLACE)]
         order = np.lexsort((*keys, users))
         table, users = table.take(pa.array(order)), users[order]
-        begins, ends = _spread(*bounds(users))
+        begins, ends = bounds(users)
+        begins, ends = np.repeat(begins, ends - begins), np.repeat(ends, ends - begins)
         table = table.append_column("__from_end", pa.array(ends - 1 - np.arange(len(users))))
         history, tied = self.recipe.history, 0
         if history is not None:
@@ -102,7 +102,7 @@ class Gather:
             if ordered is not None:
                 time, fraction = keys[-1][order], keys[-2][order]
                 new = np.append(True, (np.diff(users) != 0) | (np.diff(time) != 0) | (np.diff(fraction) != 0))
-                runs, _ = _spread(*bounds(np.cumsum(new)))
+                runs = np.maximum.accumulate(np.where(new, stops, 0))
                 tied = int((runs < stops).sum()) if history.ties == "include" else 0
                 stops = runs if history.ties == "exclude" else stops
             lists = windows(to_text(table[history.item]), np.maximum(begins, stops - history.max_length), stops)
@@ -116,28 +116,11 @@ class Gather:
         return str(path), tied
 
 
-def _spread(
-    begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return begins and ends of runs with one entry a row."""
-    lengths = ends - begins
-    return np.repeat(begins, lengths), np.repeat(ends, lengths)
-
-
 def _first_kept(keep: npt.NDArray[np.bool_], begins: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return which rows are the first of their list that `min_length` keeps, after rows that it leaves out."""
     before = np.append(False, keep[:-1]) | (begins == np.arange(len(keep)))
     first: npt.NDArray[np.bool_] = keep & ~before
     return first
-
-
-def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> pa.ListArray:
-    """Return the lists `items[begins[i]:ends[i]]`."""
-    lengths = ends - begins
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(begins, lengths)
-    return pa.ListArray.from_arrays(pa.array(offsets), items.take(pa.array(places)))
 
 
 def gathered(raw: RawRows) -> RawRows:
@@ -188,8 +171,3 @@ def _exploded(raw: RawRows, history: History, lists: pa.ListArray, rows: npt.NDA
         (ends - 1 - places)[keep],
         _first_kept(keep, begins)[keep],
     )
-
-
-def local() -> Source:
-    """Return the filesystem on which gathered files lie."""
-    return Source(pyarrow.fs.LocalFileSystem(), "")

@@ -155,7 +155,7 @@ class _Run:
                 file = pq.ParquetFile(path)
                 columns, groups = tuple(map(Column, file.schema_arrow.names)), tuple(range(file.num_row_groups))
                 self.tasks.append(Task(path, form=Format(type="parquet"), row_groups=groups, columns=columns))
-        self.reader = dataclasses.replace(reader, source=histories.local(), grouped=True)
+        self.reader = dataclasses.replace(reader, source=Source.open("/"), grouped=True)
 
     def _starts(self, split: ByTime) -> list[float]:
         return given_starts(split) if split.starts is not None else fitted_starts(split, self._times())

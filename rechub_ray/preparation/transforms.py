@@ -11,7 +11,17 @@ import pyarrow.compute as pc
 
 from rechub_ray.preparation.forms import Bucket, Categorical, Numeric, Sequence, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
-from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, hash64, to_float, to_lists, to_number, to_text, whole_form
+from rechub_ray.preparation.values import (
+    FLOAT32_MAX,
+    Flaws,
+    hash64,
+    to_float,
+    to_lists,
+    to_number,
+    to_text,
+    whole_form,
+    windows,
+)
 from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
 
 State: TypeAlias = Counter | Moments | Quantiles
@@ -132,15 +142,12 @@ class SequenceTransform:
 
 def last(lists: pa.ListArray, count: int) -> pa.ListArray:
     """Return each list's last `count` elements."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    offsets, elements = offsets - offsets[0], lists.flatten()
-    lengths = np.diff(offsets)
-    if len(lengths) == 0 or lengths.max() <= count:
-        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), elements)
-    from_end = np.repeat(offsets[1:], lengths) - np.arange(len(elements))
-    cut = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(np.minimum(lengths, count), out=cut[1:])
-    return pa.ListArray.from_arrays(pa.array(cut), elements.filter(pa.array(from_end <= count)))
+    offsets, elements = lists.offsets.to_numpy().astype(np.int64), lists.flatten()
+    offsets -= offsets[0]
+    begins = np.maximum(offsets[:-1], offsets[1:] - count)
+    if (begins == offsets[:-1]).all():
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), elements)
+    return windows(elements, begins, offsets[1:])
 
 
 class NumericTransform:

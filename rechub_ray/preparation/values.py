@@ -86,6 +86,15 @@ def list_array(lists: pa.Array, elements: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), elements)
 
 
+def windows(items: pa.Array, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> pa.ListArray:
+    """Return the lists `items[begins[i]:ends[i]]`."""
+    lengths = ends - begins
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(begins, lengths)
+    return pa.ListArray.from_arrays(pa.array(offsets), items.take(pa.array(places)))
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Return whether `kind` is one of Arrow's list types (a map is not)."""
     types = pa.types
