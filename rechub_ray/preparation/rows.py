@@ -128,16 +128,10 @@ class RowReader:
 
     def joined(self, task: Task) -> Iterator[tuple[RawRows, npt.NDArray[np.int64]]]:
         """Yield the task's rows with histories and side tables, and how many of them each side table knows."""
-        recipe = self.recipe
-        stream: Iterator[RawRows]
-        stream = read(self.source, task)
-        if self.grouped:
-            stream = map(gathered, stream)
-        for raw in stream:
-            parts = [raw]
-            if recipe.history is not None and recipe.history.items is not None:
-                parts = list(explode(raw, recipe.history))
-            for part in parts:
+        history = self.recipe.history
+        for raw in read(self.source, task):
+            whole = gathered(raw) if self.grouped else raw
+            for part in explode(whole, history) if history is not None and history.items is not None else (whole,):
                 matched = np.zeros(len(self.sides), dtype=np.int64)
                 for number, side in enumerate(self.sides):
                     part.table, matched[number] = side.add_to(part.table)
@@ -149,7 +143,7 @@ class RowReader:
             table, flaws = raw.table, Flaws(raw.table.num_rows)
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
-            codes = split_codes(self.recipe, raw, table, task.split, list(self.starts), flaws)
+            codes = split_codes(self.recipe, raw, task.split, self.starts, flaws)
             place = {}
             if self.recipe.cluster_by is not None:
                 place = places(raw, self.recipe.time_column, self.recipe.time_format, flaws)
@@ -185,12 +179,13 @@ class RowReader:
 def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
     """Return labels, weight, group and row id as they stand in the shards; rows that cannot be used are marked."""
     columns = {label.name: label_column(label, table, flaws) for label in recipe.labels}
-    if recipe.weight is not None:
-        columns[recipe.weight] = _weight(recipe.weight, table, flaws)
-    if recipe.group is not None:
-        columns[_free(recipe.group, recipe)] = _group(recipe.group, table, flaws)
-    if recipe.row_id is not None:
-        columns[_row_id_name(recipe)] = _row_id(recipe.row_id, table, flaws)
+    for column, name, make in (
+        (recipe.weight, recipe.weight, _weight),
+        (recipe.group, group_name(recipe), _group),
+        (recipe.row_id, row_id_name(recipe), _row_id),
+    ):
+        if column is not None and name is not None:
+            columns[name] = make(column, table, flaws)
     return columns
 
 
@@ -205,15 +200,10 @@ def group_name(recipe: Recipe) -> str | None:
     return None if recipe.group is None else _free(recipe.group, recipe)
 
 
-def _row_id_name(recipe: Recipe) -> str:
-    assert recipe.row_id is not None
-    name = _free(recipe.row_id, recipe)
-    return f"{name}_id" if name == group_name(recipe) else name
-
-
 def row_id_name(recipe: Recipe) -> str | None:
     """Return the name of the shards' row id column."""
-    return None if recipe.row_id is None else _row_id_name(recipe)
+    name = None if recipe.row_id is None else _free(recipe.row_id, recipe)
+    return f"{name}_id" if name is not None and name == group_name(recipe) else name
 
 
 def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:

@@ -20,18 +20,16 @@ from rechub_ray.preparation.values import Flaws, to_text, uniform
 Codes = npt.NDArray[np.int8]
 
 
-def split_codes(
-    recipe: Recipe, raw: RawRows, table: pa.Table, file_split: str, starts: list[float], flaws: Flaws
-) -> Codes:
+def split_codes(recipe: Recipe, raw: RawRows, file_split: str, starts: tuple[float, ...], flaws: Flaws) -> Codes:
     """Return the index into `recipe.splits` of every row.
 
     Args:
         file_split: the split of the rows' file, for a split by file.
         starts: the first moment of each split after the first, ascending, for a split by time.
     """
-    split, names, rows = recipe.split, recipe.splits, table.num_rows
+    split, names, table = recipe.split, recipe.splits, raw.table
     if split is None:
-        return np.zeros(rows, dtype=np.int8)
+        return np.zeros(table.num_rows, dtype=np.int8)
     if isinstance(split, ByFile):
         return _by_file(split, names, file_split, raw)
     if isinstance(split, ByColumn):

@@ -42,11 +42,9 @@ class ColumnStatistics:
         np.bitwise_or.at(self.seen, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
 
     def merge(self, other: ColumnStatistics) -> None:
-        self.nulls, self.unseen, self.values = (
-            self.nulls + other.nulls,
-            self.unseen + other.unseen,
-            self.values + other.values,
-        )
+        self.nulls += other.nulls
+        self.unseen += other.unseen
+        self.values += other.values
         if other.seen is not None:
             self.seen = other.seen if self.seen is None else self.seen | other.seen
         self.moments.merge(other.moments)

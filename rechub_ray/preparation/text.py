@@ -230,7 +230,7 @@ def _parse_csv(
     data: bytes, names: list[str], form: Format, columns: list[str]
 ) -> tuple[pa.Table, npt.NDArray[np.int64], list[Flaw]]:
     if not data.strip(b"\r\n"):
-        return _no_rows(columns), np.zeros(0, dtype=np.int64), []
+        return pa.table({name: pa.array([], TEXT) for name in columns}), np.zeros(0, dtype=np.int64), []
     separator = form.separator.encode()
     if form.rest:
         return _parse_rest(data, names, form.separator, columns)
@@ -400,10 +400,6 @@ def absent(lines: Iterable[bytes], names: list[str]) -> tuple[list[str], list[st
                 continue
             missing = {name: None for name in missing if name not in known}
     return list(missing), list(known)
-
-
-def _no_rows(columns: list[str]) -> pa.Table:
-    return pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def read_json_map(filesystem: pyarrow.fs.FileSystem, file: str, columns: list[Column]) -> pa.Table:
