@@ -161,7 +161,7 @@ class History(Form):
         return self
 
 
-class Column(Form):
+class FeatureForm(Form):
     """What the kinds of feature have in common: a name, and the raw column (the same name unless given)."""
 
     name: Name
@@ -172,7 +172,7 @@ class Column(Form):
         return self.column or self.name
 
 
-class Table(Column):
+class Table(FeatureForm):
     """A feature with ids: a vocabulary counted on the training split, or hashing into `hash_buckets` ids.
 
     Args:
@@ -205,7 +205,7 @@ class Sequence(Table):
     pooling: Literal["mean", "sum"] = "mean"
 
 
-class Numeric(Column):
+class Numeric(FeatureForm):
     """A number, or a list of `dim` numbers (a list column, or a text cut at `separator`).
 
     Args:
@@ -228,7 +228,7 @@ class Numeric(Column):
         return self
 
 
-class Bucket(Column):
+class Bucket(FeatureForm):
     """A number as an id: which of `num_buckets` quantile buckets of the training split it falls in; null is 0."""
 
     kind: Literal["bucket"] = "bucket"
@@ -302,10 +302,7 @@ class ByColumn(Form):
     @classmethod
     def _texts(cls, values: Any) -> Any:
         if isinstance(values, Mapping):
-            return {
-                k: [x if isinstance(x, bool) else str(x) for x in (v if isinstance(v, list | tuple) else [v])]
-                for k, v in values.items()
-            }
+            return {k: [x if isinstance(x, bool) else str(x) for x in v] for k, v in values.items()}
         return values
 
     @pydantic.model_validator(mode="after")
