@@ -100,8 +100,8 @@ def _not_in(encoding: str, file: str, error: UnicodeError) -> DataError:
 
 
 def lone_returns(start: bytes) -> bool:
-    """Return whether the lines of a file that begins with `start` end with a carriage return alone."""
-    return re.match(rb"[^\r\n]*\r[^\n]", start) is not None
+    """Return whether the lines of a text file that begins with `start` end with a carriage return alone."""
+    return foreign(start) is None and re.match(rb"[^\r\n]*\r[^\n]", start) is not None
 
 
 def header(stream: Any, form: Format, file: str, encoding: str) -> tuple[list[str], int]:

@@ -214,6 +214,19 @@ def test_encodings_whose_bytes_are_not_lines(
     assert values(lab) == sorted([*words, "last"])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PAR1\x15\x04\x15\xd0\x4c\r\x15", r"a parquet file.*format\.type: parquet"),
+        (LOG.replace("\n", "\r\n").encode("utf-16"), "text in UTF-16"),
+    ],
+)
+def test_other_files_with_a_return_are_named_too(lab: Any, content: bytes, said: str) -> None:
+    (lab.raw / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"log\.csv is {said}"):
+        prepare(node(lab, files="log.csv"))
+
+
 def test_utf16_is_named(lab: Any) -> None:
     (lab.raw / "log.csv").write_bytes(LOG.encode("utf-16"))
     with pytest.raises(DataError, match=r"UTF-16.*format\.encoding: utf-16"):
