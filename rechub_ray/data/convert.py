@@ -40,7 +40,7 @@ def write_rows(
     Args:
         data: a pandas DataFrame, a pyarrow Table, a Ray Dataset, or an iterable (such as a torch DataLoader) of batches
             `({column: tensor}, labels)` or `{column: tensor}`. A rectangle (B, T) of ids becomes a list a row.
-        folder: local path or URI; what it held is gone.
+        folder: local path or URI; its earlier content is deleted.
         schema: the columns to write; others are left out.
         padding: id that stands for nothing, by sequence feature: it is dropped from the lists. In rectangles of the
             other features it is -1.

@@ -239,7 +239,7 @@ class _GroupCells:
 class EpochPlan:
     """One epoch of training, from the end of `cuts` on.
 
-    The row groups, permuted by (seed, epoch), stand one after the other; what the cuts consumed is taken out. The rest
+    The row groups, permuted by (seed, epoch), stand one after the other, without those that the cuts took. The rest
     is cut into `lanes` runs. Step k takes from lane l its k-th share of q_l = floor((l+1)G/L) - floor(lG/L) rows, which
     add up to the global batch G. Rank r of W owns the lanes [rL/W, (r+1)L/W), so its share is G/W rows. Less than G
     rows at the end of the epoch are left out; the permutation makes them other rows in every epoch.

@@ -424,7 +424,7 @@ def _converted(raw: RawRows, task: Task) -> RawRows:
     for row, why in sorted(flaws.reasons.items()):
         try:
             shown = str(raw.table.slice(row, 1).to_pylist()[0])
-        except UnicodeDecodeError:  # the reason says what there is
+        except UnicodeDecodeError:  # the reason quotes the bytes
             shown = ""
         raw.bad.append(BadRow(task.file, int(raw.rows[row]), why, shown))
     good = flaws.good

@@ -176,7 +176,7 @@ class NumericTransform:
         return pa.ListArray.from_arrays(lists.offsets, numbers)
 
     def _mark_overflows(self, numbers: pa.Array, flaws: Flaws) -> None:
-        """Mark what float32 cannot hold, as it is or after the transforms (which do nothing until they are fitted)."""
+        """Mark numbers past float32, as they are or after the transforms (which do nothing until they are fitted)."""
         raw = pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False)
         scaled = (self._logged(raw) - self.shift) / self.scale
         past = np.maximum(np.abs(raw), np.abs(scaled)) > FLOAT32_MAX
