@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS, Model
 from rechub_ray.outputs import Link, Output
+from rechub_ray.registry import keyword_arguments
 from rechub_ray.schema import LabelKind, Schema
 from rechub_ray.task import Task, links_of
 from rechub_ray.world import World
@@ -92,7 +92,7 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
 
 def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dict[str, Any]:
     """Return the model's node with the heads that the losses read, where it takes heads; the user's own stay."""
-    if "heads" not in inspect.signature(MODELS.get(node["name"]).__init__).parameters:
+    if "heads" not in keyword_arguments(MODELS.get(node["name"])):
         return node
     heads = {loss.label: loss.heads[0] for loss in reversed(losses) if hasattr(loss, "label")}
     return {**node, "heads": {**heads, **(node["heads"] or {})}}

@@ -187,10 +187,7 @@ class Learner:
             logged["train/loss/regularization"] = penalty
             logged["train/loss"] += penalty
         rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
-        balancing = self.task.balancing
-        weights = balancing.weights() if balancing is not None else None
-        if weights is not None:
-            logged.update({f"loss_weight/task_{i}": weight for i, weight in enumerate(weights.tolist())})
+        logged.update({f"loss_weight/{name}": weight for name, weight in self.task.loss_weights().items()})
         logged["learning_rate"] = rates[0]
         if len(rates) > 1:
             logged.update({f"learning_rate/{i}": rate for i, rate in enumerate(rates)})

@@ -25,7 +25,8 @@ class Registry(Generic[T]):
 
     Positional constructor arguments are passed by the library (the schema, parameters, ...); keyword-only
     arguments are the user's configuration and are checked against their annotations
-    (``Annotated[float, Ge(0)]`` gives a range). Names are case-insensitive.
+    (``Annotated[float, Ge(0)]`` gives a range). ``**common`` stands for the keyword-only arguments of the base class.
+    Names are case-insensitive.
 
     Args:
         kind: what a component is called in messages.
@@ -47,26 +48,34 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._classes: dict[str, type[T]] = {}
+        self._aliases: dict[str, str] = {}
         self._forms: dict[str, type[pydantic.BaseModel]] = {}
         self._is_searched, self._is_searching = package is None, False
 
-    def register(self, name: str) -> Callable[[type[Any]], type[Any]]:
+    def register(self, name: str, *aliases: str) -> Callable[[type[Any]], type[Any]]:
         """Return a class decorator that registers the class as `name`.
 
+        Args:
+            name: what configurations and messages call it.
+            aliases: other names that configurations may use.
+
         Raises:
-            ConfigError: another class has the name already, in any case.
+            ConfigError: another class has one of the names already, in any case.
         """
 
         def decorate(cls: type[Any]) -> type[Any]:
             if not cls.__module__.startswith(f"{self._package}."):
                 self._search()  # the package's own come first, so that a clash of names does not depend on the order
-            for other, known in self._classes.items():
-                if other.lower() == name.lower() and (other != name or known.__qualname__ != cls.__qualname__):
+            for given in (name, *aliases):
+                other = self._registered(given)
+                known = self._classes.get(other or "")
+                if known is not None and (other != name or known.__qualname__ != cls.__qualname__):
                     raise ConfigError(
-                        f"{self.kind} '{name}' is registered twice",
+                        f"{self.kind} '{given}' is registered twice",
                         got=f"{known.__module__}.{known.__qualname__} and {cls.__module__}.{cls.__qualname__}",
                     )
             self._classes[name] = cls
+            self._aliases |= {alias.lower(): name for alias in aliases}
             self._forms.pop(name, None)
             cls.registered_name = name
             return cls
@@ -77,6 +86,10 @@ class Registry(Generic[T]):
         """Return all registered names, sorted."""
         self._search()
         return sorted(self._classes)
+
+    def aliases(self, name: str) -> list[str]:
+        """Return the other names of a component, sorted, in lower case."""
+        return sorted(alias for alias, known in self._aliases.items() if known == name)
 
     def get(self, name: str, *, where: str = "") -> type[T]:
         """Return the class known as `name`, in any case.
@@ -153,11 +166,16 @@ class Registry(Generic[T]):
     def _known(self, name: Any, where: str) -> str:
         """Return the name as it was registered."""
         self._search()
-        if isinstance(name, str):
-            for known in self._classes if name not in self._classes else [name]:
-                if known.lower() == name.lower():
-                    return known
-        raise ConfigError(f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), self._classes))
+        found = self._registered(name) if isinstance(name, str) else None
+        if found is not None:
+            return found
+        raise ConfigError(f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), [*self._classes, *self._aliases]))
+
+    def _registered(self, name: str) -> str | None:
+        if name in self._classes:
+            return name
+        lower = name.lower()
+        return next((known for known in self._classes if known.lower() == lower), self._aliases.get(lower))
 
     def _search(self) -> None:
         if self._is_searched:
@@ -176,14 +194,7 @@ class Registry(Generic[T]):
     def _form(self, name: str) -> type[pydantic.BaseModel]:
         if name not in self._forms:
             cls = self._classes[name]
-            hints = typing.get_type_hints(cls.__init__, include_extras=True)
-            fields: dict[str, Any] = {}
-            for key, parameter in inspect.signature(cls.__init__).parameters.items():
-                if parameter.kind is parameter.VAR_KEYWORD:
-                    raise TypeError(f"{cls.__qualname__}: **{key} hides the configuration; name the arguments")
-                if parameter.kind is parameter.KEYWORD_ONLY:
-                    default = ... if parameter.default is parameter.empty else parameter.default
-                    fields[key] = (hints.get(key, Any), default)
+            fields = keyword_arguments(cls)
             self._forms[name] = pydantic.create_model(
                 f"{cls.__name__}Arguments",
                 __config__=pydantic.ConfigDict(
@@ -192,6 +203,26 @@ class Registry(Generic[T]):
                 **fields,
             )
         return self._forms[name]
+
+
+def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
+    """Return the type and default of each keyword-only argument; `**common` stands for those of the base class."""
+    fields: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        if cls.__init__ is object.__init__:
+            return fields
+        hints = typing.get_type_hints(base.__init__, include_extras=True)
+        goes_on = False
+        for key, parameter in inspect.signature(base.__init__).parameters.items():
+            goes_on |= parameter.kind is parameter.VAR_KEYWORD
+            if parameter.kind is parameter.KEYWORD_ONLY and key not in fields:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields[key] = (hints.get(key, Any), default)
+        if not goes_on:
+            return fields
+    raise TypeError(f"{cls.__qualname__}: **arguments hide the configuration; name them, here or in a base class")
 
 
 def _import_below(package: str, kind: str) -> None:

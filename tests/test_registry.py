@@ -219,8 +219,44 @@ def test_hidden_arguments_are_a_bug(shapes: Registry[Any]) -> None:
 
         def __init__(self, **arguments: Any) -> None: ...
 
-    with pytest.raises(TypeError, match=r"\*\*arguments hides"):
+    with pytest.raises(TypeError, match=r"\*\*arguments hide"):
         shapes.validate("loose")
+
+
+def test_open_arguments_are_those_of_the_base_class(shapes: Registry[Any]) -> None:
+    class Base:
+        def __init__(self, *, size: int = 1, colour: str = "red") -> None:
+            self.size, self.colour = size, colour
+
+    @shapes.register("own")
+    class Own(Base):
+        """Has a default of its own, and one argument more."""
+
+        def __init__(self, *, corners: int, size: int = 2, **common: Any) -> None:
+            super().__init__(size=size, **common)
+            self.corners = corners
+
+    assert shapes.validate({"name": "own", "corners": 3}) == {"name": "own", "corners": 3, "size": 2, "colour": "red"}
+    assert vars(shapes.build({"name": "own", "corners": 3, "colour": "blue"})) == {
+        "size": 2, "colour": "blue", "corners": 3
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="no argument 'colours'"):
+        shapes.validate({"name": "own", "corners": 3, "colours": "x"})
+
+
+def test_other_names(shapes: Registry[Any]) -> None:
+    @shapes.register("round", "CIRCLE_LIKE", "o")
+    class Round:
+        """No corners."""
+
+    assert shapes.validate("circle_like") == {"name": "round"}
+    assert isinstance(shapes.build({"name": "O"}), Round)
+    assert "round" in shapes.names()
+    assert shapes.aliases("round") == ["circle_like", "o"]
+    with pytest.raises(ConfigError, match="'Circle_like' is registered twice"):
+        shapes.register("Circle_like")(type("Other", (), {}))
+    with pytest.raises(ConfigError, match="'o' is registered twice"):
+        shapes.register("other", "o")(type("Other", (), {}))
 
 
 def test_a_class_registered_anew_is_checked_by_its_new_arguments(shapes: Registry[Any]) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,15 @@ def step(task: Task, parts: list[Batch], *, by_rows: bool = False) -> tuple[floa
 
 
 BOTH = ["bce", {"name": "mse", "label": "rating", "weight": 0.5}]
+LEARNED = {"name": "bce", "learn_loss_weight": True, "weight": 7.0}
 CASES = {
     "one": (ONE, ["bce"], None),
     "two": (TWO, BOTH, None),
     "all kinds": (THREE, [*BOTH, {"name": "cross_entropy", "label": "stars"}], None),
     "uwl": (TWO, BOTH, "uwl"),
     "pcgrad": (THREE, [*BOTH, {"name": "cross_entropy", "label": "stars"}], "pcgrad"),
+    "learned": (TWO, [LEARNED, {"name": "mse", "label": "rating", "learn_loss_weight": True}, "bce"], None),
+    "learned under pcgrad": (TWO, [LEARNED, *BOTH], "pcgrad"),
     "groups": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], None),
     "groups under uwl": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], "uwl"),
     "pairs": (TWO, [*BOTH, "pairwise_logistic"], None),
@@ -307,3 +311,20 @@ def test_shared_layers_are_those_of_several_labels() -> None:
     shared = shared_task_layers(build(TWO, BOTH).model)
     names = [name for name, _ in build(TWO, BOTH).model.named_parameters()]
     assert set(shared) == {name for name in names if not name.startswith("towers.")}
+
+
+def test_a_learned_weight_is_that_of_the_paper() -> None:
+    """c exp(-a) L + a / 2, with c = 1/2 of a squared error; `weight` is left out; the gradient in a is -c e^-a L + 1/2."""
+    nodes = [LEARNED, {"name": "mse", "label": "rating", "learn_loss_weight": True}, "bce"]
+    task, batch = build(TWO, nodes), draw(TWO, 12)
+    with torch.no_grad():
+        for loss, value in zip(task.losses, (0.5, -1.0), strict=False):
+            loss.log_variance.fill_(value)  # type: ignore[union-attr, operator]
+    terms = task(batch)
+    click, rating, plain = (float(terms.parts[name]) for name in ("bce/click", "mse/rating", "bce/click_2"))
+    expected = np.exp(-0.5) * click + 0.25 + 0.5 * np.exp(1.0) * rating - 0.5 + plain
+    assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-6)
+    assert task.loss_weights() == pytest.approx({"bce/click": np.exp(-0.5), "mse/rating": np.exp(1.0) / 2})
+    terms.total.backward()
+    found = [float(loss.log_variance.grad) for loss in task.losses if loss.log_variance is not None]  # type: ignore
+    assert found == pytest.approx([0.5 - np.exp(-0.5) * click, 0.5 - 0.5 * np.exp(1.0) * rating], rel=1e-5)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from rechub_ray.batch import Batch, Outputs
@@ -53,9 +54,12 @@ class Loss(nn.Module, abc.ABC):
         output: the model output that the loss reads; None takes the label's.
         label: the label; None takes the output's, or the schema's first.
         weight: factor of this loss in the sum, >= 0.
+        learn_loss_weight: learn the factor instead: the loss counts as `c exp(-a) L + a / 2`, with a free number a that
+            starts at 0, and `weight` is left out (Kendall et al., arXiv 1705.07115, with a = log sigma^2).
 
     Attributes:
         scope: see `Scope`; a subclass of `PairLoss` sets it in its constructor.
+        learned_factor: c: 1/2 for a squared error, else 1.
 
     Raises:
         SchemaError: unknown label.
@@ -66,11 +70,21 @@ class Loss(nn.Module, abc.ABC):
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     heads: ClassVar[tuple[OutputKind, ...]] = ("logit",)
     link: ClassVar[Link | None] = "sigmoid"
+    learned_factor: ClassVar[float] = 1.0
     scope: Scope = "rows"
 
-    def __init__(self, schema: Schema, *, output: str | None, label: str | None, weight: float) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        output: str | None = None,
+        label: str | None = None,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        learn_loss_weight: bool = False,
+    ) -> None:
         super().__init__()
         self._schema, self._named, self.output, self.weight = schema, label, output, weight
+        self.log_variance = nn.Parameter(torch.zeros(())) if learn_loss_weight else None
         if label is not None or output is None:  # else the output says which label, in `bind`
             self._use(schema.label(label).name)
 
@@ -114,6 +128,22 @@ class Loss(nn.Module, abc.ABC):
             world: the ranks that hold the rest of the step; only losses of scope `batch` ask for it.
         """
         return self.total(outputs[self.output or "logit"], self.rows(batch))
+
+    def weighted(self, value: Tensor, share: Tensor | float) -> Tensor:
+        """Return what the loss adds to its task's.
+
+        Args:
+            value: the loss, a scalar, as this part of this rank contributes to the step's.
+            share: this part's share in the rows of the step; the mean over ranks of all parts' sums is 1.
+        """
+        if self.log_variance is None:
+            return self.weight * value
+        return self.learned_factor * torch.exp(-self.log_variance) * value + share * self.log_variance / 2
+
+    @torch.no_grad()
+    def learned_weight(self) -> Tensor | None:
+        """Return the factor that was learned so far, a scalar; None where `weight` is the factor."""
+        return None if self.log_variance is None else self.learned_factor * torch.exp(-self.log_variance)
 
     @abc.abstractmethod
     def total(self, prediction: Tensor, rows: Rows) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 from torch import Tensor
@@ -14,17 +14,15 @@ from rechub_ray.schema import Schema
 
 @LOSSES.register("bce")
 class BCE(Loss):
-    """Binary cross-entropy of a logit: `max(s, 0) - s z + log(1 + exp(-|s|))`, with `z = (1 - e) y + e / 2`.
+    """Binary cross-entropy of a logit s and a binary label y: `max(s, 0) - s z + log(1 + exp(-|s|))`, with `z = (1 - e) y + e / 2`.
 
     The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not
     zero (not by the sum of the weights).
 
     Args:
         schema: has the labels.
-        output: the model output that holds the logit s; None takes the label's.
-        label: a binary label y; None takes the output's, or the schema's first.
-        weight: factor of this loss in the sum, >= 0.
         label_smoothing: e, in [0, 1].
+        common: `output`, `label`, `weight` and `learn_loss_weight`, as in `Loss`.
 
     Shapes:
         output (B,), label (B,) -> scalar
@@ -37,12 +35,10 @@ class BCE(Loss):
         self,
         schema: Schema,
         *,
-        output: str | None = None,
-        label: str | None = None,
-        weight: Annotated[float, Ge(0)] = 1.0,
         label_smoothing: Annotated[float, Ge(0), Le(1)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(schema, output=output, label=label, weight=weight)
+        super().__init__(schema, **common)
         self.label_smoothing = label_smoothing
 
     def total(self, prediction: Tensor, rows: Rows) -> Tensor:

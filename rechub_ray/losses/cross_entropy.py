@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
 from torch import Tensor
@@ -14,16 +14,14 @@ from rechub_ray.schema import Schema
 
 @LOSSES.register("cross_entropy")
 class CrossEntropy(Loss):
-    """Cross-entropy of a multiclass label: `-sum_c z_c log_softmax(s)_c`, with `z = (1 - e) onehot(y) + e / C`.
+    """Cross-entropy of a multiclass label y and its classes' logits s: `-sum_c z_c log_softmax(s)_c`, with `z = (1 - e) onehot(y) + e / C`.
 
     The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not zero.
 
     Args:
         schema: has the labels.
-        output: the model output that holds the classes' logits s; None takes the label's.
-        label: a multiclass label y; None takes the output's, or the schema's first.
-        weight: factor of this loss in the sum, >= 0.
         label_smoothing: e, in [0, 1).
+        common: `output`, `label`, `weight` and `learn_loss_weight`, as in `Loss`.
 
     Shapes:
         output (B, C), label (B,) -> scalar
@@ -40,12 +38,10 @@ class CrossEntropy(Loss):
         self,
         schema: Schema,
         *,
-        output: str | None = None,
-        label: str | None = None,
-        weight: Annotated[float, Ge(0)] = 1.0,
         label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(schema, output=output, label=label, weight=weight)
+        super().__init__(schema, **common)
         self.label_smoothing = label_smoothing
 
     def total(self, prediction: Tensor, rows: Rows) -> Tensor:

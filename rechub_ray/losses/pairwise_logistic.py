@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
@@ -22,18 +22,16 @@ _BLOCK = 2**24
 class PairwiseLogistic(PairLoss):
     """Logistic loss of the difference of two logits whose labels differ: `log(1 + exp(-d))`, `d = (s_i - s_j) / T - m`.
 
-    Pairs are all (i, j) with y_i > y_j, in one session where `session_name` is given, else in the whole step over all
+    Pairs are all (i, j) with y_i > y_j (binary or graded labels), in one session where `session_name` is given, else in the whole step over all
     workers. A pair has the weight of row i; the sum is divided by the number of pairs whose weight is not zero. No pair
     gives 0. Pairs are computed in blocks of rows, and again in backward: memory does not grow with their number.
 
     Args:
         schema: has the labels and the group column.
-        output: the model output that holds the logit s; None takes the label's.
-        label: a binary or regression label y (graded relevance); None takes the output's, or the schema's first.
-        weight: factor of this loss in the sum, >= 0.
         session_name: the schema's group column, with `data.group_by: true`; None compares all rows of a step.
         temperature: T, > 0.
         hinge_margin: m, >= 0.
+        common: `output`, `label`, `weight` and `learn_loss_weight`, as in `Loss`.
 
     Shapes:
         output (B,), label (B,) -> scalar
@@ -52,14 +50,12 @@ class PairwiseLogistic(PairLoss):
         self,
         schema: Schema,
         *,
-        output: str | None = None,
-        label: str | None = None,
-        weight: Annotated[float, Ge(0)] = 1.0,
         session_name: str | None = None,
         temperature: Annotated[float, Gt(0)] = 1.0,
         hinge_margin: Annotated[float, Ge(0)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(schema, output=output, label=label, weight=weight)
+        super().__init__(schema, **common)
         if session_name is not None and session_name != schema.group:
             raise ConfigError(
                 f"loss 'pairwise_logistic': 'session_name' is '{session_name}'",

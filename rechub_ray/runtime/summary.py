@@ -15,7 +15,7 @@ from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
 from rechub_ray.optimizers import OPTIMIZERS
-from rechub_ray.registry import Registry
+from rechub_ray.registry import Registry, keyword_arguments
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
 
@@ -85,7 +85,8 @@ def print_components(kind: str | None, name: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if kind is not None and name is not None:
         cls = FAMILIES[kind].get(name, where=kind)
-        console.print(f"{name}\n\n{inspect.getdoc(cls) or ''}\n")
+        aliases = ", ".join(FAMILIES[kind].aliases(cls.registered_name))
+        console.print(f"{cls.registered_name}{f' (also {aliases})' if aliases else ''}\n\n{inspect.getdoc(cls) or ''}\n")
         for line in arguments(cls):
             console.print(f"  {line}")
         return
@@ -98,12 +99,8 @@ def print_components(kind: str | None, name: str | None) -> None:
 
 def arguments(cls: type) -> list[str]:
     """Return a component's arguments, `name = default` each."""
-    lines = []
-    for key, parameter in inspect.signature(cls.__init__).parameters.items():  # type: ignore[misc]
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            default = "(required)" if parameter.default is parameter.empty else f"= {parameter.default!r}"
-            lines.append(f"{key} {default}")
-    return lines
+    found = keyword_arguments(cls).items()
+    return [f"{key} (required)" if default is ... else f"{key} = {default!r}" for key, (_, default) in found]
 
 
 def _number(value: float | None) -> str:

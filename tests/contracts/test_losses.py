@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import importlib
 from typing import Any
 
 import numpy as np
@@ -17,56 +17,20 @@ from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
 from tests.worlds import on_ranks
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 ROWS, CLASSES = 12, 4
 
 
-def _bce(s: Array, y: Array, w: Array, group: Array, *, label_smoothing: float = 0.0) -> float:
-    p = 1 / (1 + np.exp(-s))
-    z = np.where(y == 1, 1 - label_smoothing / 2, label_smoothing / 2)
-    return float((-(z * np.log(p) + (1 - z) * np.log(1 - p)) * w).sum() / (w != 0).sum())
+
+def of(name: str) -> Any:
+    """`tests/losses/test_<name>.py`: LABEL_KIND (what it learns by default), reference(s, y, w, group, **arguments) in
+    NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here."""
+    return importlib.import_module(f"tests.losses.test_{name}")
 
 
-def _mse(s: Array, y: Array, w: Array, group: Array) -> float:
-    return float(((s - y) ** 2 * w).sum() / (w != 0).sum())
-
-
-def _cross_entropy(s: Array, y: Array, w: Array, group: Array, *, label_smoothing: float = 0.0) -> float:
-    log_p = s - np.log(np.exp(s).sum(1, keepdims=True))
-    z = np.full_like(s, label_smoothing / s.shape[1])
-    z[np.arange(len(y)), y.astype(int)] += 1 - label_smoothing
-    return float((-(z * log_p).sum(1) * w).sum() / (w != 0).sum())
-
-
-def _pairwise_logistic(
-    s: Array, y: Array, w: Array, group: Array, *, session_name: str | None = None, temperature: float = 1.0,
-    hinge_margin: float = 0.0,
-) -> float:  # fmt: skip
-    total, count = 0.0, 0
-    for i in range(len(s)):
-        for j in range(len(s)):
-            if y[i] > y[j] and (session_name is None or group[i] == group[j]) and w[i] != 0:
-                total += w[i] * np.log1p(np.exp(-((s[i] - s[j]) / temperature - hinge_margin)))
-                count += 1
-    return total / count
-
-
-# a loss that is not here fails: a new one brings its own reference, and the label that it learns by default
-REFERENCES: dict[str, tuple[str, Callable[..., float]]] = {
-    "bce": ("binary", _bce),
-    "mse": ("regression", _mse),
-    "cross_entropy": ("multiclass", _cross_entropy),
-    "pairwise_logistic": ("binary", _pairwise_logistic),
-}
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "bce": [{"label_smoothing": 0.2}],
-    "cross_entropy": [{"label_smoothing": 0.2}],
-    "pairwise_logistic": [{"session_name": "user", "temperature": 0.5, "hinge_margin": 0.3}],
-}
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
     for name in LOSSES.names()
-    for arguments in [{}, *VARIANTS.get(name, [])]
+    for arguments in [{}, *of(name).VARIANTS]
 ]
 
 
@@ -90,7 +54,7 @@ class Rows:
 
 
 def build(node: dict[str, Any], *, optional: bool = False) -> Loss:
-    kind = REFERENCES[node["name"]][0]
+    kind = of(node["name"]).LABEL_KIND
     label = Label("y", kind, optional, CLASSES if kind == "multiclass" else None)  # type: ignore[arg-type]
     return LOSSES.build(node, Schema((), (label,), group="user", weight="w"))
 
@@ -98,7 +62,7 @@ def build(node: dict[str, Any], *, optional: bool = False) -> Loss:
 def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
     """Predictions, labels of every kind of value, weights, one of which is 0, and groups that lie together."""
     rng = np.random.default_rng(0)
-    kind = REFERENCES[node["name"]][0]
+    kind = of(node["name"]).LABEL_KIND
     weight = rng.uniform(0.2, 3, ROWS)
     weight[3] = 0
     shape = (ROWS, CLASSES) if kind == "multiclass" else (ROWS,)
@@ -124,7 +88,7 @@ def test_it_equals_numpy(node: dict[str, Any]) -> None:
     arguments = {key: argument for key, argument in node.items() if key != "name"}
     for weights in (rows.weight, None):
         ones = np.ones(ROWS) if weights is None else weights.numpy()
-        reference = REFERENCES[node["name"]][1]
+        reference = of(node["name"]).reference
         expected = reference(rows.prediction.numpy(), rows.label.numpy(), ones, rows.group.numpy(), **arguments)
         assert value(loss, dataclasses.replace(rows, weight=weights)).item() == pytest.approx(expected, rel=1e-12)
 

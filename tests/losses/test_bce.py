@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,14 @@ def batch(label: list[float], weight: list[float] | None) -> Batch:
     labels[:, 1] = torch.tensor(label)
     features = Features(torch.zeros(len(label), 0, dtype=torch.int64), torch.zeros(len(label), 0))
     return Batch(features, labels, None if weight is None else torch.tensor(weight))
+LABEL_KIND = "binary"
+VARIANTS: list[dict[str, Any]] = [{"label_smoothing": 0.2}]
+
+
+def reference(s: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, *, label_smoothing: float = 0.0) -> float:
+    p = 1 / (1 + np.exp(-s))
+    z = np.where(y == 1, 1 - label_smoothing / 2, label_smoothing / 2)
+    return float((-(z * np.log(p) + (1 - z) * np.log(1 - p)) * w).sum() / (w != 0).sum())
 
 
 @pytest.mark.parametrize(

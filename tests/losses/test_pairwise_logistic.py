@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,21 @@ SCHEMA = Schema((), (Label("click"),), group="session")
 LOGIT = [0.8, -0.4, 0.3, 0.9, -1.2, -0.5, 0.1, -0.7]
 LABEL = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
 SESSION = [1, 1, 1, 2, 2, 2, 3, 3]
+LABEL_KIND = "binary"
+VARIANTS: list[dict[str, Any]] = [{"session_name": "user", "temperature": 0.5, "hinge_margin": 0.3}]
+
+
+def reference(
+    s: np.ndarray, y: np.ndarray, w: np.ndarray, group: np.ndarray, *, session_name: str | None = None,
+    temperature: float = 1.0, hinge_margin: float = 0.0,
+) -> float:  # fmt: skip
+    total, count = 0.0, 0
+    for i in range(len(s)):
+        for j in range(len(s)):
+            if y[i] > y[j] and (session_name is None or group[i] == group[j]) and w[i] != 0:
+                total += w[i] * np.log1p(np.exp(-((s[i] - s[j]) / temperature - hinge_margin)))
+                count += 1
+    return total / count
 
 
 def batch(rows: int = 8, label: list[float] = LABEL) -> Batch:
