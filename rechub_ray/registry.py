@@ -169,7 +169,9 @@ class Registry(Generic[T]):
         found = self._registered(name) if isinstance(name, str) else None
         if found is not None:
             return found
-        raise ConfigError(f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), [*self._classes, *self._aliases]))
+        raise ConfigError(
+            f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), [*self._classes, *self._aliases])
+        )
 
     def _registered(self, name: str) -> str | None:
         if name in self._classes:

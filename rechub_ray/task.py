@@ -40,8 +40,9 @@ class StepSize:
 class Task(nn.Module):
     """A model with its losses and balancing: optimised, averaged, saved, resumed and cloned as one.
 
-    A label with losses is a task; its loss is `L_t = sum_k weight_k * sum_k(rows) / count_k` over them. What is
-    minimised is the sum of the tasks' losses (weights may be learned: `learn_loss_weight`), or what `balancing` makes of them, plus the model's own losses.
+    A label with losses is a task; its loss is `L_t = sum_k weight_k * sum_k(rows) / count_k` over them. A loss
+    may learn its weight (`learn_loss_weight`). What is minimised is the sum of the tasks' losses, or what `balancing`
+    makes of them, plus the model's own losses.
 
     Each loss is divided by its count over all ranks, seen from one rank: `count / world.size`. So averaging the
     ranks' gradients gives the global batch's exactly, also where ranks hold different numbers of rows that count.
@@ -141,7 +142,7 @@ class Task(nn.Module):
                 mine[name].copy_(value)
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the factors that balancing or `learn_loss_weight` give, by `task_<i>` or the loss's name, for the log."""
+        """Return the factors that balancing or `learn_loss_weight` give, by `task_<i>` or loss, for the log."""
         factors = self.balancing.weights() if self.balancing is not None else None
         found = {f"task_{i}": factor for i, factor in enumerate([] if factors is None else factors.tolist())}
         for name, loss in zip(self.names, self._losses(), strict=True):
@@ -240,7 +241,9 @@ class Task(nn.Module):
         own = {name: outputs[name] * share for name in self.own_losses}
         zero = torch.zeros((), device=batch.labels.device)
         tasks = [
-            torch.stack([x.weighted(v, share) for x, v in zip(self._losses(), values, strict=True) if x.label == label.name])
+            torch.stack(
+                [x.weighted(v, share) for x, v in zip(self._losses(), values, strict=True) if x.label == label.name]
+            )
             for label in self.labels
         ]
         totals = torch.stack([task.sum() for task in tasks]) if tasks else zero.new_zeros(0)

@@ -314,7 +314,7 @@ def test_shared_layers_are_those_of_several_labels() -> None:
 
 
 def test_a_learned_weight_is_that_of_the_paper() -> None:
-    """c exp(-a) L + a / 2, with c = 1/2 of a squared error; `weight` is left out; the gradient in a is -c e^-a L + 1/2."""
+    """c exp(-a) L + a / 2, c = 1/2 of a squared error; `weight` is left out; the gradient in a is -c e^-a L + 1/2."""
     nodes = [LEARNED, {"name": "mse", "label": "rating", "learn_loss_weight": True}, "bce"]
     task, batch = build(TWO, nodes), draw(TWO, 12)
     with torch.no_grad():

@@ -14,10 +14,10 @@ from rechub_ray.schema import Schema
 
 @LOSSES.register("bce")
 class BCE(Loss):
-    """Binary cross-entropy of a logit s and a binary label y: `max(s, 0) - s z + log(1 + exp(-|s|))`, with `z = (1 - e) y + e / 2`.
+    """Binary cross-entropy of a logit s and a binary label y: `max(s, 0) - s z + log(1 + exp(-|s|))`.
 
-    The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not
-    zero (not by the sum of the weights).
+    Here `z = (1 - e) y + e / 2`. The rows' losses, times their sample weights, are summed and divided by the number of
+    rows whose weight is not zero (not by the sum of the weights).
 
     Args:
         schema: has the labels.

@@ -14,9 +14,10 @@ from rechub_ray.schema import Schema
 
 @LOSSES.register("cross_entropy")
 class CrossEntropy(Loss):
-    """Cross-entropy of a multiclass label y and its classes' logits s: `-sum_c z_c log_softmax(s)_c`, with `z = (1 - e) onehot(y) + e / C`.
+    """Cross-entropy of a multiclass label y and its classes' logits s: `-sum_c z_c log_softmax(s)_c`.
 
-    The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not zero.
+    Here `z = (1 - e) onehot(y) + e / C`. The rows' losses, times their sample weights, are summed and divided by the
+    number of rows whose weight is not zero.
 
     Args:
         schema: has the labels.

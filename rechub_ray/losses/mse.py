@@ -9,9 +9,10 @@ from rechub_ray.losses.base import LOSSES, Loss, Rows, weighted_sum
 
 @LOSSES.register("mse")
 class MSE(Loss):
-    """Squared error `(s - y)^2` of the raw output s and the label y (a binary one is taken as a number), without the factor 1/2.
+    """Squared error `(s - y)^2` of the raw output s and the label y, without the factor 1/2.
 
-    The rows' losses, times their sample weights, are summed and divided by the number of rows whose weight is not zero.
+    A binary label is taken as a number. The rows' losses, times their sample weights, are summed and divided by the
+    number of rows whose weight is not zero.
 
     Args:
         schema: has the labels.

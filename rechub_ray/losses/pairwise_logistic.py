@@ -22,9 +22,10 @@ _BLOCK = 2**24
 class PairwiseLogistic(PairLoss):
     """Logistic loss of the difference of two logits whose labels differ: `log(1 + exp(-d))`, `d = (s_i - s_j) / T - m`.
 
-    Pairs are all (i, j) with y_i > y_j (binary or graded labels), in one session where `session_name` is given, else in the whole step over all
-    workers. A pair has the weight of row i; the sum is divided by the number of pairs whose weight is not zero. No pair
-    gives 0. Pairs are computed in blocks of rows, and again in backward: memory does not grow with their number.
+    Pairs are all (i, j) with y_i > y_j (binary or graded labels), in one session where `session_name` is given, else in
+    the whole step over all workers. A pair has the weight of row i; the sum is divided by the number of pairs whose
+    weight is not zero. No pair gives 0. Pairs are computed in blocks of rows, and again in backward: memory does not
+    grow with their number.
 
     Args:
         schema: has the labels and the group column.

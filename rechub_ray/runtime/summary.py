@@ -86,7 +86,9 @@ def print_components(kind: str | None, name: str | None) -> None:
     if kind is not None and name is not None:
         cls = FAMILIES[kind].get(name, where=kind)
         aliases = ", ".join(FAMILIES[kind].aliases(cls.registered_name))
-        console.print(f"{cls.registered_name}{f' (also {aliases})' if aliases else ''}\n\n{inspect.getdoc(cls) or ''}\n")
+        console.print(
+            f"{cls.registered_name}{f' (also {aliases})' if aliases else ''}\n\n{inspect.getdoc(cls) or ''}\n"
+        )
         for line in arguments(cls):
             console.print(f"  {line}")
         return

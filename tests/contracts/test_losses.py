@@ -20,7 +20,6 @@ from tests.worlds import on_ranks
 ROWS, CLASSES = 12, 4
 
 
-
 def of(name: str) -> Any:
     """`tests/losses/test_<name>.py`: LABEL_KIND (what it learns by default), reference(s, y, w, group, **arguments) in
     NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here."""

@@ -24,6 +24,8 @@ def batch(label: list[float], weight: list[float] | None) -> Batch:
     labels[:, 1] = torch.tensor(label)
     features = Features(torch.zeros(len(label), 0, dtype=torch.int64), torch.zeros(len(label), 0))
     return Batch(features, labels, None if weight is None else torch.tensor(weight))
+
+
 LABEL_KIND = "binary"
 VARIANTS: list[dict[str, Any]] = [{"label_smoothing": 0.2}]
 
