@@ -215,9 +215,9 @@ def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
             continue
         if cls.__init__ is object.__init__:
             return fields
-        hints = typing.get_type_hints(base.__init__, include_extras=True)
+        hints = typing.get_type_hints(base.__init__, include_extras=True)  # type: ignore[misc]
         goes_on = False
-        for key, parameter in inspect.signature(base.__init__).parameters.items():
+        for key, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
             goes_on |= parameter.kind is parameter.VAR_KEYWORD
             if parameter.kind is parameter.KEYWORD_ONLY and key not in fields:
                 default = ... if parameter.default is parameter.empty else parameter.default
