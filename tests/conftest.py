@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ os.environ.update(
     }
 )
 ROOT = Path(__file__).resolve().parents[1]
+REAL_DATA = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 import hypothesis  # noqa: E402
@@ -64,14 +66,27 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_dir() -> Callable[[str], Path]:
     """`data_dir("frappe")`: the folder of a real data set; skips the test where there is none."""
-    root = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data"))
 
     def find(name: str) -> Path:
-        if not (root / name).is_dir():
+        if not (REAL_DATA / name).is_dir():
             pytest.skip(f"real data set '{name}' is not here; RECHUB_DATA names the folder that holds it")
-        return root / name
+        return REAL_DATA / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Any]:
+    """`golden("losses.json")`: values of another implementation, from a folder beside the real data; skips the test
+    where there is none."""
+
+    def read(name: str) -> Any:
+        path = REAL_DATA.parent / "golden" / name
+        if not path.is_file():
+            pytest.skip(f"'{path}' is not here; RECHUB_DATA names the folder beside it")
+        return json.loads(path.read_text())
+
+    return read
 
 
 @pytest.fixture

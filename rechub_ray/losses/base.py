@@ -68,8 +68,8 @@ class Loss(nn.Module, abc.ABC):
 
     registered_name: ClassVar[str]
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
-    heads: ClassVar[tuple[OutputKind, ...]] = ("logit",)
-    link: ClassVar[Link | None] = "sigmoid"
+    heads: tuple[OutputKind, ...] = ("logit",)
+    link: Link | None = "sigmoid"
     learned_factor: ClassVar[float] = 1.0
     scope: Scope = "rows"
 
@@ -86,7 +86,7 @@ class Loss(nn.Module, abc.ABC):
         self._schema, self._named, self.output, self.weight = schema, label, output, weight
         self.log_variance = nn.Parameter(torch.zeros(())) if learn_loss_weight else None
         if label is not None or output is None:  # else the output says which label, in `bind`
-            self._use(schema.label(label).name)
+            self.use(schema.label(label).name)
 
     def bind(self, outputs: Sequence[Output], *, where: str) -> None:
         """Settle which output and label the names mean.
@@ -99,6 +99,7 @@ class Loss(nn.Module, abc.ABC):
             ConfigError: the names do not fit the model or each other, or the output is not of a kind that it reads.
         """
         output, label = claim(outputs, self._schema, output=self.output, label=self._named, where=where)
+        self.use(label)
         if output.kind not in self.heads:
             raise ConfigError(
                 f"'{where}': loss '{self.registered_name}' cannot read output '{output.name}' of kind {output.kind}",
@@ -106,9 +107,14 @@ class Loss(nn.Module, abc.ABC):
                 hint="A model with an argument `heads` builds another head for a label.",
             )
         self.output = output.name
-        self._use(label)
 
-    def _use(self, label: str) -> None:
+    def use(self, label: str) -> None:
+        """Take the label called `label` as the one to learn.
+
+        Raises:
+            SchemaError: unknown label.
+            ConfigError: it is not of a kind that the loss learns.
+        """
         found = self._schema.label(label)
         if found.kind not in self.label_kinds:
             raise ConfigError(

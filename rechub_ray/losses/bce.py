@@ -12,12 +12,16 @@ from rechub_ray.losses.base import LOSSES, Loss, Rows, weighted_sum
 from rechub_ray.schema import Schema
 
 
-@LOSSES.register("bce")
+@LOSSES.register("bce", "binary_cross_entropy_loss", "cross_entropy_loss")
 class BCE(Loss):
     """Binary cross-entropy of a logit s and a binary label y: `max(s, 0) - s z + log(1 + exp(-|s|))`.
 
     Here `z = (1 - e) y + e / 2`. The rows' losses, times their sample weights, are summed and divided by the number of
     rows whose weight is not zero (not by the sum of the weights).
+
+    EasyRec's `BINARY_CROSS_ENTROPY_LOSS` ignores sample weights, and its `CROSS_ENTROPY_LOSS` takes the logarithms of
+    p + 1e-7 and 1 - p + 1e-7, p being the probability; under both names, this one has weights and computes from the
+    logit.
 
     Args:
         schema: has the labels.

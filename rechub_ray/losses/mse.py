@@ -7,7 +7,7 @@ from torch import Tensor
 from rechub_ray.losses.base import LOSSES, Loss, Rows, weighted_sum
 
 
-@LOSSES.register("mse")
+@LOSSES.register("mse", "l2_loss")
 class MSE(Loss):
     """Squared error `(s - y)^2` of the raw output s and the label y, without the factor 1/2.
 

@@ -22,7 +22,8 @@ ROWS, CLASSES = 12, 4
 
 def of(name: str) -> Any:
     """`tests/losses/test_<name>.py`: LABEL_KIND (what it learns by default), reference(s, y, w, group, **arguments) in
-    NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here."""
+    NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here. WEIGHTLESS_ROWS_STAY says that
+    what it computes over the step has the rows of weight 0."""
     return importlib.import_module(f"tests.losses.test_{name}")
 
 
@@ -112,6 +113,8 @@ def test_huge_predictions_give_finite_losses_and_gradients(node: dict[str, Any])
 
 @pytest.mark.parametrize("node", CASES)
 def test_a_weight_of_zero_removes_the_row(node: dict[str, Any]) -> None:
+    if getattr(of(node["name"]), "WEIGHTLESS_ROWS_STAY", False):
+        pytest.skip("its reference says what it makes of rows of weight 0")
     loss, rows = build(node), draw(node)
     assert rows.weight is not None
     kept = rows.weight != 0
