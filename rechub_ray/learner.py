@@ -30,7 +30,7 @@ from rechub_ray.optimizers import build_optimizers, state_shapes
 from rechub_ray.outputs import predictions
 from rechub_ray.regularization import Regularization
 from rechub_ray.saved_state import check_like
-from rechub_ray.schedules import SCHEDULES
+from rechub_ray.schedules import SCHEDULES, Schedule
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
@@ -79,10 +79,18 @@ class Learner:
         world: this worker's place.
         device: where to compute.
         total_steps: optimizer steps over which schedules run.
+        total_epochs: epochs over which those schedules run that change between epochs only.
     """
 
     def __init__(
-        self, config: RunConfig, schema: Schema, *, world: World, device: torch.device, total_steps: int
+        self,
+        config: RunConfig,
+        schema: Schema,
+        *,
+        world: World,
+        device: torch.device,
+        total_steps: int,
+        total_epochs: int = 1,
     ) -> None:
         self.config = config = resolved(config, schema)
         self.schema, self.world, self.device = schema, world, device
@@ -99,10 +107,11 @@ class Learner:
         self.built = build_optimizers(config.optimizers, self.model, also=own)
         self.optimizers = [item.optimizer for item in self.built]
         self.base_lrs = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
-        self.schedules = [
-            SCHEDULES.build(item.schedule_node, total_steps, lr)
-            for item, lr in zip(self.built, self.base_lrs, strict=True)
-        ]
+        self.schedules: list[Schedule] = []
+        for item, lr in zip(self.built, self.base_lrs, strict=True):
+            node = SCHEDULES.validate(item.schedule_node)
+            total = total_epochs if node.get("per") == "epoch" else total_steps
+            self.schedules.append(SCHEDULES.build(node, total, lr))
         self.regularization = Regularization(**config.regularization.model_dump())
         self.gradients = Gradients(
             self.model,
@@ -114,10 +123,15 @@ class Learner:
         self._window: dict[str, Tensor] = {}
         self._window_steps = 0
 
-    def train_step(self, batch: Batch, *, step: int) -> None:
+    def train_step(self, batch: Batch, *, step: int, epoch: int = 0) -> None:
         """Do one optimizer step on this rank's rows.
 
         On CUDA it does not wait for the device: sums for the log stay there until `drain_log`, which checks them.
+
+        Args:
+            batch: the rows.
+            step: optimizer steps before it.
+            epoch: whole epochs before it.
 
         Raises:
             TrainingError: on the CPU, the loss or its gradient is not finite.
@@ -136,7 +150,7 @@ class Learner:
         if self.device.type == "cpu" and not math.isfinite(norm.item()):
             self._fail(batch, step)
         self._note({"grad_norm": norm})
-        self._set_learning_rates(step)
+        self._set_learning_rates(step, epoch)
         for optimizer in self.optimizers:
             optimizer.step()
         for optimizer in self.optimizers:
@@ -157,9 +171,9 @@ class Learner:
         for name, value in values.items():
             self._window[name] = self._window[name] + value if name in self._window else value
 
-    def _set_learning_rates(self, step: int) -> None:
+    def _set_learning_rates(self, step: int, epoch: int) -> None:
         for optimizer, schedule, lr in zip(self.optimizers, self.schedules, self.base_lrs, strict=True):
-            rate = lr * schedule.factor(step)
+            rate = lr * schedule.factor(epoch if schedule.per == "epoch" else step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
 

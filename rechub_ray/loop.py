@@ -95,6 +95,11 @@ def schedule_steps_of(config: RunConfig, train: TrainSource) -> int:
     return steps_of(config, train) if epochs is None else max(round(epochs * train.steps_per_epoch), 1)
 
 
+def schedule_epochs_of(config: RunConfig, train: TrainSource) -> int:
+    """Return the number of epochs over which learning-rate schedules run; a part of one counts as one."""
+    return -(-schedule_steps_of(config, train) // train.steps_per_epoch)
+
+
 class Fit:
     """One run from where it stands to its end: `Fit(...).run()`.
 
@@ -169,7 +174,7 @@ class Fit:
             if batch is None:
                 break
             with self.clock.on("train"):
-                self.learner.train_step(batch, step=progress.step)
+                self.learner.train_step(batch, step=progress.step, epoch=progress.position.epoch)
             epoch = progress.position.epoch
             progress.step += 1
             progress.rows += self.train.rows_at(progress.position)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import threading
 import traceback
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 import pydantic
@@ -26,7 +28,8 @@ class Registry(Generic[T]):
     Positional constructor arguments are passed by the library (the schema, parameters, ...); keyword-only
     arguments are the user's configuration and are checked against their annotations
     (``Annotated[float, Ge(0)]`` gives a range). ``**common`` stands for the keyword-only arguments of the base class.
-    Names are case-insensitive.
+    Names are case-insensitive. Where `adopt_with` has been called, the dotted name of a class elsewhere
+    (`torch.optim.RAdam`) is a component's name, too.
 
     Args:
         kind: what a component is called in messages.
@@ -50,6 +53,8 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, str] = {}
         self._forms: dict[str, type[pydantic.BaseModel]] = {}
+        self._adopt: Callable[[type[Any]], type[T] | None] | None = None
+        self._adopted: dict[str, type[T]] = {}
         self._is_searched, self._is_searching = package is None, False
 
     def register(self, name: str, *aliases: str) -> Callable[[type[Any]], type[Any]]:
@@ -82,8 +87,18 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def adopt_with(self, adopt: Callable[[type[Any]], type[T] | None]) -> Callable[[type[Any]], type[T] | None]:
+        """Return `adopt`, a function that makes components of classes elsewhere, which is called from now on.
+
+        Args:
+            adopt: takes a class and returns a component that has its arguments as keyword-only ones, or None where it
+                is not of the kind; see `keyword_class`.
+        """
+        self._adopt = adopt
+        return adopt
+
     def names(self) -> list[str]:
-        """Return all registered names, sorted."""
+        """Return all registered names, sorted; those of adopted classes are not among them."""
         self._search()
         return sorted(self._classes)
 
@@ -97,7 +112,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is unknown; suggests the nearest one.
         """
-        return self._classes[self._known(name, where)]
+        return self._class(self._known(name, where))
 
     def attribute(self, package: str, name: str) -> type[T]:
         """Return the component class called `name` below a package: the `__getattr__` of packages of components.
@@ -169,9 +184,33 @@ class Registry(Generic[T]):
         found = self._registered(name) if isinstance(name, str) else None
         if found is not None:
             return found
+        adopted = self._adopted_from(name) if isinstance(name, str) and self._adopt is not None else None
+        if adopted is not None:
+            return adopted
         raise ConfigError(
-            f"{_at(where)}unknown {self.kind} {shown(name)}", hint=nearest(str(name), [*self._classes, *self._aliases])
+            f"{_at(where)}unknown {self.kind} {shown(name)}",
+            hint=nearest(str(name), [*self._classes, *self._aliases, *_siblings(str(name))]),
         )
+
+    def _class(self, name: str) -> type[T]:
+        return self._classes[name] if name in self._classes else self._adopted[name]
+
+    def _adopted_from(self, name: str) -> str | None:
+        """Return the name under which the class with a dotted name is known; None where there is no such component."""
+        if name not in self._adopted:
+            found = getattr(_module(name), name.rpartition(".")[2], None)
+            if not isinstance(found, type):
+                return None
+            own = next((known for known, cls in self._classes.items() if cls is found), None)
+            if own is not None:
+                return own
+            assert self._adopt is not None
+            adopted = self._adopt(found)
+            if adopted is None:
+                return None
+            adopted.registered_name = name  # type: ignore[attr-defined]
+            self._adopted[name] = adopted
+        return name
 
     def _registered(self, name: str) -> str | None:
         if name in self._classes:
@@ -195,7 +234,7 @@ class Registry(Generic[T]):
 
     def _form(self, name: str) -> type[pydantic.BaseModel]:
         if name not in self._forms:
-            cls = self._classes[name]
+            cls = self._class(name)
             fields = keyword_arguments(cls)
             self._forms[name] = pydantic.create_model(
                 f"{cls.__name__}Arguments",
@@ -225,6 +264,93 @@ def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
         if not goes_on:
             return fields
     raise TypeError(f"{cls.__qualname__}: **arguments hide the configuration; name them, here or in a base class")
+
+
+def borrowed_arguments(cls: type[Any], *, skip: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Return the type and default of each constructor argument of a class elsewhere, for `keyword_class`.
+
+    An optional argument that no text can give (a function, a tensor) is left out.
+
+    Args:
+        cls: the class.
+        skip: arguments to leave out.
+
+    Raises:
+        ConfigError: a required argument is one that no text can give.
+    """
+    try:
+        hints = typing.get_type_hints(cls.__init__, localns=vars(collections.abc))
+    except NameError:  # a type that its module imports for type checkers only
+        hints = {}
+    fields: dict[str, tuple[Any, Any]] = {}
+    for key, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        if key in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        hint = _text_type(hints.get(key, Any if default in (..., None) else type(default)))
+        if hint is not None:
+            # 0 becomes 0.0 where a float is meant, as it will be when a configuration is read back
+            fields[key] = (hint, default if default is ... else pydantic.TypeAdapter(hint).validate_python(default))
+        elif default is ...:
+            raise ConfigError(
+                f"{cls.__module__}.{cls.__qualname__} takes '{key}', which a configuration cannot give",
+                expected="a class whose arguments are numbers, texts and lists",
+                got=str(hints[key]),
+            )
+    return fields
+
+
+def keyword_class(base: type[Any], init: Any, arguments: Mapping[str, tuple[Any, Any]], *, common: bool) -> type[Any]:
+    """Return a subclass whose constructor `init` has the given keyword-only arguments for its configuration.
+
+    Args:
+        base: its base class.
+        init: the constructor; takes them as `**arguments`.
+        arguments: type and default of each; the default `...` makes it required.
+        common: whether the keyword-only arguments of the base class are allowed, too.
+    """
+    empty = inspect.Parameter.empty
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    for key, (_, default) in arguments.items():
+        given = empty if default is ... else default
+        parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=given))
+    if common:
+        parameters.append(inspect.Parameter("common_", inspect.Parameter.VAR_KEYWORD))
+    init.__signature__ = inspect.Signature(parameters)
+    init.__annotations__ = {key: hint for key, (hint, _) in arguments.items()}
+    return type(base.__name__, (base,), {"__init__": init, "__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def _text_type(hint: Any) -> Any:
+    """Return a type without the members of its unions that no text can give; None where nothing is left."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kept = [member for member in map(_text_type, members) if member not in (None, type(None))]
+        if not kept:
+            return None
+        return typing.Union[tuple([*kept, type(None)] if type(None) in members else kept)]  # noqa: UP007
+    if origin is typing.Literal or hint in (Any, bool, int, float, str, type(None)):
+        return hint
+    if origin in (tuple, list, collections.abc.Iterable, collections.abc.Sequence):
+        kept = [member if member is ... else _text_type(member) for member in members]
+        return None if None in kept else types.GenericAlias(tuple if origin is tuple else list, tuple(kept))
+    return None
+
+
+def _module(name: str) -> Any:
+    """Return the module of a dotted name; None where there is none."""
+    path = name.rpartition(".")[0]
+    try:
+        return importlib.import_module(path) if path else None
+    except (ImportError, ValueError):
+        return None
+
+
+def _siblings(name: str) -> list[str]:
+    """Return the dotted names of the classes beside the one that a dotted name is meant to name."""
+    module = _module(name)
+    path = name.rpartition(".")[0]
+    return [f"{path}.{key}" for key, value in vars(module).items() if isinstance(value, type)] if module else []
 
 
 def _import_below(package: str, kind: str) -> None:

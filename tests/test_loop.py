@@ -306,6 +306,22 @@ def test_schedules_may_run_over_more_epochs_than_the_run(data: Path, tmp_path: P
     assert_same(weights(tmp_path / "half"), weights(tmp_path / "whole", step=18))
 
 
+def test_schedules_per_epoch_and_of_torch_go_on_where_they_were(data: Path, tmp_path: Path) -> None:
+    given = {
+        "optimizers__0__schedule": {"name": "torch.optim.lr_scheduler.CyclicLR", "base_lr": 0.01, "max_lr": 0.05,
+                                    "step_size_up": 7, "cycle_momentum": False},
+        "optimizers__1__schedule": {"name": "exponential", "decay": 0.5, "decay_steps": 1, "per": "epoch"},
+        "train__epochs": None, "train__schedule_epochs": 3, "train__log_every_steps": 1,
+    }  # fmt: skip
+    train(settings(data, tmp_path / "r", **given, train__steps=23))
+    train(settings(data, tmp_path / "r", **given, train__steps=45))
+    train(settings(data, tmp_path / "whole", **given, train__steps=45))
+    assert_same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+    lines = [line for line in read_history(tmp_path / "r" / "metrics.jsonl") if "learning_rate/1" in line]
+    rates = {line["step"]: line["learning_rate/1"] for line in lines}
+    assert [rates[step] for step in (1, 18, 19, 36, 37, 45)] == pytest.approx([0.01] * 2 + [0.005] * 2 + [0.0025] * 2)
+
+
 def test_training_on_two_splits_trains_the_rows_of_both(data: Path, tmp_path: Path) -> None:
     both = settings(data, tmp_path / "r", data__train=["train", "valid"], data__valid=None, train__epochs=1)
     assert train(both).details["steps"] == (4800 + 600) // 256

@@ -16,7 +16,7 @@ from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, open_filesystem
 from rechub_ray.fine_tuning import initialise_from
 from rechub_ray.learner import Learner, Progress
-from rechub_ray.loop import Fit, Hooks, schedule_steps_of
+from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
 from rechub_ray.runtime.board import WorkerPlace
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.world import World
@@ -32,7 +32,14 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     store = Store(config.directory(), keep=config.checkpoint.keep)
     _check_shared(store, world)
     train = train_source(job, world, reader)
-    learner = Learner(config, schema, world=world, device=device, total_steps=schedule_steps_of(config, train))
+    learner = Learner(
+        config,
+        schema,
+        world=world,
+        device=device,
+        total_steps=schedule_steps_of(config, train),
+        total_epochs=schedule_epochs_of(config, train),
+    )
     progress = _restore(learner, store, world, hooks)
     if world.is_main:
         hooks.started(progress.step)

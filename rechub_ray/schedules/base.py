@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from rechub_ray.registry import Registry
 
@@ -14,15 +16,30 @@ class Schedule(abc.ABC):
     Step t of the first W = warmup_steps has the rate warmup_lr + (lr - warmup_lr) * t / W.
 
     Args:
-        total_steps: optimizer steps of the whole run, known before it starts.
+        total_steps: optimizer steps of the whole run, known before it starts; epochs where `per` is `epoch`.
         base_lr: the optimizer's learning rate; bounds in `*_lr` arguments are absolute rates.
         warmup_steps: steps of the warmup, >= 0.
         warmup_lr: rate of the first step where there is a warmup, >= 0.
+        per: `step`, or `epoch`: the rate changes between epochs only, and every count of steps in the schedule's
+            arguments counts epochs.
     """
 
-    def __init__(self, total_steps: int, base_lr: float, *, warmup_steps: int = 0, warmup_lr: float = 0.0) -> None:
-        self.total_steps, self.base_lr = total_steps, base_lr
+    def __init__(
+        self,
+        total_steps: int,
+        base_lr: float,
+        *,
+        warmup_steps: Annotated[int, Ge(0)] = 0,
+        warmup_lr: Annotated[float, Ge(0)] = 0.0,
+        per: Literal["step", "epoch"] = "step",
+    ) -> None:
+        self.total_steps, self.base_lr, self.per = total_steps, base_lr, per
         self.warmup_steps, self._warmup_factor = warmup_steps, self._relative(warmup_lr)
+
+    @property
+    def length(self) -> int:
+        """Steps after the warmup, >= 1."""
+        return max(1, self.total_steps - self.warmup_steps)
 
     def factor(self, step: int) -> float:
         """Return the base rate's multiplier for the update that makes step `step` + 1 (the first update has step 0)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
@@ -22,8 +22,7 @@ class Exponential(Schedule):
         decay_steps: steps between two such multiplications, >= 1.
         staircase: whether the rate falls at once every `decay_steps` steps (the exponent is rounded down).
         min_lr: the floor, >= 0.
-        warmup_steps: steps of linear warmup, >= 0.
-        warmup_lr: rate of the warmup's first step, >= 0.
+        common: see `Schedule`.
     """
 
     def __init__(
@@ -35,10 +34,9 @@ class Exponential(Schedule):
         decay_steps: Annotated[int, Ge(1)],
         staircase: bool = False,
         min_lr: Annotated[float, Ge(0)] = 0.0,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-        warmup_lr: Annotated[float, Ge(0)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(total_steps, base_lr, warmup_steps=warmup_steps, warmup_lr=warmup_lr)
+        super().__init__(total_steps, base_lr, **common)
         self._decay, self._decay_steps, self._staircase = decay, decay_steps, staircase
         self._floor = self._relative(min_lr)
 

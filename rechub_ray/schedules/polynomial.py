@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
 from rechub_ray.schedules.base import SCHEDULES, Schedule
 
 
-@SCHEDULES.register("polynomial")
+@SCHEDULES.register("polynomial", "poly")
 class Polynomial(Schedule):
     """From the base rate to `end_lr` at the run's last step, along a power (1 is a straight line).
 
@@ -20,8 +20,7 @@ class Polynomial(Schedule):
         base_lr: see `Schedule`.
         power: the exponent, > 0.
         end_lr: rate at the end, >= 0.
-        warmup_steps: steps of linear warmup, >= 0.
-        warmup_lr: rate of the warmup's first step, >= 0.
+        common: see `Schedule`.
     """
 
     def __init__(
@@ -31,13 +30,11 @@ class Polynomial(Schedule):
         *,
         power: Annotated[float, Gt(0)] = 1.0,
         end_lr: Annotated[float, Ge(0)] = 0.0,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-        warmup_lr: Annotated[float, Ge(0)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(total_steps, base_lr, warmup_steps=warmup_steps, warmup_lr=warmup_lr)
+        super().__init__(total_steps, base_lr, **common)
         self._power, self._end = power, self._relative(end_lr)
 
     def after_warmup(self, step: int) -> float:
-        length = max(1, self.total_steps - self.warmup_steps)
-        part = min((step - self.warmup_steps) / length, 1.0)
+        part = min((step - self.warmup_steps) / self.length, 1.0)
         return float(self._end + (1 - self._end) * (1 - part) ** self._power)

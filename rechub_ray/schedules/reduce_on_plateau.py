@@ -23,8 +23,7 @@ class ReduceOnPlateau(Schedule):
         patience: validations without gain that change nothing, >= 0; 0 reduces after each one.
         min_lr: the floor, >= 0.
         min_delta: the smallest gain, >= 0.
-        warmup_steps: steps of linear warmup, >= 0.
-        warmup_lr: rate of the warmup's first step, >= 0.
+        common: see `Schedule`.
 
     Example:
         >>> schedule = ReduceOnPlateau(1000, 1e-3)
@@ -42,10 +41,9 @@ class ReduceOnPlateau(Schedule):
         patience: Annotated[int, Ge(0)] = 0,
         min_lr: Annotated[float, Ge(0)] = 1e-6,
         min_delta: Annotated[float, Ge(0)] = 1e-6,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-        warmup_lr: Annotated[float, Ge(0)] = 0.0,
+        **common: Any,
     ) -> None:
-        super().__init__(total_steps, base_lr, warmup_steps=warmup_steps, warmup_lr=warmup_lr)
+        super().__init__(total_steps, base_lr, **common)
         self._decay, self._patience, self._min_delta = decay, patience, min_delta
         self._floor = min(1.0, self._relative(min_lr))
         self._factor, self._without_gain = 1.0, 0

@@ -26,7 +26,7 @@ from rechub_ray.data.source import ReadPiece, ThreadReader
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError, WriteError
 from rechub_ray.files import write_text
 from rechub_ray.learner import Learner
-from rechub_ray.loop import schedule_steps_of
+from rechub_ray.loop import schedule_epochs_of, schedule_steps_of
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.worker import is_passing, train_source
 from rechub_ray.space import Space
@@ -244,7 +244,12 @@ def fork(job: Job, path: str, store: Store) -> None:
     world = World(0, config.processes)
     source = train_source(job, world, ThreadReader(threads=1))
     learner = Learner(
-        config, job.schema, world=world, device=torch.device("cpu"), total_steps=schedule_steps_of(config, source)
+        config,
+        job.schema,
+        world=world,
+        device=torch.device("cpu"),
+        total_steps=schedule_steps_of(config, source),
+        total_epochs=schedule_epochs_of(config, source),
     )
     progress = learner.restore(checkpoint)  # with the run's own learning rates and penalties
     state = progress.early_stopping

@@ -23,3 +23,8 @@ def test_the_rate_changes_at_the_boundary() -> None:
 def test_boundaries_and_rates_that_do_not_fit(boundaries: list[int], rates: list[float]) -> None:
     with pytest.raises(ConfigError, match="ascending boundaries"):
         ManualStep(100, 1.0, boundaries=boundaries, rates=rates)
+
+
+def test_one_warmup_only() -> None:
+    with pytest.raises(ConfigError, match="warmup, or warmup_steps"):
+        ManualStep(100, 1.0, boundaries=[10], rates=[0.5], warmup=True, warmup_steps=3)

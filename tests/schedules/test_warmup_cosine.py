@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rechub_ray.schedules import WarmupCosine
 
@@ -21,3 +22,20 @@ def test_floor() -> None:
     assert 0.1 * schedule.factor(50) == pytest.approx(0.06)
     assert 0.1 * schedule.factor(100) == pytest.approx(0.02)
     assert 0.1 * schedule.factor(500) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_restarts_are_those_of_torch(factor: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 6, factor, eta_min=0.02)
+    mine = WarmupCosine(5, 0.1, cycle_steps=6, cycle_factor=factor, min_lr=0.02)
+    for step in range(50):
+        assert 0.1 * mine.factor(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+def test_tops_of_restarts_may_fall() -> None:
+    schedule = WarmupCosine(100, 1.0, warmup_steps=2, hold_steps=1, cycle_steps=10, peak_factor=0.5, min_lr=0.2)
+    assert [schedule.factor(step) for step in (3, 13, 23)] == pytest.approx([1.0, 0.6, 0.4])
+    assert schedule.factor(18) == pytest.approx(0.4)
