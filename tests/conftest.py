@@ -150,7 +150,8 @@ def random_table(schema: Schema, rows: int, seed: int) -> pa.Table:
             flat = pa.array(rng.normal(size=rows * feature.dim).astype(np.float32))
             columns[feature.name] = pa.FixedSizeListArray.from_arrays(flat, feature.dim)
     for label in schema.labels:
-        values = rng.integers(0, 2, rows) if label.kind == "binary" else rng.normal(size=rows)
+        classes = 2 if label.kind == "binary" else label.num_classes
+        values = rng.normal(size=rows) if classes is None else rng.integers(0, classes, rows)
         columns[label.name] = values.astype(np.float32)
     if schema.weight is not None:
         columns[schema.weight] = rng.uniform(0, 2, rows).astype(np.float32)

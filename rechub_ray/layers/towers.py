@@ -15,7 +15,11 @@ from rechub_ray.schema import Label, Schema
 
 
 class Towers(nn.ModuleDict):
-    """A multi-layer perceptron for each label, under the label's name, that ends in the label's head.
+    """A multi-layer perceptron for each label that ends in the label's head: `towers.<label>.mlp`.
+
+    A model adds what else belongs to one label alone (its gate, its experts) to the label's tower, so that
+    `towers.<label>.*` names all of a task's parameters, for optimizers and for balancing. Dots in a label's name become
+    underscores.
 
     Args:
         schema: has the labels.
@@ -60,17 +64,26 @@ class Towers(nn.ModuleDict):
         )
         super().__init__(
             {
-                _key(label.name): MLP(
-                    input_dim,
-                    hidden_units,
-                    output_dim=_width(label, kind),
-                    activation=activation,
-                    dropout=dropout,
-                    batch_norm=batch_norm,
+                _key(label.name): nn.ModuleDict(
+                    {
+                        "mlp": MLP(
+                            input_dim,
+                            hidden_units,
+                            output_dim=_width(label, kind),
+                            activation=activation,
+                            dropout=dropout,
+                            batch_norm=batch_norm,
+                        )
+                    }
                 )
                 for label, kind in zip(schema.labels, kinds, strict=True)
             }
         )
+
+    @property
+    def each(self) -> list[nn.ModuleDict]:
+        """The labels' towers, in the order of the labels."""
+        return [tower for tower in self.values() if isinstance(tower, nn.ModuleDict)]
 
     def forward(self, inputs: Sequence[Tensor]) -> Outputs:
         """Return each tower's output of its input.
@@ -82,8 +95,8 @@ class Towers(nn.ModuleDict):
             (B, input_dim) each -> (B,), or (B, C) of classes
         """
         result = {}
-        for output, tower, x in zip(self.outputs, self.values(), inputs, strict=True):
-            value = tower(x)
+        for output, tower, x in zip(self.outputs, self.each, inputs, strict=True):
+            value = tower["mlp"](x)
             result[output.name] = value if output.kind == "classes" else value.squeeze(1)
         return result
 

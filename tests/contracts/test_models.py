@@ -30,6 +30,7 @@ SCHEMA = Schema(
     ),
     labels=(Label("click"),),
 )
+SEVERAL = dataclasses.replace(SCHEMA, labels=(Label("click"), Label("cart"), Label("buy")))
 
 # arguments beside the defaults, one list a model: every structure that a model has is a case of its own
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -40,7 +41,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"low_rank": 4},
         {"low_rank": 4, "num_experts": 3},
     ],
+    "aitm": [{"batch_norm": True, "calibrator_weight": 0}],
+    "esmm": [{"batch_norm": True, "bottom_units": [32]}],
     "mlp": [{"batch_norm": True}, {"activation": "prelu", "deep_features": ["profile"]}],
+    "mmoe": [{"batch_norm": True, "expert_units": []}],
+    "ple": [{"batch_norm": True, "num_layers": 3, "num_experts": 1}, {"num_layers": 1, "expert_units": [16, 8]}],
+    "stem": [{"batch_norm": True, "num_experts": 2, "deep_features": ["user", "history"]}],
     "wide_deep": [{"wide_features": ["tags", "profile"], "deep_features": ["user", "age"]}],
 }
 CASES = [
@@ -50,9 +56,14 @@ CASES = [
 ]
 
 
+def schema_of(node: dict[str, Any]) -> Schema:
+    """One label, or the steps of a chain for a multi-task model."""
+    return SEVERAL if ".multi_task." in MODELS.get(node["name"]).__module__ else SCHEMA
+
+
 def build(node: dict[str, Any], *, seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return MODELS.build(node, SCHEMA)
+    return MODELS.build(node, schema_of(node))
 
 
 def draw(rows: int, *, seed: int = 1) -> Features:
@@ -81,10 +92,11 @@ def take(features: Features, rows: Tensor) -> Features:
     return Features(features.sparse[rows], features.dense[rows], sequences)
 
 
-def batch(features: Features) -> Batch:
+def batch(features: Features, labels: int) -> Batch:
+    """Rows of which each label can be 1 only where the one before is."""
     generator = torch.Generator().manual_seed(7)
-    labels = torch.randint(0, 2, (features.rows, len(SCHEMA.labels)), generator=generator).float()
-    return Batch(features, labels)
+    targets = torch.randint(0, 2, (features.rows, labels), generator=generator).float()
+    return Batch(features, targets.cumprod(1))
 
 
 def total(model: Model, features: Features) -> Tensor:
@@ -191,7 +203,7 @@ def test_unseen_ids_and_empty_lists_survive(node: dict[str, Any]) -> None:
 @pytest.mark.parametrize("node", CASES)
 def test_it_is_built_on_the_meta_device(node: dict[str, Any]) -> None:
     with torch.device("meta"):
-        model = MODELS.build(node, SCHEMA)
+        model = MODELS.build(node, schema_of(node))
     assert all(p.is_meta for p in model.parameters())
     real = build(node)
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
@@ -213,8 +225,9 @@ def test_it_runs_under_bfloat16_autocast(node: dict[str, Any]) -> None:
 @pytest.mark.parametrize("node", CASES)
 def test_it_overfits_64_rows(node: dict[str, Any]) -> None:
     model = build({**node, "init_std": 0.01})
-    rows = batch(ragged(draw(64)))
-    task = Task(model, SCHEMA, ["bce"])
+    labels = model.schema.labels
+    rows = batch(ragged(draw(64)), len(labels))
+    task = Task(model, model.schema, [{"name": "bce", "label": label.name} for label in labels])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     first = task(rows).total.item()
     for _ in range(80):
