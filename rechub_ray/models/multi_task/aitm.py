@@ -55,8 +55,9 @@ class AITM(Model):
         SchemaError: the schema has no label.
 
     Reference: Xi et al., Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task
-    Learning in Targeted Display Advertising, arXiv 2105.08489, eq. 2 to 5 and 8. info_t is one layer with its
-    activation, and the projections have no bias, as in the authors' code.
+    Learning in Targeted Display Advertising, arXiv 2105.08489: its AIT module and its behavioral expectation
+    calibrator (alpha = 0.6). info_t is one layer with its activation, and the projections have no bias, as in the
+    authors' code.
     """
 
     def __init__(
@@ -128,4 +129,5 @@ class _Transfer(nn.Module):
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         both = torch.stack([p, q], 1)
         scores = (self.query(both) * self.key(both)).sum(2) / math.sqrt(p.shape[1])
-        return (torch.softmax(scores, 1).unsqueeze(2) * self.value(both)).sum(1)
+        mean: Tensor = (torch.softmax(scores, 1).unsqueeze(2) * self.value(both)).sum(1)
+        return mean

@@ -53,7 +53,7 @@ class ESMM(Model):
         SchemaError: the schema has no label.
         ConfigError: a label is not binary.
 
-    Reference: Ma et al., Entire Space Multi-Task Model, arXiv 1804.07931, eq. 2 and 4; the logit of the product is
+    Reference: Ma et al., Entire Space Multi-Task Model, arXiv 1804.07931, eq. 1 and 3; the logit of the product is
     derived here.
     """
 

@@ -44,7 +44,7 @@ class MMoE(Model):
         SchemaError: the schema has no label.
 
     Reference: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts (KDD
-    2018), eq. 5 to 7.
+    2018), eq. 6 and 7.
     """
 
     def __init__(

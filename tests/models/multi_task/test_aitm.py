@@ -17,7 +17,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def transferred(case: Any, p: Any, q: Any, label: str) -> Any:
-    """The attention of the paper, eq. 3 to 5, in loops."""
+    """The attention of the paper, in loops."""
     value, query, key = (case.state[f"towers.{label}.transfer.{x}.weight"] for x in ("value", "query", "key"))
     result = np.zeros_like(q)
     for row in range(len(q)):
