@@ -181,11 +181,22 @@ class Columns:
         prediction: theirs.
         rows: their labels, weights, groups.
         first: place of this rank's first row among them.
+        world: the ranks that they were gathered from; None where they are this rank's own.
     """
 
     prediction: Tensor
     rows: Rows
-    first: int
+    first: int = 0
+    world: World | None = None
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks that the rows come from."""
+        return 1 if self.world is None else self.world.size
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Add up `tensor` over those ranks, in place."""
+        return tensor if self.world is None else self.world.sum_(tensor)
 
 
 class PairLoss(Loss):
@@ -205,7 +216,7 @@ class PairLoss(Loss):
         return self.count_over(rows, self._columns(rows.target, rows, world))
 
     def total(self, prediction: Tensor, rows: Rows) -> Tensor:
-        return self.total_over(prediction, rows, Columns(prediction, rows, 0))
+        return self.total_over(prediction, rows, Columns(prediction, rows))
 
     @abc.abstractmethod
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
@@ -217,7 +228,7 @@ class PairLoss(Loss):
 
     def _columns(self, prediction: Tensor, rows: Rows, world: World | None) -> Columns:
         if self.scope != "batch" or world is None or world.size == 1:
-            return Columns(prediction, rows, 0)
+            return Columns(prediction, rows)
         whole, first = gather_rows(world, prediction)
         theirs = [
             None if mine is None else gather_rows(world, mine)[0]
@@ -225,7 +236,7 @@ class PairLoss(Loss):
         ]
         target, weight, is_there, group = theirs
         assert target is not None
-        return Columns(whole, Rows(target, weight, is_there, group), first)
+        return Columns(whole, Rows(target, weight, is_there, group), first, world)
 
 
 def weighted_sum(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -30,6 +30,15 @@ CASES: dict[str, tuple[dict[str, Any], Label, tuple[str, str, bool]]] = {
     "BINARY_FOCAL a.85 w": ({"name": "BINARY_FOCAL_LOSS", "alpha": 0.85}, BINARY, ("s", "y", True)),
     "F1 b1": ({"name": "F1_REWEIGHTED_LOSS"}, BINARY, ("s", "y", False)),
     "F1 b.5625": ({"name": "F1_REWEIGHTED_LOSS", "f1_beta_square": 0.5625}, BINARY, ("s", "y", False)),
+    "PAIR_WISE": ({"name": "PAIR_WISE_LOSS"}, BINARY, ("s", "y", False)),
+    "PAIR_WISE sess": ({"name": "PAIR_WISE_LOSS", "session_name": "u"}, BINARY, ("s", "y", False)),
+    "PW_FOCAL": ({"name": "PAIRWISE_FOCAL_LOSS"}, BINARY, ("s", "y", False)),
+    "PW_LOGISTIC": ({"name": "PAIRWISE_LOGISTIC_LOSS"}, BINARY, ("s", "y", False)),
+    "PW_HINGE m1 nolabelmargin sess w": (
+        {"name": "PAIRWISE_HINGE_LOSS", "margin": 1.0, "use_label_margin": False, "session_name": "u"},
+        BINARY,
+        ("s", "y", True),
+    ),
 }
 
 

@@ -1,0 +1,259 @@
+"""Bases of losses that compare rows within sessions, and of those that add up pairs of rows."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rechub_ray.batch import Batch
+from rechub_ray.errors import ConfigError
+from rechub_ray.losses.base import Columns, PairLoss, Rows
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+_BLOCK = 2**22
+"""Pairs that are held at once: 16 MiB a tensor in float32."""
+_DIGIT = 16
+"""Bits of a loss that one pass over the pairs settles, in the search for the hardest ones."""
+
+
+class SessionLoss(PairLoss):
+    """Base of losses that compare the rows of a session, or all rows of a step.
+
+    Args:
+        schema: has the labels and the group column.
+        session_name: the schema's group column, with `data.group_by: true`; None compares all rows of a step.
+        common: `output`, `label`, `weight` and `learn_loss_weight`, as in `Loss`.
+
+    Raises:
+        ConfigError: `session_name` is not the schema's group column.
+    """
+
+    label_kinds = ("binary", "regression")
+    heads = ("logit", "value")
+    link = None
+
+    def __init__(self, schema: Schema, *, session_name: str | None = None, **common: Any) -> None:
+        super().__init__(schema, **common)
+        if session_name is not None and session_name != schema.group:
+            raise ConfigError(
+                f"loss '{self.registered_name}': 'session_name' is '{session_name}'",
+                expected=f"the schema's group column, '{schema.group}'" if schema.group else "a group column",
+                hint=None if schema.group else "Name one as 'group' in the recipe of `rechub-ray prepare`.",
+            )
+        self.session_name = session_name
+        self.scope = "batch" if session_name is None else "group"
+
+
+@dataclasses.dataclass(slots=True)
+class _Choice:
+    """The pairs of a step that count, chosen by their losses.
+
+    Args:
+        above: a loss above it counts.
+        share: factor of a loss that equals it, in [0, 1].
+        count: number of pairs that count, on all ranks.
+    """
+
+    above: float
+    share: float
+    count: float
+
+
+class Pairwise(SessionLoss):
+    """Base of losses of pairs (i, j) of rows with y_i > y_j: a subclass says what one pair loses.
+
+    Labels are binary or graded. A pair has the weight of row i; row j stands in it whatever its weight. The sum is
+    divided by the number of pairs whose weight is not zero; no pair gives 0. Pairs are computed in blocks of rows, and
+    again in backward, so that memory does not grow with their number; rows that are first in no pair are left out.
+
+    Where losses choose the pairs (`ohem_ratio`, or `limit` of a subclass), the divisor is not known before forward: the
+    total is a mean already, `count` is 1, and the scope is `batch` also within sessions.
+
+    Args:
+        schema: has the labels and the group column.
+        temperature: T, > 0; scores are divided by it.
+        ohem_ratio: part of the pairs that counts, in (0, 1]: of n pairs (over all ranks) whose weight is not zero, the
+            `max(1, rint(n ohem_ratio))` with the largest weighted losses. The mean is taken over those whose loss is
+            above 0; pairs that tie for the last places share them. No such pair gives 0, where EasyRec gives NaN.
+        common: the arguments of `SessionLoss`.
+
+    Attributes:
+        limit: pairs whose difference of scores is not below it do not count.
+
+    Raises:
+        ConfigError: `session_name` is not the schema's group column.
+
+    Reference of `ohem_ratio`: Shrivastava et al., Training Region-based Object Detectors with Online Hard Example
+    Mining, arXiv 1604.03540.
+    """
+
+    limit: float = math.inf
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        temperature: Annotated[float, Gt(0)] = 1.0,
+        ohem_ratio: Annotated[float, Gt(0), Le(1)] = 1.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(schema, **common)
+        self.temperature, self.ohem_ratio = temperature, ohem_ratio
+        if self.chooses:
+            self.scope = "batch"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the losses of a step decide which of its pairs count."""
+        return self.ohem_ratio < 1 or self.limit < math.inf
+
+    def score(self, prediction: Tensor) -> Tensor:
+        """Return the scores that are compared, (B,)."""
+        return prediction / self.temperature
+
+    @abc.abstractmethod
+    def of_pairs(self, difference: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Return the losses of pairs, >= 0; also of rows that are no pair, where it must be finite.
+
+        Args:
+            difference: of the scores, s_i - s_j.
+            first: labels y_i.
+            second: labels y_j.
+
+        Shapes:
+            difference (R, C), first (R, 1), second (C,) -> (R, C)
+        """
+
+    def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
+        return 1.0 if self.chooses else super().count(batch, world)
+
+    def count_over(self, rows: Rows, columns: Columns) -> Tensor:
+        first = _first(rows, columns)
+        total = torch.zeros((), dtype=torch.float64, device=rows.target.device)
+        for block in _blocks(first, columns):
+            total += self._are_pairs(block, rows, columns).sum()
+        return total.float()
+
+    def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        mine, others = self.score(prediction), self.score(columns.prediction)
+        first = _first(rows, columns)
+        choice = self._choose(mine.detach(), others.detach(), first, rows, columns) if self.chooses else None
+        total = prediction.new_zeros(())
+        for block in _blocks(first, columns):
+            total = total + checkpoint(
+                self._total,
+                mine,
+                others,
+                block,
+                rows,
+                columns,
+                choice,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        return total if choice is None else total * (columns.ranks / max(choice.count, 1.0))
+
+    def _total(
+        self, mine: Tensor, others: Tensor, block: Tensor, rows: Rows, columns: Columns, choice: _Choice | None
+    ) -> Tensor:
+        losses, are_pairs = self._losses(mine, others, block, rows, columns)
+        if choice is not None:
+            losses = losses * ((losses > choice.above) + choice.share * (losses == choice.above))
+        return torch.where(are_pairs, losses, 0).sum()
+
+    def _losses(
+        self, mine: Tensor, others: Tensor, block: Tensor, rows: Rows, columns: Columns
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted losses of a block of rows with all columns, and which of them are pairs."""
+        difference = mine[block].unsqueeze(1) - others
+        losses = self.of_pairs(difference, rows.target[block].unsqueeze(1), columns.rows.target)
+        if rows.weight is not None:
+            losses = losses * rows.weight[block].unsqueeze(1)
+        are_pairs = self._are_pairs(block, rows, columns)
+        if self.limit < math.inf:
+            are_pairs &= difference < self.limit
+        return losses, are_pairs
+
+    def _are_pairs(self, block: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        are_pairs = rows.target[block].unsqueeze(1) > columns.rows.target
+        if columns.rows.is_there is not None:
+            are_pairs &= columns.rows.is_there
+        if self.session_name is not None:
+            assert rows.group is not None  # the schema has the column
+            assert columns.rows.group is not None
+            are_pairs &= rows.group[block].unsqueeze(1) == columns.rows.group
+        return are_pairs
+
+    @torch.no_grad()
+    def _choose(self, mine: Tensor, others: Tensor, first: Tensor, rows: Rows, columns: Columns) -> _Choice:
+        def found() -> Iterator[Tensor]:
+            for block in _blocks(first, columns):
+                losses, are_pairs = self._losses(mine, others, block, rows, columns)
+                yield losses[are_pairs]
+
+        if self.ohem_ratio < 1:
+            return _largest(found, self.ohem_ratio, columns, like=mine)
+        count = mine.new_tensor(sum(len(losses) for losses in found()), dtype=torch.float64)
+        return _Choice(-math.inf, 0.0, columns.sum_(count).item())
+
+
+def _first(rows: Rows, columns: Columns) -> Tensor:
+    """Return the places of this rank's rows that may be first in a pair."""
+    others = columns.rows
+    labels = others.target if others.is_there is None else torch.where(others.is_there, others.target, math.inf)
+    may_be = rows.target > labels.amin()
+    return (may_be if rows.weight is None else may_be & (rows.weight != 0)).nonzero().squeeze(1)
+
+
+def _blocks(first: Tensor, columns: Columns) -> tuple[Tensor, ...]:
+    """Return the places in blocks; an empty one where there is none, since every rank differentiates the columns."""
+    return torch.split(first, max(1, _BLOCK // len(columns.prediction)))
+
+
+def _largest(found: Callable[[], Iterator[Tensor]], ratio: float, columns: Columns, *, like: Tensor) -> _Choice:
+    """Return the choice of the largest losses over all ranks, exactly, whatever their number.
+
+    The bits of floats >= 0, read as whole numbers, have their order. So passes over all losses count digits of 16 bits,
+    from the highest, each among the losses that share the digits before it.
+
+    Args:
+        found: iterates over this rank's losses, in blocks, the same in every pass.
+        ratio: part of the losses to take.
+        columns: sums over ranks.
+        like: has the losses' type and device.
+    """
+    size = like.element_size() * 8
+    whole = {32: torch.int32, 64: torch.int64}[size]
+    bits, left, taken = 0, 0, 0
+    for shift in range(size - _DIGIT, -1, -_DIGIT):
+        histogram = torch.zeros(2**_DIGIT, dtype=torch.float64, device=like.device)
+        is_highest = shift == size - _DIGIT
+        for losses in found():
+            values = losses.abs().view(whole) >> shift  # -0.0 is 0
+            if not is_highest:
+                values = values[values >> _DIGIT == bits] & (2**_DIGIT - 1)
+            histogram += torch.bincount(values, minlength=2**_DIGIT)
+        from_above = columns.sum_(histogram).flip(0).cumsum(0)
+        if is_highest:
+            number = from_above[-1].item()
+            if number == 0:
+                return _Choice(math.inf, 0.0, 0.0)
+            taken = left = max(1, round(number * ratio))  # half to even
+        place = int((from_above < left).sum())
+        if place:
+            left -= int(from_above[place - 1])
+        bits = bits << _DIGIT | 2**_DIGIT - 1 - place
+    above = torch.tensor(bits, dtype=whole).view(like.dtype).item()
+    if above == 0:
+        return _Choice(0.0, 0.0, float(taken - left))
+    equal = from_above[place] - (from_above[place - 1] if place else 0)
+    return _Choice(above, left / equal.item(), float(taken))
