@@ -4,16 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.schema import Label, LabelKind, Schema
 
 OutputKind = Literal["logit", "value", "classes", "distribution", "vector", "loss"]
-Link = Literal["sigmoid", "identity", "softmax"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroInflatedLogNormal:
+    """The link of a `distribution` of three numbers (l, m, h) for a label that is 0 or log-normal: its expectation.
+
+    The label is positive with probability sigmoid(l); then its logarithm has mean m and standard deviation sigma =
+    softplus(h), kept in [sqrt(1e-7), max_sigma]. The expectation is `exp(log sigmoid(l) + m + sigma^2 / 2)`, with the
+    exponent kept in [-100, 20].
+
+    Args:
+        max_sigma: largest sigma, > 0.
+
+    Example:
+        >>> float(ZeroInflatedLogNormal()(torch.tensor([20.0, 1.0, -20.0])).log())
+        1.0
+    """
+
+    max_sigma: float = 5.0
+    width: ClassVar[int] = 3
+
+    def parameters(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return l, m and sigma.
+
+        Shapes:
+            value (B, 3) -> (B,) each
+        """
+        logit, mean, spread = value.unbind(-1)
+        return logit, mean, F.softplus(spread).clamp(1e-7**0.5, self.max_sigma)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Return the expectation.
+
+        Shapes:
+            value (B, 3) -> (B,)
+        """
+        logit, mean, sigma = self.parameters(value)
+        return torch.exp((F.logsigmoid(logit) + mean + sigma.square() / 2).clamp(-100, 20))
+
+
+Link: TypeAlias = Literal["sigmoid", "identity", "softmax"] | ZeroInflatedLogNormal
 
 SCORES: tuple[OutputKind, ...] = ("logit", "value", "classes", "distribution")
 """The kinds that predict a label."""
@@ -26,7 +67,7 @@ _DIMENSIONS: dict[OutputKind, tuple[int, ...]] = {
     "vector": (2, 3),
     "loss": (0,),
 }
-_LINKS: dict[Link, Callable[[Tensor], Tensor]] = {
+_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda value: value,
     "softmax": lambda value: value.softmax(-1),
@@ -66,7 +107,8 @@ class Prediction:
     Args:
         output: the model's output.
         label: the label that it predicts.
-        link: from the output to what is served: `sigmoid` (a probability), `identity`, `softmax` (one a class).
+        link: from the output to what is served: `sigmoid` (a probability), `identity`, `softmax` (one a class), or a
+            distribution's expectation.
     """
 
     output: Output
@@ -84,11 +126,13 @@ class Prediction:
 
     def served(self, value: Tensor) -> Tensor:
         """Return the output as it is served: through its link."""
-        return _LINKS[self.link](value)
+        return _through(self.link, value)
 
     def no_rows(self, device: torch.device) -> dict[str, Tensor]:
         """Return this output of a batch without rows."""
-        width = (self.label.num_classes or 0,) if self.output.kind == "classes" else ()
+        width: tuple[int, ...] = (self.label.num_classes or 0,) if self.output.kind == "classes" else ()
+        if self.output.kind == "distribution":
+            width = (ZeroInflatedLogNormal.width,)
         return {self.output.name: torch.zeros((0, *width), device=device)}
 
 
@@ -113,7 +157,7 @@ class Served:
     def of(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return this output from those that the model gave, through its link."""
         value = outputs[self.source.name]
-        return value if self.link is None else _LINKS[self.link](value)
+        return value if self.link is None else _through(self.link, value)
 
 
 def label_of(output: Output, schema: Schema) -> str | None:
@@ -248,20 +292,24 @@ def served(
             result.append(Served(output, output.name, None, _raw_meaning(output, label), columns))
             continue
         link = main[name].link
-        word, meaning = {
-            "sigmoid": ("probability", f"probability that '{name}' is 1"),
-            "identity": ("value", f"predicted value of '{name}'"),
-            "softmax": ("probabilities", f"probability of each class of '{name}'"),
-        }[link]
-        if label.kind == "regression":
-            word, meaning = "value", f"predicted value of '{name}'"
+        word, meaning = "value", f"predicted value of '{name}'"
+        if label.kind != "regression" and link == "sigmoid":
+            word, meaning = "probability", f"probability that '{name}' is 1"
+        elif label.kind != "regression" and link == "softmax":
+            word, meaning = "probabilities", f"probability of each class of '{name}'"
         served_name = f"{word}/{name}" if len(main) > 1 else word
         is_main = main[name].output == output
         result.append(Served(output, served_name if is_main else output.name, link, meaning, columns))
     return tuple(result)
 
 
+def _through(link: Link, value: Tensor) -> Tensor:
+    return link(value) if isinstance(link, ZeroInflatedLogNormal) else _LINKS[link](value)
+
+
 def _raw_meaning(output: Output, label: Label) -> str:
+    if output.kind == "distribution":
+        return f"parameters of the distribution of '{label.name}'"
     if output.kind == "classes":
         return f"logit of each class of '{label.name}'"
     if output.kind == "logit" and label.kind == "binary":

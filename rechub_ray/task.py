@@ -29,7 +29,7 @@ class StepSize:
     """The divisors of one optimizer step's losses, the same for any number of parts that its rows come in.
 
     Args:
-        counts: one a loss, over all parts and ranks, seen from one rank (divided by the number of ranks).
+        counts: one a loss, or (K,) of its K sums, over all parts and ranks, divided by the number of ranks.
         rows: of all parts: this rank's, or, where ranks differ in number, those of all ranks, divided like the counts.
     """
 
@@ -162,10 +162,11 @@ class Task(nn.Module):
             counts = [count if isinstance(count, Tensor) else like.new_tensor(count) for count in counts]
         data_dependent = [count for count in counts if isinstance(count, Tensor)]
         if data_dependent:
-            shared = self.world.sum_(torch.stack(data_dependent)) / self.world.size
+            flat = torch.cat([count.reshape(-1) for count in data_dependent])
+            shared = self.world.sum_(flat) / self.world.size
             # a count of zero comes with a sum of zero
-            each = iter(torch.where(shared > 0, shared, 1))
-            counts = [next(each) if isinstance(count, Tensor) else count for count in counts]
+            each = iter(torch.split(torch.where(shared > 0, shared, 1), [count.numel() for count in data_dependent]))
+            counts = [next(each).view_as(count) if isinstance(count, Tensor) else count for count in counts]
         *counts, rows = [count if isinstance(count, Tensor) else max(count, 1.0) for count in counts]
         return StepSize(counts, rows)
 
@@ -235,7 +236,8 @@ class Task(nn.Module):
             check_outputs(self.model.outputs, outputs, batch.rows, model=type(self.model).__name__)
             self._is_checked = True
         values = [
-            loss(outputs, batch, self.world) / count for loss, count in zip(self._losses(), size.counts, strict=True)
+            (loss(outputs, batch, self.world) / count).sum()
+            for loss, count in zip(self._losses(), size.counts, strict=True)
         ]
         share = batch.rows / size.rows  # the model's own losses are means already
         own = {name: outputs[name] * share for name in self.own_losses}

@@ -10,7 +10,7 @@ from rechub_ray.batch import Outputs
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.layers.activation import Activation
 from rechub_ray.layers.mlp import MLP
-from rechub_ray.outputs import Output, OutputKind, default_head
+from rechub_ray.outputs import Output, OutputKind, ZeroInflatedLogNormal, default_head
 from rechub_ray.schema import Label, Schema
 
 
@@ -25,14 +25,14 @@ class Towers(nn.ModuleDict):
         schema: has the labels.
         input_dim: width of a tower's input.
         hidden_units: widths of a tower's hidden layers.
-        heads: by label, `logit`, `value` or `classes`; a label that is not there takes the head of its kind.
+        heads: by label, `logit`, `value`, `classes` or `distribution`; a label that is left out takes that of its kind.
         activation: after each hidden layer.
         dropout: in the hidden layers, in [0, 1).
         batch_norm: whether the hidden layers are batch-normalised.
 
     Attributes:
-        outputs: what the towers give, in the order of the labels: `logit`, `value` or `classes`, with `/<label>` behind
-            it where there are several labels.
+        outputs: what the towers give, in the order of the labels; its name is its kind, with `/<label>` behind it where
+            there are several labels.
 
     Raises:
         ConfigError: no label, an unknown label in `heads`, or a head that the label cannot have.
@@ -92,12 +92,12 @@ class Towers(nn.ModuleDict):
             inputs: one a label.
 
         Shapes:
-            (B, input_dim) each -> (B,), or (B, C) of classes
+            (B, input_dim) each -> (B,), (B, C) of classes, or (B, 3) of a distribution
         """
         result = {}
         for output, tower, x in zip(self.outputs, self.each, inputs, strict=True):
             value = tower["mlp"](x)
-            result[output.name] = value if output.kind == "classes" else value.squeeze(1)
+            result[output.name] = value.squeeze(1) if output.kind in ("logit", "value") else value
         return result
 
 
@@ -108,6 +108,8 @@ def _key(label: str) -> str:
 def _width(label: Label, kind: OutputKind) -> int:
     if kind in ("logit", "value") and label.kind != "multiclass":
         return 1
+    if kind == "distribution" and label.kind == "regression":
+        return ZeroInflatedLogNormal.width
     if kind == "classes" and label.num_classes is not None:
         return label.num_classes
     raise ConfigError(f"'model.heads': label '{label.name}' of kind {label.kind} cannot have a head of kind {kind}")

@@ -126,7 +126,7 @@ class Loss(nn.Module, abc.ABC):
         self._column = [item.name for item in self._schema.labels].index(found.name)
 
     def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
-        """Return the (weighted) sum over one batch's rows, a scalar.
+        """Return the (weighted) sum over one batch's rows, a scalar, or (K,) sums whose means are added up.
 
         Args:
             outputs: the model's, in float32.
@@ -153,12 +153,12 @@ class Loss(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def total(self, prediction: Tensor, rows: Rows) -> Tensor:
-        """Return the (weighted) sum over the rows, a scalar; of a shape that one row more can be added to."""
+        """Return the (weighted) sum over the rows, a scalar or (K,); of a shape that one row more can be added to."""
 
     def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
         """Return the divisor of the sum; here the number of rows whose weight is not zero and whose label is there.
 
-        A float where it depends on the batch's size only, a scalar float32 tensor where it depends on the data.
+        A float where it depends on the batch's size only, else a float32 tensor: a scalar, or (K,) for K sums.
         """
         weight = self.rows(batch).weight
         return float(batch.rows) if weight is None else (weight != 0).sum().float()

@@ -23,7 +23,7 @@ ROWS, CLASSES = 12, 4
 def of(name: str) -> Any:
     """`tests/losses/test_<name>.py`: LABEL_KIND (what it learns by default), reference(s, y, w, group, **arguments) in
     NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here. WEIGHTLESS_ROWS_STAY says that
-    what it computes over the step has the rows of weight 0."""
+    what it computes over the step has the rows of weight 0; WIDTH is the number of predictions a row."""
     return importlib.import_module(f"tests.losses.test_{name}")
 
 
@@ -36,7 +36,7 @@ CASES = [
 
 @dataclasses.dataclass
 class Rows:
-    """What a loss is computed from; the prediction is (ROWS,), or (ROWS, CLASSES) for a multiclass label."""
+    """What a loss is computed from; the prediction is (ROWS,), (ROWS, WIDTH), or (ROWS, CLASSES) of classes."""
 
     prediction: Tensor
     label: Tensor
@@ -65,7 +65,8 @@ def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
     kind = of(node["name"]).LABEL_KIND
     weight = rng.uniform(0.2, 3, ROWS)
     weight[3] = 0
-    shape = (ROWS, CLASSES) if kind == "multiclass" else (ROWS,)
+    width = CLASSES if kind == "multiclass" else getattr(of(node["name"]), "WIDTH", None)
+    shape = (ROWS,) if width is None else (ROWS, width)
     label = {
         "binary": (np.arange(ROWS) % 3 == 0).astype(float),
         "regression": rng.normal(size=ROWS),
@@ -79,7 +80,7 @@ def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
 def value(loss: Loss, rows: Rows, *, prediction: Tensor | None = None, world: World | None = None) -> Tensor:
     batch = rows.batch()
     total: Tensor = loss({"logit": rows.prediction if prediction is None else prediction}, batch, world)
-    return total / max(float(loss.count(batch, world)), 1.0)
+    return (total / torch.as_tensor(loss.count(batch, world)).clamp(min=1)).sum()
 
 
 @pytest.mark.parametrize("node", CASES)
@@ -181,8 +182,8 @@ def test_parts_add_up_to_the_whole_as_far_as_its_scope_says(node: dict[str, Any]
         pytest.skip("a loss of scope `batch` takes no parts; Task refuses them")
     pieces = [rows.take(slice(0, 4)), rows.take(slice(4, 12))]  # whole groups
     total = sum(loss({"logit": piece.prediction}, piece.batch()) for piece in pieces)
-    count = sum(float(loss.count(piece.batch())) for piece in pieces)
-    torch.testing.assert_close(total / count, value(loss, rows))
+    count = sum(torch.as_tensor(loss.count(piece.batch())) for piece in pieces)
+    torch.testing.assert_close((total / count).sum(), value(loss, rows))
 
 
 @pytest.mark.parametrize("node", CASES)
@@ -198,7 +199,7 @@ def test_ranks_compute_the_whole_batch_and_its_gradient(node: dict[str, Any]) ->
         mine.prediction = mine.prediction.clone().requires_grad_()
         batch = mine.batch()
         count = world.sum_(torch.as_tensor(loss.count(batch, world), dtype=torch.float64)) / world.size
-        total = loss({"logit": mine.prediction}, batch, world) / count
+        total = (loss({"logit": mine.prediction}, batch, world) / count).sum()
         total.backward()
         assert mine.prediction.grad is not None
         return total.detach(), mine.prediction.grad / world.size

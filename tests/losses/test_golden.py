@@ -39,6 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], Label, tuple[str, str, bool]]] = {
         BINARY,
         ("s", "y", True),
     ),
+    "ZILN": ({"name": "ZILN_LOSS"}, SPEND, ("Z", "yz", False)),
 }
 
 
