@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,37 @@ def test_schedules_per_epoch_and_of_torch_go_on_where_they_were(data: Path, tmp_
     lines = [line for line in read_history(tmp_path / "r" / "metrics.jsonl") if "learning_rate/1" in line]
     rates = {line["step"]: line["learning_rate/1"] for line in lines}
     assert [rates[step] for step in (1, 18, 19, 36, 37, 45)] == pytest.approx([0.01] * 2 + [0.005] * 2 + [0.0025] * 2)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [{"name": "sparse_ftrl", "params": "linear.embedding.*", "lr": 0.1, "l1": 1e-4},
+         {"name": "torch.optim.SparseAdam", "params": "embedding.*", "lr": 0.01}, {"name": "lion", "lr": 0.001}],
+        [{"name": "ftrl", "params": "linear.*", "lr": 0.1, "l1": 1e-4},
+         {"name": "torch.optim.Adafactor", "params": "embedding.*", "lr": 0.01}, {"name": "rmsprop", "lr": 0.001}],
+    ],
+    ids=["rows", "dense"],
+)  # fmt: skip
+def test_other_optimizers_go_on_to_the_bit(data: Path, tmp_path: Path, nodes: list[Any]) -> None:
+    given = {"optimizers": nodes, "train__epochs": None, "train__schedule_epochs": 1}
+    train(settings(data, tmp_path / "r", **given, train__steps=7))
+    train(settings(data, tmp_path / "r", **given, train__steps=14))
+    train(settings(data, tmp_path / "whole", **given, train__steps=14))
+    assert_same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+    states = [torch.load(Path(tmp_path / name / "checkpoints" / "step_0000000014" / "optimizers.pt"), weights_only=True)
+              for name in ("r", "whole")]  # fmt: skip
+    assert_same(*({str(i): t for i, t in enumerate(tensors_in(state))} for state in states))
+    assert len(list(tensors_in(states[0]))) > 20
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists and mappings, in their order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(inner)
 
 
 def test_training_on_two_splits_trains_the_rows_of_both(data: Path, tmp_path: Path) -> None:

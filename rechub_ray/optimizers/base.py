@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rechub_ray.errors import TrainingError
 from rechub_ray.registry import Registry
 
 # the memory of an update of a block of rows of width 16 fits a core's cache
@@ -32,10 +33,7 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Do one update; tables without a gradient, and rows that are not in it, stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
@@ -72,13 +70,57 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
         """
 
 
+class DenseOptimizer(torch.optim.Optimizer, abc.ABC):
+    """Base of optimizers of this library that take dense gradients.
+
+    Args:
+        params: what to update.
+        arguments: the learning rate `lr` and the subclass's own, as they appear in `param_groups`.
+    """
+
+    def __init__(self, params: Iterable[Tensor], arguments: dict[str, Any]) -> None:
+        super().__init__(list(params), arguments)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Do one update; parameters without a gradient stay as they are.
+
+        Raises:
+            TrainingError: a gradient is sparse.
+        """
+        loss = _loss_of(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    name = getattr(self, "registered_name", type(self).__name__)
+                    raise TrainingError(
+                        f"the optimizer '{name}' takes dense gradients",
+                        got="the gradient of some rows of a table",
+                        hint="lazy_adam, rowwise_adagrad, sparse_adagrad and sparse_ftrl take those.",
+                    )
+                if parameter.grad is not None:
+                    self.update(parameter, parameter.grad, self.state[parameter], group)
+        return loss
+
+    @abc.abstractmethod
+    def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Update one parameter; its state is empty at its first step."""
+
+
+def _loss_of(closure: Callable[[], float] | None) -> float | None:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer", __package__)
 
 
 def takes_row_gradients(optimizer: type[Any] | torch.optim.Optimizer) -> bool:
     """Return whether tables under this optimizer get sparse gradients."""
     cls = optimizer if isinstance(optimizer, type) else type(optimizer)
-    return issubclass(cls, SparseOptimizer)
+    return issubclass(cls, (SparseOptimizer, torch.optim.SparseAdam))
 
 
 def can_fuse(params: Sequence[Tensor], *, devices: Sequence[str] = ("cpu", "cuda")) -> bool:

@@ -82,7 +82,7 @@ def build_optimizers(
 
     Raises:
         ConfigError: a pattern that matches nothing, a node that gets no parameter, a parameter that no node gets, a
-            row-gradient optimizer with a parameter that is no embedding table.
+            row-gradient optimizer with a parameter that is no embedding table, an optimizer that cannot be made.
     """
     if isinstance(nodes, (str, Mapping)):
         nodes = [nodes]
@@ -109,7 +109,13 @@ def build_optimizers(
             if name in tables:
                 bank, key = tables[name]
                 bank.row_gradients[key] = by_rows
-        optimizer = OPTIMIZERS.build(node, [parameters[name] for name in names], where=f"{where}.{i}")
+        try:
+            optimizer = OPTIMIZERS.build(node, [parameters[name] for name in names], where=f"{where}.{i}")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"'{where}.{i}': {node['name']} does not take its arguments, or the parameters {_some(names)}",
+                got=error,
+            ) from None
         built.append(BuiltOptimizer(optimizer, schedule, tuple(names)))
     claimed = {name for names in claims for name in names}
     rest = {name: p for name, p in also.items() if name not in claimed}
@@ -127,15 +133,16 @@ def state_shapes(node: Any, parameter: torch.Tensor) -> dict[str, tuple[int, ...
     """
     settings = {key: value for key, value in validate_optimizer(node).items() if key not in ("params", "schedule")}
     # in float64, which the compiled loops do not take: they would have to be loaded first
-    small = nn.Parameter(torch.zeros([2] * parameter.dim(), dtype=torch.float64))
+    sizes = [2, 3, 5, 7, 11, 13, 17, 19][: parameter.dim()]  # all different: a state's shape says which it follows
+    small = nn.Parameter(torch.zeros(sizes, dtype=torch.float64))
     small.grad = torch.zeros_like(small)
     optimizer = OPTIMIZERS.build(settings, [small])
     if takes_row_gradients(optimizer):
         small.grad = small.grad.to_sparse(1)
     optimizer.step()
-    shapes: dict[Any, Any] = {small.shape: tuple(parameter.shape), small.shape[:1]: tuple(parameter.shape[:1])}
+    full = dict(zip(sizes, parameter.shape, strict=False))
     return {
-        key: shapes.get(value.shape, ()) if isinstance(value, torch.Tensor) and value.dim() else ()
+        key: tuple(full.get(size, size) for size in value.shape) if isinstance(value, torch.Tensor) else ()
         for key, value in optimizer.state[small].items()
     }
 

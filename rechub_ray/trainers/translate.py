@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
-from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.errors import ConfigError, named, nearest
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.optimizers import OPTIMIZERS
@@ -83,12 +83,16 @@ def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[di
         return [{"name": name, **arguments}]
     if getattr(optimizer, "registered_name", None) in OPTIMIZERS.names():
         return [{"name": optimizer.registered_name, **arguments}]
-    known = ", ".join(f"torch.optim.{cls.__name__}" for cls in _OPTIMIZERS)
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        is_torchs = getattr(torch.optim, optimizer.__name__, None) is optimizer
+        name = f"{'torch.optim' if is_torchs else optimizer.__module__}.{optimizer.__qualname__}"
+        with named("optimizer_fn"):
+            OPTIMIZERS.get(name)
+        return [{"name": name, **arguments}]
     raise ConfigError(
         "'optimizer_fn': not an optimizer that this trainer knows",
-        expected=f"{known}, or a name: {', '.join(OPTIMIZERS.names())}",
+        expected=f"a class of torch.optim, or a name: {', '.join(OPTIMIZERS.names())}",
         got=getattr(optimizer, "__name__", repr(optimizer)),
-        hint="A torch optimizer of your own becomes known with @OPTIMIZERS.register(name).",
     )
 
 

@@ -10,17 +10,20 @@ import torch
 from rechub_ray.optimizers import OPTIMIZERS, SparseOptimizer, takes_row_gradients
 
 SPARSE = [name for name in OPTIMIZERS.names() if takes_row_gradients(OPTIMIZERS.get(name))]
+PENALTY = {"sparse_ftrl": {"l1": 0.1, "l2": 0.1}}
 
 
 def test_which_optimizers_take_rows() -> None:
-    assert SPARSE == ["lazy_adam", "rowwise_adagrad", "sparse_adagrad"]
+    assert SPARSE == ["lazy_adam", "rowwise_adagrad", "sparse_adagrad", "sparse_ftrl"]
+    assert takes_row_gradients(OPTIMIZERS.get("torch.optim.SparseAdam"))
+    assert not takes_row_gradients(OPTIMIZERS.get("torch.optim.RAdam"))
     assert takes_row_gradients(OPTIMIZERS.build("lazy_adam", [torch.nn.Parameter(torch.zeros(1, 1))]))
 
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_rows_outside_the_gradient_stay_to_the_bit(problem: Any, name: str) -> None:
     problem.steps = problem.steps[:1]
-    after = problem.run(problem.of(name, lr=0.1, weight_decay=0.1))
+    after = problem.run(problem.of(name, lr=0.1, **PENALTY.get(name, {"weight_decay": 0.1})))
     touched = torch.zeros(len(after), dtype=torch.bool)
     touched[problem.steps[0][0]] = True
     assert torch.equal(after[~touched], problem.start[~touched])
@@ -74,7 +77,7 @@ def test_gradients_that_are_not_coalesced_count_the_same(problem: Any, name: str
 @pytest.mark.parametrize("name", SPARSE)
 def test_a_step_makes_nothing_as_large_as_the_table(name: str) -> None:
     table = torch.nn.Parameter(torch.zeros(100_000, 4))
-    optimizer = OPTIMIZERS.build({"name": name, "weight_decay": 0.1}, [table])
+    optimizer = OPTIMIZERS.build({"name": name, **PENALTY.get(name, {"weight_decay": 0.1})}, [table])
     rows = torch.arange(0, 100_000, 1000).unsqueeze(0)
     table.grad = torch.sparse_coo_tensor(
         rows, torch.ones(100, 4), table.shape, is_coalesced=True, check_invariants=False

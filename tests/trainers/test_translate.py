@@ -47,8 +47,14 @@ def test_names_and_nodes_pass_through() -> None:
 
 
 def test_an_unknown_optimizer_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"torch\.optim\.Adam.*RMSprop"):
-        optimizer_nodes(torch.optim.RMSprop, None)
+    with pytest.raises(ConfigError, match=r"a class of torch\.optim.*adagrad.*Linear"):
+        optimizer_nodes(torch.nn.Linear, None)
+
+
+def test_any_other_class_of_torch_goes_by_its_dotted_name() -> None:
+    assert optimizer_nodes(torch.optim.RAdam, {"lr": 0.1}) == [{"name": "torch.optim.RAdam", "lr": 0.1}]
+    with pytest.raises(ConfigError, match=r"'optimizer_fn'.*one gradient a step"):
+        optimizer_nodes(torch.optim.LBFGS, None)
 
 
 @pytest.mark.parametrize(
