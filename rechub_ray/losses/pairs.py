@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Gt, Le
@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from rechub_ray.batch import Batch
 from rechub_ray.errors import ConfigError
 from rechub_ray.losses.base import Columns, PairLoss, Rows
-from rechub_ray.schema import Schema
+from rechub_ray.outputs import Link, OutputKind
+from rechub_ray.schema import LabelKind, Schema
 from rechub_ray.world import World
 
 _BLOCK = 2**22
@@ -37,9 +38,9 @@ class SessionLoss(PairLoss):
         ConfigError: `session_name` is not the schema's group column.
     """
 
-    label_kinds = ("binary", "regression")
-    heads = ("logit", "value")
-    link = None
+    label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary", "regression")
+    heads: tuple[OutputKind, ...] = ("logit", "value")
+    link: Link | None = None
 
     def __init__(self, schema: Schema, *, session_name: str | None = None, **common: Any) -> None:
         super().__init__(schema, **common)

@@ -39,6 +39,8 @@ CASES: dict[str, tuple[dict[str, Any], Label, tuple[str, str, bool]]] = {
         BINARY,
         ("s", "y", True),
     ),
+    "LISTWISE_RANK": ({"name": "LISTWISE_RANK_LOSS", "session_name": "u"}, BINARY, ("s", "y", False)),
+    "LISTWISE_DISTILL": ({"name": "LISTWISE_DISTILL_LOSS", "session_name": "u"}, SPEND, ("s", "pos", False)),
     "ZILN": ({"name": "ZILN_LOSS"}, SPEND, ("Z", "yz", False)),
 }
 
