@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS = {
     "compare": "Speed: torch-rechub, ours, the limit",
     "ids": "Speed and memory by the number of ids",
+    "cpu": "What each entry of cpu/ gives",
     "checksums": "What checksums of the data cost",
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.step import dense_side
 from benchmarks.workload import BATCH_NORM
-from rechub_ray.allocator import keep_freed_memory
+from rechub_ray.cpu.allocator import keep_freed_memory
 
 # name: with the gradient into the input?, precision
 SIDES = {

@@ -80,7 +80,7 @@ def _is_finite(model: nn.Module, forward: Callable[[Batch], LossTerms], batch: B
     total = forward(batch).total
     torch.autograd.backward(total)
     gradients: list[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-    values = [g._values() if g.is_sparse else g for g in gradients]
+    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     result = bool(total.isfinite()) and all(bool(v.isfinite().all()) for v in values)
     model.zero_grad(set_to_none=True)
     return result

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from rechub_ray.cpu import coordinates
 from rechub_ray.errors import TrainingError
 from rechub_ray.layers.embedding import tables_of
 from rechub_ray.layers.rows import RowGradient, coalesce
@@ -132,7 +133,8 @@ class Gradients:
             split = torch.split(flat, [p.numel() for p in parameters])
             gradients = [gradient.view_as(p) for gradient, p in zip(split, parameters, strict=True)]
         if scale != 1:
-            torch._foreach_mul_(gradients, scale)
+            for gradient in gradients:
+                gradient.mul_(scale)
         return gradients
 
     def _average_rows(self, parameters: dict[str, nn.Parameter], scale: float) -> list[RowGradient]:
@@ -143,7 +145,7 @@ class Gradients:
                 empty = torch.empty(0, dtype=torch.int64, device=parameter.device)
                 gradients.append((empty, parameter.new_empty(0, parameter.shape[1])))
             elif gradient.is_sparse:
-                gradients.append((gradient._indices()[0], gradient._values()))
+                gradients.append(coordinates(gradient))
             else:
                 raise TrainingError(
                     f"the table '{name}' has a dense gradient, but its optimizer takes row gradients",
@@ -188,7 +190,8 @@ class Gradients:
         )
         if self._clip_norm is not None:
             factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(gradients, factor)
+            for gradient in gradients:
+                gradient.mul_(factor)
         return norm
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
-from rechub_ray.allocator import keep_freed_memory
 from rechub_ray.batch import Batch, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
+from rechub_ray.cpu.allocator import keep_freed_memory
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import EvalSource
 from rechub_ray.defaults import build_task, resolved

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rechub_ray.exchange import Exchange, as_bytes, open_exchange
+from rechub_ray.cpu.exchange import Exchange, as_bytes, open_exchange
 
 _exchanges: dict[Any, Exchange | None] = {}  # of the default process group
 

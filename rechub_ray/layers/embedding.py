@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rechub_ray.allocator import ask_for_huge_pages
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
+from rechub_ray.cpu import takes
+from rechub_ray.cpu.allocator import ask_for_huge_pages
 from rechub_ray.errors import SchemaError, nearest
 from rechub_ray.layers.initial_rows import draw_initial_rows
 from rechub_ray.layers.lookup import look_up, look_up_range, sum_of_rows
-from rechub_ray.layers.rows import fits_kernels
 from rechub_ray.schema import Schema, SequenceFeature, SparseFeature
 
 Embeddable = SparseFeature | SequenceFeature
@@ -149,7 +149,7 @@ class Embeddings(nn.Module, abc.ABC):
         """Return the sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
         if self.widths and set(self.widths) == {1} and not self._groups[0].sequences and torch.is_grad_enabled():
             weight, by_rows = self._weight(1)
-            if fits_kernels(weight):  # evaluation alone is not worth Numba's start
+            if takes("sum_kernel", weight):  # evaluation alone is not worth Numba's start
                 return sum_of_rows(weight, self._rows(self._groups[0], features), by_rows=by_rows)
         return self.flat(features).sum(1)
 

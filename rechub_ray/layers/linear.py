@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rechub_ray.layers.matmul import linear
+from rechub_ray.cpu.matmul import linear
 
 
 class Linear(nn.Linear):

@@ -38,7 +38,7 @@ def look_up_range(weight: Tensor, start: int, stop: int, *, by_rows: bool) -> Te
 
 
 def sum_of_rows(weight: Tensor, rows: Tensor, *, by_rows: bool) -> Tensor:
-    """Return weight[rows].sum((1, 2)) of a table of width 1 that `fits_kernels`, without its (B, K, 1) in between.
+    """Return weight[rows].sum((1, 2)) of a table of width 1 that `cpu.takes`, without its (B, K, 1) in between.
 
     Shapes:
         weight: (V, 1). rows: (B, K). Result: (B,).
@@ -79,7 +79,7 @@ class _LookUpRange(torch.autograd.Function):
 class _SumOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
-        from rechub_ray.layers.kernels import sum_weights
+        from rechub_ray.cpu.kernels import sum_weights
 
         ctx.save_for_backward(rows)
         ctx.shape, ctx.by_rows = weight.shape, by_rows

@@ -12,13 +12,6 @@ from torch import Tensor
 RowGradient = tuple[Tensor, Tensor]  # rows (U,) int64, ascending, each once; values (U, D)
 
 
-def fits_kernels(*tensors: Tensor) -> bool:
-    """Whether `layers.kernels` takes these values: contiguous float32 on the CPU."""
-    if torch.compiler.is_compiling():
-        return False
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
-
-
 def read_rows(table: Tensor, rows: Tensor) -> Tensor:
     """table[rows]: (V, D) and (N,) give (N, D)."""
     if table.shape[1] == 1:

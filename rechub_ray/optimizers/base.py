@@ -43,7 +43,7 @@ class SparseOptimizer(torch.optim.Optimizer, abc.ABC):
     def _step(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
         self.begin(table, state, group)
-        self.update_all(table, gradient._indices()[0], gradient._values(), state, group)
+        self.update_all(table, gradient.indices()[0], gradient.values(), state, group)
 
     def update_all(
         self, table: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]

@@ -9,7 +9,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rechub_ray.layers.rows import fits_kernels, read_rows, write_rows
+from rechub_ray.cpu import takes
+from rechub_ray.layers.rows import read_rows, write_rows
 from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer
 
 
@@ -50,10 +51,10 @@ class RowwiseAdagrad(SparseOptimizer):
     def update_all(
         self, table: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
-        if not fits_kernels(table, values, state["sum"]):
+        if not takes("adagrad_kernel", table, values, state["sum"]):
             super().update_all(table, rows, values, state, group)
             return
-        from rechub_ray.layers.kernels import update_rowwise_adagrad
+        from rechub_ray.cpu.kernels import update_rowwise_adagrad
 
         update_rowwise_adagrad(
             table,

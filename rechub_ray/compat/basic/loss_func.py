@@ -13,7 +13,10 @@ from rechub_ray.layers.embedding import tables_of
 
 __all__ = ["BPRLoss", "RegularizationLoss"]
 
-_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_NORMALISATION = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 
 class RegularizationLoss(nn.Module):

@@ -1,7 +1,7 @@
 """Loops over rows of large tables that are one pass over memory, on all of PyTorch's threads.
 
-For contiguous float32 tensors on the CPU; who calls checks that with `rows.fits_kernels`, and imports this module only
-then, since Numba takes half a second to import and to load its kernels, and seconds where it compiles them. Results
+For contiguous float32 tensors on the CPU: the caller checks that with `cpu.takes`, and imports this module only then,
+since Numba takes half a second to import and to load its kernels, and seconds where it compiles them. Results
 have the same bits with any number of threads.
 """
 
@@ -12,7 +12,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from rechub_ray.layers.parallel import address, compiled, fail, kernel, next_piece, prefetch, run
+from rechub_ray.cpu.parallel import address, compiled, fail, kernel, next_piece, prefetch, run
 
 _AHEAD = 32  # rows that are on their way from memory while one is worked on
 _PIECE = 2048  # rows that a thread takes at a time
@@ -21,20 +21,20 @@ _PIECE = 2048  # rows that a thread takes at a time
 def update_rowwise_adagrad(
     table: Tensor, total: Tensor, rows: Tensor, gradient: Tensor, *, lr: float, eps: float, weight_decay: float
 ) -> None:
-    """`RowwiseAdagrad`'s step in place: table (V, D), total (V,), rows (U,) each once, gradient (U, D).
+    """Do `RowwiseAdagrad`'s step in place: table (V, D), total (V,), rows (U,) each once, gradient (U, D).
 
     Raises:
-        IndexError: a row that the table has not; the others are updated.
+        IndexError: a row that the table does not have; the others are updated.
     """
     rows, numbers = rows.contiguous(), torch.tensor([lr, eps, weight_decay], dtype=torch.float32)
     run(_rowwise_adagrad, _pieces(rows), rows.numel(), *table.shape, table, total, rows, gradient, numbers)
 
 
 def sum_weights(weights: Tensor, rows: Tensor) -> Tensor:
-    """The sum of each line's weights: weights (V, 1) and rows (B, F) give (B,).
+    """Return the sum of each line's weights: weights (V, 1) and rows (B, F) give (B,).
 
     Raises:
-        IndexError: a row that the table has not.
+        IndexError: a row that the table does not have.
     """
     rows, result = rows.contiguous(), weights.new_empty(rows.shape[0])
     run(_sum_weights, _pieces(rows), *rows.shape, weights.shape[0], weights, rows, result)

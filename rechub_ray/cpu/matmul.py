@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rechub_ray.cpu import is_on
+
 
 def linear(weight: Tensor, bias: Tensor | None, *parts: Tensor) -> Tensor:
-    """`[x_1, x_2, ...] W^T + b` of parts that lie side by side, without copying them together.
+    """Return `[x_1, x_2, ...] W^T + b` of parts that lie side by side, without copying them together.
 
     In float32 on AMD processors, oneDNN multiplies instead of MKL, which does not use their widest instructions: half
     the time, with the same rounding error. Everywhere else this is `torch.nn.functional.linear`.
@@ -35,7 +37,7 @@ def linear(weight: Tensor, bias: Tensor | None, *parts: Tensor) -> Tensor:
 
 @functools.cache
 def _onednn_is_faster() -> bool:
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    if not is_on("matmul") or not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     try:
         is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
@@ -51,13 +53,13 @@ def _takes(*tensors: Tensor | None) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b^T + bias."""
+    """Return a b^T + bias."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(_whole(a), _whole(b), bias, "none", [], "")
     return result
 
 
 def _whole(matrix: Tensor) -> Tensor:
-    """For a part of a matrix, oneDNN falls back to a loop that is a hundred times slower."""
+    """Return the matrix whole: for a part of one, oneDNN falls back to a loop that is a hundred times slower."""
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
@@ -89,7 +91,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _outer(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient^T x; the kernel wants the longer side last."""
+    """Return gradient^T x; the kernel wants the longer side last."""
     if x.shape[1] >= gradient.shape[1]:
         return _product(gradient.t(), x.t())
     return _product(x.t(), gradient.t()).t()

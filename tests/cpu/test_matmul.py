@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechub_ray.layers import matmul
-from rechub_ray.layers.matmul import linear
+from rechub_ray.cpu import matmul
+from rechub_ray.cpu.matmul import linear
 
 
 @pytest.fixture

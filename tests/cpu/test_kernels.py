@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechub_ray.layers import kernels
-from rechub_ray.layers.rows import fits_kernels
+from rechub_ray.cpu import kernels
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +22,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def test_what_fits() -> None:
-    assert fits_kernels(torch.ones(3, 2), torch.ones(3))
-    assert not fits_kernels(torch.ones(3, 2), torch.ones(3, dtype=torch.float64))
-    assert not fits_kernels(torch.ones(3, 2).t())
-    assert not fits_kernels(torch.ones(3, device="meta"))
 
 
 @pytest.mark.parametrize("row", [10, 2**31, 2**40, -1])
@@ -94,7 +86,7 @@ def test_no_threads_beside_those_of_pytorch() -> None:
         "import os, torch\n"
         "torch.set_num_threads(3)\n"
         "torch.ones(1_000_000).add_(1)\n"
-        "from rechub_ray.layers import kernels, parallel\n"
+        "from rechub_ray.cpu import kernels, parallel\n"
         "assert parallel._share_among_threads() is not None\n"
         "weights, rows = torch.ones(10, 1), torch.zeros(50_000, 10, dtype=torch.int64)\n"
         "kernels.sum_weights(weights, rows[:1])\n"  # compiles, and runs on one thread
@@ -143,7 +135,7 @@ def test_without_a_folder_that_can_be_written() -> None:
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
         "import torch\n"
-        "from rechub_ray.layers import kernels\n"
+        "from rechub_ray.cpu import kernels\n"
         "table, rows = torch.ones(3, 1), torch.tensor([1])\n"
         "kernels.update_rowwise_adagrad(table, torch.zeros(3), rows, torch.ones(1, 1), lr=1, eps=1, weight_decay=0)\n"
         "print(table[:, 0].tolist())\n"

@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from rechub_ray import exchange
-from rechub_ray.exchange import Exchange, open_exchange
+from rechub_ray.cpu import exchange
+from rechub_ray.cpu.exchange import Exchange, open_exchange
 from rechub_ray.world import World
 
 SIZE = 3

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rechub_ray.allocator import ask_for_huge_pages
+from rechub_ray.cpu.allocator import ask_for_huge_pages
 
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SCRIPT = """
 import resource, sys, torch
-from rechub_ray.allocator import keep_freed_memory
+from rechub_ray.cpu.allocator import keep_freed_memory
 torch.set_num_threads(1)
 assert sys.argv[1] == "plain" or keep_freed_memory()
 def work():

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rechub_ray.cpu import is_on
+
 _FOLDER = "/dev/shm"
 _LINE = 8  # int64s in a cache line: every rank writes into lines of its own
 _ALL_BYTES, _MOST_BYTES = 2**26, 2**23  # of all buffers together (Docker's /dev/shm has 64 MiB), and of one
@@ -33,9 +35,12 @@ class Exchange:
     has read everything of n, so n's buffers are free again for n + 2.
 
     Args:
-        memory: the mapped file. rank, size: this process's place.
+        memory: the mapped file.
+        rank: this process's number.
+        size: how many processes there are.
+        capacity: bytes of a buffer.
         processes: pid and start of every rank's process, to notice that one is gone.
-        timeout_seconds: bound of every wait.
+        timeout_seconds: bound of every wait, > 0.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Exchange:
         self._turn = 0
 
     def sum_(self, tensor: Tensor) -> None:
-        """Adds up `tensor` over the ranks, in place."""
+        """Add up `tensor` over the ranks, in place."""
         flat = tensor.detach().contiguous().view(-1)
         for piece in torch.split(flat, self._capacity // flat.element_size()):
             parts = self._post([piece])
@@ -68,7 +73,7 @@ class Exchange:
             tensor.copy_(flat.view_as(tensor))
 
     def gather(self, pieces: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Every rank's pieces, in rank order; the pieces' lengths may differ between ranks, what they are may not."""
+        """Return every rank's pieces, in rank order; their lengths may differ between ranks, their types may not."""
         flat = [piece.detach().contiguous().view(-1) for piece in pieces]
         lengths = torch.tensor([piece.numel() for piece in flat])
         all_lengths = [_tensor(part, lengths).tolist() for part in self._post([lengths])]
@@ -89,7 +94,7 @@ class Exchange:
         ]
 
     def _post(self, pieces: Sequence[Tensor]) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
-        """Shows this rank's bytes to all, and gives everyone's: to be read before the next call."""
+        """Show this rank's bytes to all, and return every rank's: to be read before the next call."""
         self._turn += 1
         side, at = self._turn % 2, 0
         mine = self._buffers[side, self._rank]
@@ -115,7 +120,7 @@ class Exchange:
                 self._look(now - started)
 
     def _look(self, seconds: float) -> None:
-        """Raises where waiting is in vain."""
+        """Raise where waiting is in vain."""
         gone = [
             rank
             for rank in range(self._size)
@@ -130,7 +135,7 @@ class Exchange:
 
 
 def as_bytes(flat: Tensor) -> Tensor:
-    """The memory of a contiguous tensor of one dimension."""
+    """Return the memory of a contiguous tensor of one dimension."""
     return flat.view(torch.uint8) if flat.numel() else flat.new_empty(0, dtype=torch.uint8)
 
 
@@ -155,7 +160,8 @@ def open_exchange(rank: int, size: int, *, timeout_seconds: float) -> Exchange |
     All ranks call it.
 
     Args:
-        rank, size: this process's place.
+        rank: this process's number.
+        size: how many processes there are.
         timeout_seconds: bound of every wait for another rank, once the exchange is open.
     """
     path, token, memory = "", secrets.randbits(62), None
@@ -169,7 +175,7 @@ def open_exchange(rank: int, size: int, *, timeout_seconds: float) -> Exchange |
     dist.broadcast_object_list(box, src=0)
     path, token = box[0]
     try:
-        if path:
+        if path and is_on("exchange"):
             with contextlib.suppress(OSError, ValueError), Path(path).open("r+b") as file:
                 mapped = mmap.mmap(file.fileno(), total)
                 memory = mapped if int.from_bytes(mapped[:8], "little") == token else None
@@ -205,7 +211,7 @@ def _new_file(total: int, token: int) -> str:
 
 
 def _start_of(pid: int) -> int:
-    """When a process started, in ticks since boot; 0 where there is none with this number, or only its remains."""
+    """Return when a process started, in ticks since boot; 0 where it does not exist or has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

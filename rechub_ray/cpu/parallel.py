@@ -21,6 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+from rechub_ray.cpu import is_on
+
 _call_alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _forked = False  # OpenMP's threads do not come along into a forked process, which would wait for them for ever
 
@@ -34,13 +36,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """A function that kernels call; compiled with the first kernel that does."""
+    """Return a function that kernels call; compiled with the first kernel that does."""
     # sums may be reordered, or they would not use wide instructions
     return numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function)
 
 
 def kernel(function: Callable[[Any], None]) -> Callable[[], Any]:
-    """A loop for `run`, compiled when it first runs. Its argument: int64 words, two of bookkeeping, then `run`'s own.
+    """Return a loop for `run`, compiled when it first runs.
+
+    Its argument is int64 words: two of bookkeeping, then those of `run`.
 
     Compiled code is kept on disk where a folder can be written, so that only the first run on a machine compiles.
     """
@@ -58,7 +62,7 @@ def kernel(function: Callable[[Any], None]) -> Callable[[], Any]:
 
 
 def run(kernel: Callable[[], Any], pieces: int, *arguments: Tensor | int) -> None:
-    """Runs a kernel, on all of PyTorch's threads if there is more than one piece of work.
+    """Run a kernel, on all of PyTorch's threads if there is more than one piece of work.
 
     Args:
         kernel: made by `kernel`. Each thread calls it once; it takes pieces with `next_piece` until there is none.
@@ -81,7 +85,9 @@ def run(kernel: Callable[[], Any], pieces: int, *arguments: Tensor | int) -> Non
 
 @functools.cache
 def _share_among_threads() -> Callable[[int, int, int, int], None] | None:
-    """GOMP_parallel(function, its argument, threads, flags) of the OpenMP runtime that PyTorch itself runs on."""
+    """Return GOMP_parallel(function, its argument, threads, flags) of PyTorch's own OpenMP runtime."""
+    if not is_on("threads"):
+        return None
     try:
         function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
     except (OSError, AttributeError):
@@ -93,7 +99,7 @@ def _share_among_threads() -> Callable[[int, int, int, int], None] | None:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def next_piece(_: Any, words: Any) -> Any:
-    """The number of a piece that no thread has taken yet, counted from 0."""
+    """Return the number of a piece that no thread has taken yet, counted from 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
@@ -103,13 +109,13 @@ def next_piece(_: Any, words: Any) -> Any:
 
 @numba.njit(error_model="numpy")
 def fail(words):  # type: ignore[no-untyped-def]
-    """Lets `run` raise when all threads are done."""
+    """Let `run` raise when all threads are done."""
     words[1] = 1
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def address(_: Any, word: Any) -> Any:
-    """A word as the address of an array, for `numba.carray`."""
+    """Return a word as the address of an array, for `numba.carray`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -119,7 +125,7 @@ def address(_: Any, word: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_: Any, array: Any, row: Any) -> Any:
-    """Asks the processor to fetch the begin of a row."""
+    """Ask the processor to fetch the start of a row."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]

@@ -1,0 +1,103 @@
+"""Without any entry of the room, and without any of its private names, the numbers are the same up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rechub_ray import config, cpu
+from rechub_ray.cpu import ENTRIES, PRIVATE_NAMES, SWITCH, coordinates, is_on, matmul, parallel, takes
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.errors import ConfigError
+from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.ray_private import find
+from rechub_ray.tracking import read_history
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process() -> Iterator[None]:
+    """What a process looks up once is looked up again."""
+    looked_up = (is_on, parallel._share_among_threads, matmul._onednn_is_faster)
+    for function in looked_up:
+        function.cache_clear()
+    yield
+    for function in looked_up:
+        function.cache_clear()
+
+
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
+def test_a_private_name_exists_in_the_pinned_version_and_has_an_entry(name: str) -> None:
+    assert find(name) is not None
+    assert PRIVATE_NAMES[name] in ENTRIES
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_has_its_figure(entry: str) -> None:
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    section = results.partition("## What each entry of cpu/ gives")[2].partition("\n## ")[0]
+    assert f"| {entry} |" in section
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clicks")
+    write_click_logs(root, rows=3000, seed=3)
+    return root
+
+
+def losses(data: Path, folder: Path) -> list[float]:
+    given = {
+        "name": "t",
+        "model_dir": str(folder),
+        "data": {"root": str(data), "valid": None, "test": None, "batch_size": 512},
+        "model": {"name": "deepfm", "embedding_dim": 4, "hidden_units": [16, 8]},
+        "optimizers": [
+            {"name": "rowwise_adagrad", "params": ["embedding.*", "linear.embedding.*"], "lr": 0.05},
+            {"name": "adam", "lr": 0.01},
+        ],
+        "train": {"epochs": 2, "log_every_steps": 1, "threads": 2, "initial_evaluation": False},
+        "trackers": ["jsonl"],
+        "export": {"onnx": False},
+    }
+    train(config.load(given))
+    return [line["train/loss"] for line in read_history(folder / "metrics.jsonl") if "train/loss" in line]
+
+
+@pytest.mark.parametrize("entry", ["all", *ENTRIES])
+def test_the_numbers_without_an_entry_are_those_with_it(
+    entry: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = losses(data, tmp_path / "on")
+    monkeypatch.setenv(SWITCH, entry)
+    is_on.cache_clear()
+    as_off = [name for name in ENTRIES if not is_on(name)]
+    assert as_off == (list(ENTRIES) if entry == "all" else [entry])
+    assert losses(data, tmp_path / "off") == pytest.approx(expected, rel=1e-4)
+    assert len(expected) > 5
+
+
+def test_an_unknown_entry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "matmul,hugepages")
+    with pytest.raises(ConfigError, match=r"unknown entry 'hugepages'.*matmul"):
+        is_on("matmul")
+
+
+def test_kernels_take_contiguous_float32_of_the_cpu() -> None:
+    assert takes("sum_kernel", torch.ones(3, 2), torch.ones(3))
+    assert not takes("sum_kernel", torch.ones(3, 2), torch.ones(3, dtype=torch.float64))
+    assert not takes("sum_kernel", torch.ones(3, 2).t())
+    assert not takes("sum_kernel", torch.ones(3, device="meta"))
+
+
+def test_coordinates_without_the_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient = torch.sparse_coo_tensor(torch.tensor([[3, 1, 3]]), torch.ones(3, 2), (5, 2))
+    assert coordinates(gradient)[0].tolist() == [3, 1, 3]
+    monkeypatch.setattr(cpu, "is_on", lambda entry: False)
+    rows, values = coordinates(gradient)
+    assert rows.tolist() == [1, 3]
+    assert values.tolist() == [[1, 1], [2, 2]]
