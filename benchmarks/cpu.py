@@ -1,17 +1,19 @@
-"""What each entry of `rechub_ray/cpu/` gives: the same training run with all of them and without one, side by side."""
+"""What each entry of `rechub_ray/cpu/` gives: the same training with all of them and without one, side by side."""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
+from pathlib import Path
 from typing import Any
 
+from benchmarks.process import run_process
 from benchmarks.settings import Settings
 from benchmarks.workload import BATCH, ROWS, config, criteo_like, middle, run_training
 from rechub_ray.cpu import ENTRIES, SWITCH
 
-SPIN, LIBGOMP_DEFAULT = "GOMP_SPINCOUNT", "300000"  # set in rechub_ray/__init__.py; libgomp's own
 BOUND = 0.05
 
 
@@ -19,7 +21,6 @@ def run(settings: Settings) -> dict[str, Any]:
     """Rows a second without each entry, each beside a run with all: they take turns, `repeats` times."""
     data = criteo_like(settings, rows=settings.pick(ROWS, 40 * BATCH))
     sides = {entry: {SWITCH: entry} for entry in ENTRIES}
-    sides |= {"all of them": {SWITCH: "all"}, "spin count": {SPIN: LIBGOMP_DEFAULT}}
     speeds: dict[str, dict[str, list[float]]] = {}
     for number in range(settings.repeats):
         print(f"  round {number + 1} of {settings.repeats}", file=sys.stderr, flush=True)
@@ -39,13 +40,19 @@ def _turns(number: int, changes: dict[str, str]) -> list[dict[str, str]]:
     return [changes, {}] if number % 2 else [{}, changes]
 
 
-def _speed(settings: Settings, data: Any, name: str, changes: dict[str, str]) -> float:
-    workers, threads = (2, 1) if name == "exchange" else (0, 2)
-    lengths = {"train__epochs": settings.pick(2, 1), "train__log_every_steps": settings.pick(32, 10)}
+def _speed(settings: Settings, data: Path, name: str, changes: dict[str, str]) -> float:
+    """Return rows a second: of steps in memory with two threads, or on two Ray workers for what they exchange."""
     before = {key: os.environ.get(key) for key in changes}
     os.environ.update(changes)
     try:
-        return run_training(settings, "cpu", config(data, workers=workers, threads=threads, **lengths)).steady
+        if name == "exchange":
+            lengths = {"train__epochs": settings.pick(2, 1), "train__log_every_steps": settings.pick(32, 10)}
+            return run_training(settings, "cpu", config(data, workers=2, threads=1, **lengths)).steady
+        found, log = settings.work / "step.json", settings.work / "step.txt"
+        command = ["--threads", "2", "--ids", "criteo", "--batch-norm", "--steps", str(settings.pick(60, 5))]
+        run_process([sys.executable, "-m", "benchmarks.step", *command, "--json", str(found)], log=log)
+        (result,) = json.loads(found.read_text())["results"]
+        return float(BATCH / result["sides"]["ours"]["wall_median"] * 1e3)
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
@@ -53,8 +60,8 @@ def _speed(settings: Settings, data: Any, name: str, changes: dict[str, str]) ->
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        "DeepFM in float32, in process with two threads; `exchange` on two Ray workers with one thread each. The gain "
-        f"is the median of each round's own; under {BOUND:.0%} an entry has to go.",
+        "DeepFM in float32: steps in memory with two threads; `exchange` by a run on two Ray workers. The gain is the "
+        f"median of each round's own; under {BOUND:.0%} an entry has to go.",
         "",
         "| entry | with, rows/s, median (range) | without | gain | done without it |",
         "|---|---|---|---|---|",

@@ -118,10 +118,6 @@ class Gradients:
             )
         return norm
 
-    def finish(self) -> Tensor:
-        """Average the gradients and put them onto their parameters; return the norm as `put` does."""
-        return self.put(self.average())
-
     def _all(self) -> dict[str, nn.Parameter]:
         return {**self._parameters, **self._objective}
 

@@ -61,6 +61,10 @@ def backward(model: Model, features: Features, labels: Tensor) -> Tensor:
     return loss
 
 
+def finish(gradients: Gradients) -> Tensor:
+    return gradients.put(gradients.average())
+
+
 def dense_gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: torch.as_tensor(p.grad).to_dense().clone() for name, p in model.named_parameters()}
 
@@ -70,7 +74,7 @@ def test_sparse_gradients_become_coalesced_and_equal_the_dense_ones() -> None:
     norms = []
     for model in (sparse, dense):
         backward(model, *batch(40, seed=1))
-        norms.append(Gradients(model, World()).finish())
+        norms.append(finish(Gradients(model, World())))
     gradient = torch.as_tensor(sparse.embedding.weights["3"].grad)
     assert gradient.is_sparse
     assert gradient.is_coalesced()
@@ -85,7 +89,7 @@ def test_clipping_is_that_of_torch(sparse_grad: bool, clip_norm: float | None) -
     mine, theirs = Model(sparse_grad=sparse_grad), Model(sparse_grad=False)
     backward(mine, *batch(40, seed=1))
     backward(theirs, *batch(40, seed=1))
-    norm = Gradients(mine, World(), clip_norm=clip_norm).finish()
+    norm = finish(Gradients(mine, World(), clip_norm=clip_norm))
     expected = nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or float("inf"))
     torch.testing.assert_close(norm, expected)
     theirs.idle.weight.grad, theirs.idle.bias.grad = torch.zeros(1, 2), torch.zeros(1)
@@ -100,13 +104,13 @@ def test_the_gradients_of_several_backward_calls_add_up(sparse_grad: bool) -> No
     for features, labels in batches:
         model.zero_grad()
         backward(model, features, labels)
-        Gradients(model, World()).finish()
+        finish(Gradients(model, World()))
         for name, gradient in dense_gradients(model).items():
             expected[name] = expected.get(name, 0) + gradient
     model.zero_grad()
     for features, labels in batches:
         backward(model, features, labels)
-    Gradients(model, World()).finish()
+    finish(Gradients(model, World()))
     torch.testing.assert_close(dense_gradients(model), expected)
 
 
@@ -115,7 +119,7 @@ def test_penalties_join_the_gradients_before_the_norm(sparse_grad: bool) -> None
     model, expected = Model(sparse_grad=sparse_grad), Model(sparse_grad=False)
     features, labels = batch(40, seed=1)
     backward(model, features, labels)
-    norm = Gradients(model, World(), regularization=Regularization(**PENALTIES)).finish()
+    norm = finish(Gradients(model, World(), regularization=Regularization(**PENALTIES)))
 
     loss = nn.functional.binary_cross_entropy_with_logits(expected(features), labels)
     for name, parameter in expected.named_parameters():
@@ -136,7 +140,7 @@ def test_penalties_join_the_gradients_before_the_norm(sparse_grad: bool) -> None
 def test_parameters_without_a_part_in_the_loss_get_zeros() -> None:
     model = Model(sparse_grad=True)
     model.mlp(torch.ones(1, 9)).sum().backward()
-    Gradients(model, World()).finish()
+    finish(Gradients(model, World()))
     assert torch.as_tensor(model.idle.weight.grad).eq(0).all()
     table = torch.as_tensor(model.embedding.weights["3"].grad)
     assert table.is_sparse
@@ -148,7 +152,7 @@ def test_frozen_parameters_get_none() -> None:
     model.linear.requires_grad_(False)
     model.idle.requires_grad_(False)
     backward(model, *batch(10, seed=0))
-    Gradients(model, World()).finish()
+    finish(Gradients(model, World()))
     assert model.linear.weights["1"].grad is None
     assert model.idle.weight.grad is None
 
@@ -160,14 +164,14 @@ def test_a_gradient_that_is_not_finite_shows_in_the_norm(where: str, value: floa
     backward(model, *batch(10, seed=0))
     gradient = torch.as_tensor(dict(model.named_parameters())[where].grad)
     (gradient._values() if gradient.is_sparse else gradient)[0, 0] = value
-    assert not Gradients(model, World(), clip_norm=1.0).finish().isfinite()
+    assert not finish(Gradients(model, World(), clip_norm=1.0)).isfinite()
 
 
 def test_a_dense_gradient_on_a_table_of_rows_is_refused() -> None:
     model = Model(sparse_grad=True)
     (model.embedding.weights["3"] ** 2).sum().backward()
     with pytest.raises(TrainingError, match=r"'embedding.weights.3' has a dense gradient"):
-        Gradients(model, World()).finish()
+        finish(Gradients(model, World()))
 
 
 def run_rank(rank: int, folder: Path, way: str) -> None:
@@ -181,7 +185,7 @@ def run_rank(rank: int, folder: Path, way: str) -> None:
         gradients = Gradients(model, World.current(), clip_norm=0.1, regularization=Regularization(**PENALTIES))
         for _ in range(2):
             backward(model, *rank_batch(rank))
-        result[f"{sparse_grad}/norm"] = gradients.finish()
+        result[f"{sparse_grad}/norm"] = finish(gradients)
         result |= {f"{sparse_grad}/{name}": gradient for name, gradient in dense_gradients(model).items()}
     torch.save(result, folder / f"{rank}.pt")
     dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
@@ -216,7 +220,7 @@ def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_pa
         model = Model(sparse_grad=sparse_grad)
         for _ in range(2):
             backward(model, whole, torch.cat([labels for _, labels in halves]))
-        norm = Gradients(model, World(), clip_norm=0.1, regularization=Regularization(**PENALTIES)).finish()
+        norm = finish(Gradients(model, World(), clip_norm=0.1, regularization=Regularization(**PENALTIES)))
         torch.testing.assert_close(first[f"{sparse_grad}/norm"], norm)
         for name, gradient in dense_gradients(model).items():
             torch.testing.assert_close(first[f"{sparse_grad}/{name}"], gradient)

@@ -1,9 +1,9 @@
 """Speed on CPUs and nothing else: without any entry of this room every number is the same up to rounding.
 
-This is the only room with ctypes, Numba's intrinsics and names of PyTorch that are not public. An entry stays as long
-as it gives 5% of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where a name is
-gone after an update, or the machine is of another kind, an entry does nothing. One switch turns entries off, for that
-benchmark and to rule them out when something goes wrong: RECHUB_RAY_CPU_OFF=matmul,exchange or =all.
+This is the only room with ctypes, kernels compiled by Numba, and names of PyTorch that are not public. An entry stays
+as long as it gives 5% of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where a
+name is gone after an update, or the machine is of another kind, an entry does nothing. One switch turns entries off,
+for that benchmark and to rule them out when something goes wrong: RECHUB_RAY_CPU_OFF=adagrad_kernel,exchange or =all.
 """
 
 from __future__ import annotations
@@ -20,18 +20,12 @@ SWITCH = "RECHUB_RAY_CPU_OFF"
 # entry -> what is done without it
 ENTRIES: dict[str, str] = {
     "freed_memory": "the C library gives memory back to the system at its own thresholds",
-    "huge_pages": "tables lie in pages of 4 KiB",
     "adagrad_kernel": "RowwiseAdagrad's step in six operations of PyTorch",
-    "sum_kernel": "a first-order term is looked up, then summed",
-    "threads": "both kernels run on one thread",
-    "matmul": "torch.nn.functional.linear, on MKL",
     "exchange": "collectives between processes of one host go through torch.distributed",
     "coordinates": "PyTorch's own coalescing of row gradients, before ours",
 }
 # name that is not public -> its entry
 PRIVATE_NAMES: dict[str, str] = {
-    "torch._C:__file__": "threads",
-    "torch:ops.mkldnn._linear_pointwise": "matmul",
     "torch:Tensor._indices": "coordinates",
     "torch:Tensor._values": "coordinates",
 }

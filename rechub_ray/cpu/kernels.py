@@ -1,61 +1,59 @@
-"""Loops over rows of large tables that are one pass over memory, on all of PyTorch's threads.
+"""Loops over rows of large tables that are one pass over memory.
 
 For contiguous float32 tensors on the CPU: the caller checks that with `cpu.takes`, and imports this module only then,
-since Numba takes half a second to import and to load its kernels, and seconds where it compiles them. Results
-have the same bits with any number of threads.
+since Numba takes half a second to import and to load a kernel, and seconds where it compiles one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numba
 import numpy as np
-import torch
-from numba import carray
 from torch import Tensor
-
-from rechub_ray.cpu.parallel import address, compiled, fail, kernel, next_piece, prefetch, run
-
-_AHEAD = 32  # rows that are on their way from memory while one is worked on
-_PIECE = 2048  # rows that a thread takes at a time
 
 
 def update_rowwise_adagrad(
     table: Tensor, total: Tensor, rows: Tensor, gradient: Tensor, *, lr: float, eps: float, weight_decay: float
 ) -> None:
-    """Do `RowwiseAdagrad`'s step in place: table (V, D), total (V,), rows (U,) each once, gradient (U, D).
+    """Do `RowwiseAdagrad`'s step in place.
+
+    Args:
+        table: (V, D).
+        total: the accumulators, (V,).
+        rows: int64 (U,), each once.
+        gradient: of these rows, (U, D).
+        lr: learning rate, >= 0.
+        eps: added to the denominator, > 0.
+        weight_decay: adds weight_decay * w to the gradient, >= 0.
 
     Raises:
         IndexError: a row that the table does not have; the others are updated.
     """
-    rows, numbers = rows.contiguous(), torch.tensor([lr, eps, weight_decay], dtype=torch.float32)
-    run(_rowwise_adagrad, _pieces(rows), rows.numel(), *table.shape, table, total, rows, gradient, numbers)
+    arrays = (tensor.detach().numpy() for tensor in (table, total, rows.contiguous(), gradient))
+    if not _rowwise_adagrad(*arrays, *(np.float32(number) for number in (lr, eps, weight_decay))):
+        raise IndexError("a row past the end of its table")
 
 
-def sum_weights(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return the sum of each line's weights: weights (V, 1) and rows (B, F) give (B,).
-
-    Raises:
-        IndexError: a row that the table does not have.
-    """
-    rows, result = rows.contiguous(), weights.new_empty(rows.shape[0])
-    run(_sum_weights, _pieces(rows), *rows.shape, weights.shape[0], weights, rows, result)
-    return result
-
-
-def _pieces(rows: Tensor) -> int:
-    return -(-rows.numel() // _PIECE)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Return the function, to be compiled at its first call, and kept on disk where a folder can be written."""
+    # sums may be reordered, or they would not use wide instructions
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no such folder
+        return numba.njit(**options)(function)
 
 
-@compiled
-def _update(table, total, rows, gradient, numbers, begin, end, words):  # type: ignore[no-untyped-def]
-    width, lr, eps, decay = table.shape[1], numbers[0], numbers[1], numbers[2]
+@_compiled
+def _rowwise_adagrad(table, total, rows, gradient, lr, eps, decay):  # type: ignore[no-untyped-def]
+    width, all_there = table.shape[1], True
     share = np.float32(1 / width)
-    for i in range(begin, end):
-        ahead = rows[min(i + _AHEAD, rows.size - 1)]
-        prefetch(table, ahead)
-        prefetch(total, ahead)
+    for i in range(rows.size):
         row = np.uint64(rows[i])  # unsigned: no check for places counted from the end
         if row >= np.uint64(table.shape[0]):
-            fail(words)
+            all_there = False
             continue
         square = np.float32(0)
         for d in range(width):
@@ -65,41 +63,4 @@ def _update(table, total, rows, gradient, numbers, begin, end, words):  # type: 
         factor = lr / (np.sqrt(total[row]) + eps)
         for d in range(width):
             table[row, d] -= factor * (gradient[i, d] + decay * table[row, d])
-
-
-@kernel
-def _rowwise_adagrad(words):  # type: ignore[no-untyped-def]
-    count, size, width = words[2], words[3], words[4]
-    table = carray(address(words[5]), (size, width), np.float32)
-    total = carray(address(words[6]), size, np.float32)
-    rows = carray(address(words[7]), count, np.int64)
-    gradient = carray(address(words[8]), (count, width), np.float32)
-    numbers = carray(address(words[9]), 3, np.float32)
-    while True:
-        begin = next_piece(words) * _PIECE
-        if begin >= count:
-            break
-        _update(table, total, rows, gradient, numbers, begin, min(begin + _PIECE, count), words)
-
-
-@kernel
-def _sum_weights(words):  # type: ignore[no-untyped-def]
-    lines, width, size = words[2], words[3], words[4]
-    weights = carray(address(words[5]), size, np.float32)
-    rows = carray(address(words[6]), lines * width, np.int64)
-    result = carray(address(words[7]), lines, np.float32)
-    piece = max(1, _PIECE // max(1, width))
-    while True:
-        begin = next_piece(words) * piece
-        if begin >= lines:
-            break
-        for line in range(begin, min(begin + piece, lines)):
-            total = np.float32(0)
-            for i in range(line * width, (line + 1) * width):
-                prefetch(weights, rows[min(i + _AHEAD, rows.size - 1)])
-                row = np.uint64(rows[i])
-                if row >= np.uint64(size):
-                    fail(words)
-                    continue
-                total += weights[row]
-            result[line] = total
+    return all_there

@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
-from rechub_ray.cpu import takes
-from rechub_ray.cpu.allocator import ask_for_huge_pages
 from rechub_ray.errors import SchemaError, nearest
 from rechub_ray.layers.initial_rows import draw_initial_rows
-from rechub_ray.layers.lookup import look_up, look_up_range, sum_of_rows
+from rechub_ray.layers.lookup import look_up, look_up_range
 from rechub_ray.schema import Schema, SequenceFeature, SparseFeature
 
 Embeddable = SparseFeature | SequenceFeature
@@ -147,10 +145,6 @@ class Embeddings(nn.Module, abc.ABC):
 
     def sum(self, features: Features) -> Tensor:
         """Return the sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
-        if self.widths and set(self.widths) == {1} and not self._groups[0].sequences and torch.is_grad_enabled():
-            weight, by_rows = self._weight(1)
-            if takes("sum_kernel", weight):  # evaluation alone is not worth Numba's start
-                return sum_of_rows(weight, self._rows(self._groups[0], features), by_rows=by_rows)
         return self.flat(features).sum(1)
 
     def sequence(self, features: Features, name: str) -> tuple[Tensor, Tensor]:
@@ -333,8 +327,6 @@ class EmbeddingBank(Embeddings):
             {str(width): nn.Parameter(torch.empty(rows, width)) for width, rows in sizes.items()}
         )
         self.row_gradients = dict.fromkeys(self.weights, False)
-        for weight in self.weights.values():
-            ask_for_huge_pages(weight)
         self.reset_parameters()
 
     @property

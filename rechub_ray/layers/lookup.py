@@ -37,16 +37,6 @@ def look_up_range(weight: Tensor, start: int, stop: int, *, by_rows: bool) -> Te
     return weight[start:stop]
 
 
-def sum_of_rows(weight: Tensor, rows: Tensor, *, by_rows: bool) -> Tensor:
-    """Return weight[rows].sum((1, 2)) of a table of width 1 that `cpu.takes`, without its (B, K, 1) in between.
-
-    Shapes:
-        weight: (V, 1). rows: (B, K). Result: (B,).
-    """
-    result: Tensor = _SumOfRows.apply(rows, weight, by_rows)  # type: ignore[no-untyped-call]
-    return result
-
-
 class _LookUp(torch.autograd.Function):
     """F.embedding on the CPU, with faster kernels forward (`read_rows`) and backward (in the dense case)."""
 
@@ -74,22 +64,6 @@ class _LookUpRange(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         rows = torch.arange(ctx.start, ctx.stop, device=gradient.device)
         return _gradient(rows, gradient, ctx.shape, by_rows=True), None, None
-
-
-class _SumOfRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, by_rows: bool) -> Tensor:
-        from rechub_ray.cpu.kernels import sum_weights
-
-        ctx.save_for_backward(rows)
-        ctx.shape, ctx.by_rows = weight.shape, by_rows
-        return sum_weights(weight, rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return None, _gradient(rows, gradient.unsqueeze(1).expand(rows.shape), ctx.shape, ctx.by_rows), None
 
 
 def _gradient(rows: Tensor, gradient: Tensor, shape: torch.Size, by_rows: bool) -> Tensor:

@@ -1,17 +1,11 @@
 from __future__ import annotations
 
 import platform
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-from rechub_ray.cpu.allocator import ask_for_huge_pages
-
-THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SCRIPT = """
 import resource, sys, torch
 from rechub_ray.cpu.allocator import keep_freed_memory
@@ -36,24 +30,3 @@ def test_pages_are_not_faulted_in_again() -> None:
     if plain < 1000:
         pytest.skip(f"the system gives pages back without faults here ({plain}): nothing to compare")
     assert kept < plain / 2
-
-
-def huge_bytes() -> int:
-    found = re.search(r"AnonHugePages:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
-    return int(found[1]) * 1024 if found else 0
-
-
-@pytest.mark.skipif(
-    not THP.exists() or "[never]" in THP.read_text(), reason="this kernel has no transparent huge pages"
-)
-def test_a_large_table_lies_in_huge_pages() -> None:
-    table = torch.empty(16 * 2**20)
-    before = huge_bytes()
-    assert ask_for_huge_pages(table)
-    table.fill_(1)
-    assert huge_bytes() - before > 32 * 2**20  # of 64 MiB
-
-
-def test_small_tensors_and_other_devices_are_left_alone() -> None:
-    assert not ask_for_huge_pages(torch.empty(100))
-    assert not ask_for_huge_pages(torch.empty(16 * 2**20, device="meta"))

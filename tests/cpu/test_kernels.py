@@ -1,27 +1,14 @@
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from rechub_ray.cpu import kernels
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """Tests run with one thread otherwise, and kernels would never share their work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("row", [10, 2**31, 2**40, -1])
@@ -44,21 +31,9 @@ def test_a_place_beyond_32_bits() -> None:
     assert total[rows].tolist() == [2, 2]
 
 
-def test_weights_of_rows_summed() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(500, 1, generator=generator)
-    for lines, width in [(1, 1), (7, 1), (5000, 3), (3, 4000), (0, 5), (4, 0)]:
-        rows = torch.randint(0, 500, (lines, width), generator=generator)
-        expected = weights.double()[rows].sum((1, 2)).float()
-        torch.testing.assert_close(kernels.sum_weights(weights, rows), expected, rtol=1e-4, atol=1e-4)
-    for row in (500, -1, 2**40):
-        with pytest.raises(IndexError):
-            kernels.sum_weights(weights, torch.tensor([[0, row]]))
-
-
 @pytest.mark.parametrize("at", [0, 4000, 8999])
-def test_one_bad_row_among_many_pieces(at: int) -> None:
-    """Found by whatever thread has it; the rows beside it are updated, memory beyond the table is not touched."""
+def test_one_bad_row_among_many(at: int) -> None:
+    """The rows beside it are updated, memory beyond the table is not touched."""
     table, rows = torch.ones(9000, 2), torch.arange(9000)
     rows[at] = 9000
     with pytest.raises(IndexError, match="past the end"):
@@ -68,34 +43,6 @@ def test_one_bad_row_among_many_pieces(at: int) -> None:
     expected = torch.zeros(9000, 2)
     expected[at] = 1
     torch.testing.assert_close(table, expected)
-
-
-def test_the_same_bits_with_any_number_of_threads() -> None:
-    results = []
-    weights, rows = torch.randn(100, 1), torch.randint(0, 100, (3000, 7))
-    for count in (1, 2, 5):
-        torch.set_num_threads(count)
-        results.append((updated(0), kernels.sum_weights(weights, rows)))
-    for result in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_no_threads_beside_those_of_pytorch() -> None:
-    code = (
-        "import os, torch\n"
-        "torch.set_num_threads(3)\n"
-        "torch.ones(1_000_000).add_(1)\n"
-        "from rechub_ray.cpu import kernels, parallel\n"
-        "assert parallel._share_among_threads() is not None\n"
-        "weights, rows = torch.ones(10, 1), torch.zeros(50_000, 10, dtype=torch.int64)\n"
-        "kernels.sum_weights(weights, rows[:1])\n"  # compiles, and runs on one thread
-        "before = len(os.listdir('/proc/self/task'))\n"
-        "kernels.sum_weights(weights, rows)\n"
-        "print(len(os.listdir('/proc/self/task')) - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "0\n", done.stderr
 
 
 def arguments(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -115,18 +62,6 @@ def test_several_threads_may_call_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(updated, range(8)))
     assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
-
-
-def test_in_a_forked_process() -> None:
-    """Only what kernels do: PyTorch's own parallel operations hang in the child of a process that has used them."""
-    expected, of_update = updated(0), arguments(0)
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(60)  # ends a child that hangs, and one whose test was ended
-        kernels.update_rowwise_adagrad(*of_update, lr=0.1, eps=1e-8, weight_decay=0.1)
-        os._exit(0 if np.array_equal(of_update[0].numpy(), expected.numpy()) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_without_a_folder_that_can_be_written() -> None:
