@@ -247,7 +247,11 @@ class Registry(Generic[T]):
 
 
 def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
-    """Return the type and default of each keyword-only argument; `**common` stands for those of the base class."""
+    """Return the type and default of each keyword-only argument; `**common` stands for those of the base class.
+
+    Raises:
+        TypeError: the class takes arguments that it does not name.
+    """
     fields: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):

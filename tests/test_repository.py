@@ -167,3 +167,62 @@ def test_private_names_of_ray_and_torch_are_in_their_places() -> None:
     package = ROOT / "rechub_ray"
     found = {str(path.relative_to(package)): private_names(path.read_text()) for path in package.rglob("*.py")}
     assert not {path: names for path, names in found.items() if names and not path.startswith(MAY_BE_PRIVATE)}
+
+
+def undocumented_errors(source: str) -> list[str]:
+    """The errors that public functions raise themselves and whose docstrings do not name under `Raises:`."""
+    found: list[str] = []
+
+    def visit(body: list[ast.stmt], owner: ast.ClassDef | None) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                visit(node.body, node)
+            elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+                text = ast.get_docstring(owner if owner is not None and node.name == "__init__" else node)
+                if text is None:
+                    continue
+                section = text.partition("Raises:\n")[2].partition("\n\n")[0]
+                found.extend(
+                    f"{node.lineno}: {node.name} raises {error}"
+                    for error in sorted(raised(node.body) - {"NotImplementedError", "AssertionError"})
+                    # of a variable, or a function that makes the error, the section is enough
+                    if (not re.search(rf"\b{error}\b", section) if error[:1].isupper() else not section)
+                )
+
+    visit(ast.parse(source).body, None)
+    return found
+
+
+def raised(body: list[ast.stmt]) -> set[str]:
+    """What the `raise` statements of a function raise, without those of functions and classes inside."""
+    names, waiting = set[str](), list[ast.AST](body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            made = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            names.add(ast.unparse(made).rpartition(".")[2])
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+    return names
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('def f():\n    """Do."""\n    raise ValueError("x")', ["1: f raises ValueError"]),
+        ('def f():\n    """Do.\n\n    Raises:\n        ValueError: x.\n    """\n    raise ValueError("x")', []),
+        ('def f():\n    """Do.\n\n    Raises:\n        KeyError: x.\n    """\n    raise Bad', ["1: f raises Bad"]),
+        ('class A:\n    """One."""\n\n    def __init__(self):\n        raise errors.Bad()', ["4: __init__ raises Bad"]),
+        ('def f():\n    """Do."""\n    raise made(1)', ["1: f raises made"]),
+        ('def f():\n    """Do."""\n    try:\n        g()\n    except E:\n        raise', []),
+        ('def _f():\n    """Do."""\n    raise ValueError', []),
+    ],
+)  # fmt: skip
+def test_the_check_of_docstrings_finds_errors(source: str, expected: list[str]) -> None:
+    assert undocumented_errors(source) == expected
+
+
+def test_public_docstrings_name_the_errors_that_they_raise() -> None:
+    package = ROOT / "rechub_ray"
+    found = {str(path.relative_to(package)): undocumented_errors(path.read_text()) for path in package.rglob("*.py")}
+    assert not {path: errors for path, errors in found.items() if errors}

@@ -13,7 +13,7 @@ RowGradient = tuple[Tensor, Tensor]  # rows (U,) int64, ascending, each once; va
 
 
 def read_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """table[rows]: (V, D) and (N,) give (N, D)."""
+    """Return table[rows]: (V, D) and (N,) give (N, D)."""
     if table.shape[1] == 1:
         return table.view(-1).index_select(0, rows).unsqueeze(1)
     if table.device.type == "cpu" and rows.numel():
@@ -23,7 +23,7 @@ def read_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 
 def write_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
-    """table[rows] = values in place, for rows that are each there once; (V, D), (U,) and (U, D)."""
+    """Set table[rows] = values in place, for rows that are each there once; (V, D), (U,) and (U, D)."""
     if table.shape[1] == 1:
         table.view(-1).scatter_(0, rows, values.reshape(-1))
     elif table.device.type == "cpu":
@@ -35,7 +35,7 @@ def write_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
 
 
 def coalesce(gradients: Sequence[RowGradient], sizes: Sequence[int]) -> list[RowGradient]:
-    """Sums the values of equal rows, in the order in which they stand, and sorts by row.
+    """Sum the values of equal rows, in the order in which they stand, and sorts by row.
 
     Tables that were looked up at the same rows (a first-order term beside the embedding) share the sorting.
 
@@ -60,7 +60,7 @@ def coalesce(gradients: Sequence[RowGradient], sizes: Sequence[int]) -> list[Row
 
 
 def _plan(rows: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The distinct rows in ascending order, the places of the rows in that order, where each distinct one begins."""
+    """Return the distinct rows in ascending order, the places of the rows in that order, and each one's first place."""
     ordered, order = torch.sort(rows.int() if size < 2**31 else rows, stable=True)
     unique, counts = torch.unique_consecutive(ordered, return_counts=True)
     return unique.long(), order, counts.cumsum(0) - counts
