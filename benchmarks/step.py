@@ -66,6 +66,13 @@ class Clock:
         return result
 
 
+def schema_of(ids: int) -> Schema:
+    """Criteo's columns, with so many ids in all."""
+    sizes = enumerate(table_sizes(ids))
+    numbers = (DenseFeature(f"I{i}") for i in range(_NUMBERS))
+    return Schema((*numbers, *(SparseFeature(f"C{i}", size) for i, size in sizes)), (Label("label"),))
+
+
 def batches(schema: Schema, rows: int, ids: str) -> list[Batch]:
     """Batches whose ids are frequent at the head of each column, as the other benchmarks' data, or uniform."""
     draw, power = np.random.default_rng(0), {"criteo": 3, "uniform": 1}[ids]
@@ -205,13 +212,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--json", type=Path, help="write all figures into this file")
     options = parser.parse_args()
-    schema = Schema(
-        (
-            *(DenseFeature(f"I{i}") for i in range(_NUMBERS)),
-            *(SparseFeature(f"C{i}", size) for i, size in enumerate(table_sizes(options.rows_of_tables))),
-        ),
-        (Label("label"),),
-    )
+    schema = schema_of(options.rows_of_tables)
     results = []
     for ids in options.ids:
         for threads in options.threads:

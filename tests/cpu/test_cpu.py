@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rechub_ray import config, cpu
-from rechub_ray.cpu import ENTRIES, PRIVATE_NAMES, SWITCH, coordinates, is_on, takes
+from rechub_ray.cpu import ENTRIES, PRIVATE_NAMES, SWITCH, coordinates, is_on
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError
 from rechub_ray.runtime.launch import train
@@ -82,13 +82,6 @@ def test_an_unknown_entry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "exchange,hugepages")
     with pytest.raises(ConfigError, match=r"unknown entry 'hugepages'.*exchange"):
         is_on("exchange")
-
-
-def test_kernels_take_contiguous_float32_of_the_cpu() -> None:
-    assert takes("adagrad_kernel", torch.ones(3, 2), torch.ones(3))
-    assert not takes("adagrad_kernel", torch.ones(3, 2), torch.ones(3, dtype=torch.float64))
-    assert not takes("adagrad_kernel", torch.ones(3, 2).t())
-    assert not takes("adagrad_kernel", torch.ones(3, device="meta"))
 
 
 def test_coordinates_without_the_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
