@@ -66,8 +66,8 @@ class ByHand:
 
     def experts(self, x: Array, name: str) -> list[Array]:
         """What each expert of one layer gives, (6, width) each."""
-        count = len({key for key in self.state if key.startswith(f"{name}.") and key.endswith(".0.weight")})
-        return [self.hidden(x, f"{name}.{i}") for i in range(count)]
+        weights, biases = self.state[f"{name}.0.weight"], self.state[f"{name}.0.bias"]
+        return [np.tanh(x @ weight.T + bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def mixed(self, x: Array, gate: str, experts: list[Array]) -> Array:
         """The experts' mean by the softmax of the gate's product with x."""
