@@ -141,7 +141,9 @@ class TrainSection(Section):
         steps: optimizer steps.
         schedule_epochs: epochs over which learning-rate schedules run; null takes the run's length.
         accumulate_steps: forward passes a worker and optimizer step; together one step of the joined batch.
-        clip_norm: largest global norm of the gradients; null does not clip.
+        clip_norm: largest global norm of the gradients; null does not clip. An optimizer's own `clip_norm` and
+            `clip_value` bound the gradients of its parameters, before these.
+        clip_value: largest absolute value of a gradient's entries; null does not clip.
         precision: `float32`, or `bfloat16` (autocast; weights stay float32).
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
         threads: torch threads a worker; null divides the host's cores among its workers.
@@ -157,6 +159,7 @@ class TrainSection(Section):
     schedule_epochs: Annotated[float, Gt(0)] | None = None
     accumulate_steps: Count = 1
     clip_norm: Annotated[float, Gt(0)] | None = None
+    clip_value: Annotated[float, Gt(0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
@@ -247,8 +250,8 @@ class RunConfig(Section):
         losses: nodes of losses; null gives every label the loss of its kind.
         balancing: how the losses of several labels become one gradient; null adds them up.
         metrics: nodes of metrics; null gives every label the metrics of its kind.
-        optimizers: nodes of optimizers, which also take `params` (patterns of parameter names) and `schedule` (a
-            schedule's node).
+        optimizers: nodes of optimizers, which also take `params` (patterns of parameter names), `schedule` (a
+            schedule's node), `clip_norm` and `clip_value` (bounds of their gradients).
         trackers: nodes of trackers.
     """
 
@@ -291,7 +294,7 @@ class RunConfig(Section):
         The rest (workers, trackers, intervals, devices, a later end) may change in between.
         """
         data = self.model_dump(mode="json")
-        train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "precision")}
+        train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "clip_value", "precision")}
         parts = {
             "seed": data["seed"],
             "model": data["model"],

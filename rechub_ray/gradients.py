@@ -31,12 +31,28 @@ class Averaged:
     reached: frozenset[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """The bounds of some parameters' gradients.
+
+    Args:
+        names: the parameters.
+        norm: largest norm of all their gradients together, > 0; None does not bound it.
+        value: largest absolute value of an entry, > 0; None does not bound it. Entries are bounded before the norm.
+    """
+
+    names: frozenset[str]
+    norm: float | None = None
+    value: float | None = None
+
+
 class Gradients:
     """Makes every rank's gradients into the one gradient that the optimizers take.
 
     In this order: sparse gradients are coalesced; all are averaged over ranks (dense ones in one
     flat all-reduce, rows in one all-gather, with the same bits on every rank); the penalties' gradients are added;
-    the global norm is taken over everything and, if asked, clipped as `torch.nn.utils.clip_grad_norm_` does.
+    the global norm is taken over everything; then gradients are clipped, if asked: each group's entries and norm, and
+    the entries and norm of them all, as `torch.nn.utils.clip_grad_value_` and `clip_grad_norm_` do.
 
     A dense parameter that took no part in the loss gets a gradient of zeros, whatever the number of ranks.
 
@@ -44,6 +60,8 @@ class Gradients:
         model: has the parameters. Whether a table's gradients are sparse is read from its bank at each call.
         world: the ranks to average over.
         clip_norm: largest global norm, > 0; None does not clip.
+        clip_value: largest absolute value of any entry, > 0; None does not clip.
+        groups: bounds of single groups of parameters, those of losses and balancing among them.
         regularization: penalties whose gradients are added: to whole tables where gradients are dense, to the rows in
             the batch where they are sparse.
         objective: parameters of losses and balancing, by name; averaged too, but without penalties, norm and clipping.
@@ -55,12 +73,18 @@ class Gradients:
         world: World,
         *,
         clip_norm: float | None = None,
+        clip_value: float | None = None,
+        groups: Sequence[Clip] = (),
         regularization: Regularization | None = None,
         objective: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
-        self._world, self._clip_norm, self._regularization = world, clip_norm, regularization
+        self._world, self._regularization = world, regularization
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._objective = dict(objective or {})
+        everything = Clip(frozenset(self._parameters), clip_norm, clip_value)
+        self._clips = [clip for clip in (*groups, everything) if clip.norm is not None or clip.value is not None]
+        # the norm that is logged is then the one to clip by
+        self._only_norm = clip_norm if self._clips == [everything] and clip_value is None else None
         self._tables = tables_of(model)
 
     def take(self) -> dict[str, Tensor]:
@@ -108,7 +132,13 @@ class Gradients:
                 if any(self._regularization.coefficients(embedding=True)):
                     weight = self._parameters[name].index_select(0, where)
                     self._regularization.add_gradient(values, weight, embedding=True)
-        norm = self._clip([*dense.values(), *(values for _, values in averaged.rows.values())])
+        rows = {name: values for name, (_, values) in averaged.rows.items()}
+        norm = _norm([*dense.values(), *rows.values()])
+        if self._only_norm is not None:
+            _scale([*dense.values(), *rows.values()], norm, self._only_norm)
+        else:
+            for clip in self._clips:
+                _apply(clip, [tensor for name, tensor in {**averaged.dense, **rows}.items() if name in clip.names])
         parameters = self._all()
         for name, gradient in averaged.dense.items():
             parameters[name].grad = gradient
@@ -180,15 +210,25 @@ class Gradients:
             result.append((torch.cat(theirs).long(), torch.cat(their_values)))
         return result
 
-    def _clip(self, gradients: list[Tensor]) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-        )
-        if self._clip_norm is not None:
-            factor = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(factor)
-        return norm
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    return norm
+
+
+def _apply(clip: Clip, gradients: list[Tensor]) -> None:
+    """Clip gradients in place."""
+    if clip.value is not None:
+        for gradient in gradients:
+            gradient.clamp_(-clip.value, clip.value)
+    if clip.norm is not None and gradients:
+        _scale(gradients, _norm(gradients), clip.norm)
+
+
+def _scale(gradients: list[Tensor], norm: Tensor, largest: float) -> None:
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def products(gradients: Sequence[Averaged], names: Sequence[str]) -> dict[str, Tensor]:

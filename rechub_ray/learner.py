@@ -23,7 +23,7 @@ from rechub_ray.defaults import build_task, resolved
 from rechub_ray.diagnosis import explain_non_finite
 from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.evaluation import evaluate_model
-from rechub_ray.gradients import Gradients
+from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.optimizers import build_optimizers, state_shapes
@@ -117,6 +117,8 @@ class Learner:
             self.model,
             world,
             clip_norm=config.train.clip_norm,
+            clip_value=config.train.clip_value,
+            groups=[Clip(frozenset(item.parameters), item.clip_norm, item.clip_value) for item in self.built],
             regularization=self.regularization,
             objective=own,
         )

@@ -362,6 +362,8 @@ def test_a_module_of_ones_own_brings_its_component(tmp_path: Path, monkeypatch: 
         ("losses.0.weight=3", {"losses"}),
         ("regularization.dense_l2=1", {"regularization"}),
         ("train.clip_norm=1", {"train"}),
+        ("train.clip_value=1", {"train"}),
+        ("optimizers.0.clip_norm=1", {"optimizers"}),
         ("train.precision=bfloat16", {"train"}),
         ("data.features=[a]", {"data.features"}),
         ("train.epochs=9", set()),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rechub_ray import world as world_module
 from rechub_ray.batch import Features, RaggedSequences
 from rechub_ray.errors import TrainingError
-from rechub_ray.gradients import Gradients
+from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.regularization import Regularization
 from rechub_ray.schema import Label, Schema, SequenceFeature, SparseFeature
@@ -94,6 +94,33 @@ def test_clipping_is_that_of_torch(sparse_grad: bool, clip_norm: float | None) -
     torch.testing.assert_close(norm, expected)
     theirs.idle.weight.grad, theirs.idle.bias.grad = torch.zeros(1, 2), torch.zeros(1)
     torch.testing.assert_close(dense_gradients(mine), dense_gradients(theirs))
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_clipping_by_value_and_by_group_is_that_of_torch(sparse_grad: bool, clip_norm: float | None) -> None:
+    mine, theirs = Model(sparse_grad=sparse_grad), Model(sparse_grad=False)
+    backward(mine, *batch(40, seed=1))
+    backward(theirs, *batch(40, seed=1))
+    tables = [name for name, _ in theirs.named_parameters() if name.startswith("embedding.")]
+    groups = [
+        Clip(frozenset(tables), norm=0.01, value=0.003),
+        Clip(frozenset({"mlp.bias"}), value=1e-4),
+        Clip(frozenset()),
+    ]
+    before = {name: p.grad.to_dense().clone() for name, p in mine.named_parameters() if p.grad is not None}
+    norm = Gradients(mine, World(), clip_norm=clip_norm, clip_value=0.004, groups=groups).finish()
+    theirs.idle.weight.grad, theirs.idle.bias.grad = torch.zeros(1, 2), torch.zeros(1)
+    torch.testing.assert_close(norm, nn.utils.get_total_norm(before.values()))
+    own = [p for name, p in theirs.named_parameters() if name in tables]
+    nn.utils.clip_grad_value_(own, 0.003)
+    nn.utils.clip_grad_norm_(own, 0.01)
+    nn.utils.clip_grad_value_([theirs.mlp.bias], 1e-4)
+    nn.utils.clip_grad_value_(theirs.parameters(), 0.004)
+    nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm or float("inf"))
+    after = dense_gradients(mine)
+    torch.testing.assert_close(after, dense_gradients(theirs))
+    assert all(not torch.equal(after[name], before[name]) for name in (*tables, "mlp.bias", "mlp.weight"))
 
 
 @pytest.mark.parametrize("sparse_grad", [False, True])

@@ -354,6 +354,22 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(inner)
 
 
+def test_an_optimizers_own_bounds_hold_for_its_parameters(data: Path, tmp_path: Path) -> None:
+    nodes = [
+        {"name": "sgd", "params": "*embedding.*", "lr": 1.0, "clip_norm": 1e-3},
+        {"name": "sgd", "lr": 1.0, "clip_value": 1e-4},
+    ]
+    one = {"optimizers": nodes, "train__epochs": None, "train__steps": 1, "train__initial_evaluation": False}
+    train(settings(data, tmp_path / "r", **one))
+    train(settings(data, tmp_path / "still", **one, optimizers__0__lr=0, optimizers__1__lr=0))
+    before, after = weights(tmp_path / "still"), weights(tmp_path / "r")
+    moved = {name: (after[name] - before[name]).double() for name in after if after[name].is_floating_point()}
+    tables = [change.norm() for name, change in moved.items() if "embedding." in name]
+    others = [float(change.abs().max()) for name, change in moved.items() if "embedding." not in name]
+    assert float(torch.stack(tables).norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert max(others) == pytest.approx(1e-4, rel=1e-2)
+
+
 def test_training_on_two_splits_trains_the_rows_of_both(data: Path, tmp_path: Path) -> None:
     both = settings(data, tmp_path / "r", data__train=["train", "valid"], data__valid=None, train__epochs=1)
     assert train(both).details["steps"] == (4800 + 600) // 256

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import torch
+from annotated_types import Gt
 from torch import nn
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.layers.embedding import tables_of
 from rechub_ray.optimizers.base import OPTIMIZERS, takes_row_gradients
+from rechub_ray.registry import check_booleans, config_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +26,23 @@ class BuiltOptimizer:
         optimizer: the torch optimizer.
         schedule_node: the configuration of its learning-rate schedule; None keeps the rate.
         parameters: names of the parameters it updates.
+        clip_norm: largest norm of their gradients together; None does not clip.
+        clip_value: largest absolute value of a gradient's entries; None does not clip.
     """
 
     optimizer: torch.optim.Optimizer
     schedule_node: Any
     parameters: tuple[str, ...]
+    clip_norm: float | None = None
+    clip_value: float | None = None
 
 
 def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]:
-    """Return the checked node `{name, params, schedule, <the optimizer's arguments>}`, with defaults filled in.
+    """Return the checked node `{name, params, schedule, clip_norm, clip_value, <arguments>}`, with defaults filled in.
 
     `params` is a pattern as of fnmatch on parameter names, or a list of them; the default `*` takes all. `schedule`
-    comes back as it is: checking it is up to the caller.
+    comes back as it is: checking it is up to the caller. `clip_norm` and `clip_value` bound the gradients of these
+    parameters, > 0; null does not.
 
     Raises:
         ConfigError: names the key.
@@ -44,10 +52,11 @@ def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]
     if not isinstance(node, Mapping):
         raise ConfigError(
             f"'{where}': not an optimizer",
-            expected="a name, or a mapping with 'name', 'params', 'schedule' and the optimizer's arguments",
+            expected="a name, or a mapping with 'name', 'params', 'schedule', 'clip_norm', 'clip_value' and the "
+            "optimizer's arguments",
             got=repr(node),
         )
-    own = {key: value for key, value in node.items() if key not in ("params", "schedule")}
+    own = {key: value for key, value in node.items() if key not in _BESIDE}
     patterns = node.get("params", "*")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
@@ -56,11 +65,27 @@ def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]
             expected="a pattern such as 'embedding.*', or a list of patterns",
             got=repr(node["params"]),
         )
+    given = {key: node[key] for key in ("clip_norm", "clip_value") if key in node}
+    try:
+        limits = _Limits.model_validate(given).model_dump()
+    except pydantic.ValidationError as error:
+        raise config_error(error, where=where) from None
+    check_booleans(given, limits, where=where)
     return {
-        **OPTIMIZERS.validate(own, where=where, also=("params", "schedule")),
+        **OPTIMIZERS.validate(own, where=where, also=_BESIDE),
         "params": list(patterns),
         "schedule": node.get("schedule"),
+        **limits,
     }
+
+
+_BESIDE = ("params", "schedule", "clip_norm", "clip_value")
+"""The keys of a node that are no arguments of the optimizer."""
+
+
+class _Limits(pydantic.BaseModel):
+    clip_norm: Annotated[pydantic.FiniteFloat, Gt(0)] | None = None
+    clip_value: Annotated[pydantic.FiniteFloat, Gt(0)] | None = None
 
 
 def build_optimizers(
@@ -96,7 +121,7 @@ def build_optimizers(
     built = []
     for i, (node, names) in enumerate(zip(checked, claims, strict=True)):
         node.pop("params")
-        schedule = node.pop("schedule")
+        schedule, *limits = (node.pop(key) for key in ("schedule", "clip_norm", "clip_value"))
         by_rows = takes_row_gradients(OPTIMIZERS.get(node["name"]))
         others = [name for name in names if name not in tables]
         if by_rows and others:
@@ -116,7 +141,7 @@ def build_optimizers(
                 f"'{where}.{i}': {node['name']} does not take its arguments, or the parameters {_some(names)}",
                 got=error,
             ) from None
-        built.append(BuiltOptimizer(optimizer, schedule, tuple(names)))
+        built.append(BuiltOptimizer(optimizer, schedule, tuple(names), *limits))
     claimed = {name for names in claims for name in names}
     rest = {name: p for name, p in also.items() if name not in claimed}
     if rest:
@@ -131,7 +156,7 @@ def state_shapes(node: Any, parameter: torch.Tensor) -> dict[str, tuple[int, ...
         node: the optimizer's configuration.
         parameter: of any size, also on the meta device.
     """
-    settings = {key: value for key, value in validate_optimizer(node).items() if key not in ("params", "schedule")}
+    settings = {key: value for key, value in validate_optimizer(node).items() if key not in _BESIDE}
     # in float64, which the compiled loops do not take: they would have to be loaded first
     sizes = [2, 3, 5, 7, 11, 13, 17, 19][: parameter.dim()]  # all different: a state's shape says which it follows
     small = nn.Parameter(torch.zeros(sizes, dtype=torch.float64))

@@ -98,6 +98,8 @@ def test_works_on_the_meta_device() -> None:
         ([{"name": "adam", "params": []}], "'optimizers.0.params' does not say which"),
         ([{"name": "adamm"}], "'optimizers.0.name': unknown optimizer 'adamm'.*Did you mean 'adam'"),
         ([{"name": "adam", "lr": -1}], "'optimizers.0.lr'"),
+        ([{"name": "adam", "clip_norm": 0}], "'optimizers.0.clip_norm': .*greater than 0"),
+        ([{"name": "adam", "clip_value": True}], "'optimizers.0.clip_value' is not a switch"),
         ([3], "'optimizers.0': not an optimizer"),
     ],
 )
@@ -116,5 +118,7 @@ def test_a_checked_node_has_every_default() -> None:
         "weight_decay": 0.0,
         "params": ["mlp.*"],
         "schedule": None,
+        "clip_norm": None,
+        "clip_value": None,
     }
     assert validate_optimizer(node) == node
