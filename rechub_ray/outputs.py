@@ -54,7 +54,7 @@ class ZeroInflatedLogNormal:
         return torch.exp((F.logsigmoid(logit) + mean + sigma.square() / 2).clamp(-100, 20))
 
 
-Link: TypeAlias = Literal["sigmoid", "identity", "softmax"] | ZeroInflatedLogNormal
+Link: TypeAlias = Literal["sigmoid", "identity", "softmax", "two_class"] | ZeroInflatedLogNormal
 
 SCORES: tuple[OutputKind, ...] = ("logit", "value", "classes", "distribution")
 """The kinds that predict a label."""
@@ -71,6 +71,7 @@ _LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "identity": lambda value: value,
     "softmax": lambda value: value.softmax(-1),
+    "two_class": lambda value: torch.sigmoid(_log_odds(value)),
 }
 _OF_KIND: dict[LabelKind, tuple[OutputKind, Link]] = {
     "binary": ("logit", "sigmoid"),
@@ -107,8 +108,8 @@ class Prediction:
     Args:
         output: the model's output.
         label: the label that it predicts.
-        link: from the output to what is served: `sigmoid` (a probability), `identity`, `softmax` (one a class), or a
-            distribution's expectation.
+        link: from the output to what is served: `sigmoid` (a probability), `identity`, `softmax` (one a class),
+            `two_class` (the probability of the second of two classes), or a distribution's expectation.
     """
 
     output: Output
@@ -122,6 +123,8 @@ class Prediction:
             (B,), or (B, C) of a multiclass label.
         """
         value = outputs[self.output.name]
+        if self.link == "two_class":
+            return _log_odds(value)
         return self.served(value) if self.label.kind == "regression" else value
 
     def served(self, value: Tensor) -> Tensor:
@@ -130,7 +133,7 @@ class Prediction:
 
     def no_rows(self, device: torch.device) -> dict[str, Tensor]:
         """Return this output of a batch without rows."""
-        width: tuple[int, ...] = (self.label.num_classes or 0,) if self.output.kind == "classes" else ()
+        width: tuple[int, ...] = (self.label.num_classes or 2,) if self.output.kind == "classes" else ()
         if self.output.kind == "distribution":
             width = (ZeroInflatedLogNormal.width,)
         return {self.output.name: torch.zeros((0, *width), device=device)}
@@ -258,7 +261,7 @@ def predictions(
     for label in schema.labels:
         output = output_of(outputs, schema, label.name)
         if output is not None:
-            found[label.name] = Prediction(output, label, (links or {}).get(label.name, _OF_KIND[label.kind][1]))
+            found[label.name] = Prediction(output, label, (links or {}).get(label.name, _default_link(output, label)))
     return found
 
 
@@ -287,13 +290,16 @@ def served(
             result.append(Served(output, output.name, None, f"the model's '{output.name}'", (f"{output.name}_dim",)))
             continue
         label = schema.label(name)
-        columns: tuple[str | int, ...] = (label.num_classes or "classes",) if output.kind == "classes" else ()
+        classes = label.num_classes or (2 if label.kind == "binary" else "classes")
+        columns: tuple[str | int, ...] = (classes,) if output.kind == "classes" else ()
         if not probabilities:
             result.append(Served(output, output.name, None, _raw_meaning(output, label), columns))
             continue
         link = main[name].link
         word, meaning = "value", f"predicted value of '{name}'"
-        if label.kind != "regression" and link == "sigmoid":
+        if link == "two_class":
+            columns = ()
+        if label.kind != "regression" and link in ("sigmoid", "two_class"):
             word, meaning = "probability", f"probability that '{name}' is 1"
         elif label.kind != "regression" and link == "softmax":
             word, meaning = "probabilities", f"probability of each class of '{name}'"
@@ -301,6 +307,15 @@ def served(
         is_main = main[name].output == output
         result.append(Served(output, served_name if is_main else output.name, link, meaning, columns))
     return tuple(result)
+
+
+def _default_link(output: Output, label: Label) -> Link:
+    return "two_class" if label.kind == "binary" and output.kind == "classes" else _OF_KIND[label.kind][1]
+
+
+def _log_odds(value: Tensor) -> Tensor:
+    """Return the log-odds of the second of two classes, (B,), of their logits, (B, 2)."""
+    return value[..., 1] - value[..., 0]
 
 
 def _through(link: Link, value: Tensor) -> Tensor:

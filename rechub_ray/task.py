@@ -182,11 +182,14 @@ class Task(nn.Module):
         Args:
             parts: this rank's rows of the step.
             gradients: averages over ranks; its parameters have no gradients yet.
-            seed: of random numbers of balancing: a function of seed and step, equal on every rank.
+            seed: of random numbers of losses and balancing: a function of seed and step, equal on every rank.
 
         Returns:
             The losses of all parts (detached), and the averaged gradient.
         """
+        generator = torch.Generator().manual_seed(seed ^ 1)  # not the numbers that balancing gets
+        for loss in self._losses():
+            loss.draw(generator)
         size = self.size(parts)
         if self.balancing is None or not self.balancing.needs_gradients:
             terms = []

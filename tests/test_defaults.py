@@ -60,6 +60,14 @@ def test_the_losses_of_a_label_say_which_head_a_model_builds() -> None:
     assert links(config, KINDS, outputs) == {"click": "identity", "price": "identity", "stars": "softmax"}
 
 
+def test_a_loss_of_two_classes_has_them_built_for_its_binary_label() -> None:
+    config = resolved(load(losses=["jrc"]), ONE)
+    assert config.model["heads"] == {"click": "classes"}
+    assert links(config, ONE, MODELS.build(config.model, ONE).outputs) == {"click": "two_class"}
+    with pytest.raises(ConfigError, match=r"'losses.0': loss 'jrc' cannot read output 'logit' of kind logit"):
+        resolved(load(model="deepfm", losses=["jrc"]), ONE)
+
+
 def test_a_head_of_the_users_stays() -> None:
     config = resolved(load(model={"name": "shared_bottom", "heads": {"price": "logit"}}), KINDS)
     assert config.model["heads"]["price"] == "logit"

@@ -75,6 +75,19 @@ def test_each_kind_is_served_through_its_link_and_losses_never() -> None:
     assert all(torch.equal(item.of(values), values[item.name]) for item in raw)
 
 
+def test_two_classes_of_a_binary_label_are_served_as_one_probability_and_measured_as_its_log_odds() -> None:
+    outputs = (Output("classes", "classes"),)
+    values = {"classes": torch.tensor([[0.5, 1.5], [2.0, -1.0]])}
+    (item,) = served(outputs, ONE)
+    assert (item.name, item.columns) == ("probability", ())
+    torch.testing.assert_close(item.of(values), values["classes"].softmax(1)[:, 1])
+    assert predictions(outputs, ONE)["click"].score(values).tolist() == [1.0, -3.0]
+    assert predictions(outputs, ONE)["click"].no_rows(torch.device("cpu"))["classes"].shape == (0, 2)
+    (raw,) = served(outputs, ONE, probabilities=False)
+    assert (raw.name, raw.columns) == ("classes", (2,))
+    assert torch.equal(raw.of(values), values["classes"])
+
+
 def test_names_carry_the_label_where_the_model_predicts_several() -> None:
     assert [item.name for item in served([Output("logit")], ONE)] == ["probability"]
     assert [item.name for item in served([Output("logit")], TWO)] == ["probability"]

@@ -77,6 +77,7 @@ def step(task: Task, parts: list[Batch], *, by_rows: bool = False) -> tuple[floa
 
 BOTH = ["bce", {"name": "mse", "label": "rating", "weight": 0.5}]
 LEARNED = {"name": "bce", "learn_loss_weight": True, "weight": 7.0}
+JRC = {"name": "jrc", "session_name": "user"}
 CASES = {
     "one": (ONE, ["bce"], None),
     "two": (TWO, BOTH, None),
@@ -87,13 +88,17 @@ CASES = {
     "learned under pcgrad": (TWO, [LEARNED, *BOTH], "pcgrad"),
     "groups": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], None),
     "groups under uwl": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], "uwl"),
+    "groups of two classes": (TWO, [{**JRC, "loss_weight_strategy": "random_normal"}, BOTH[1]], None),
+    "groups of two classes, learned": (TWO, [{**JRC, "loss_weight_strategy": "uncertainty"}, BOTH[1]], "pcgrad"),
     "pairs": (TWO, [*BOTH, "pairwise_logistic"], None),
+    "pairs, the hardest": (TWO, [*BOTH, {"name": "pairwise_hinge", "label": "rating", "ohem_ratio": 0.3}], None),
     "pairs under pcgrad": (TWO, [*BOTH, "pairwise_logistic"], "pcgrad"),
 }
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    return {"grouped": True} if name.startswith("groups") else {}
+    settings: dict[str, Any] = {"grouped": True} if name.startswith("groups") else {}
+    return {**settings, "model": {**SMALL, "heads": {"click": "classes"}}} if "classes" in name else settings
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
@@ -162,6 +167,14 @@ def test_a_loss_within_groups_wants_steps_of_whole_groups() -> None:
         build(ONE, [node])
     with pytest.raises(ConfigError, match=r"'session_name' is 'session'.*'user'"):
         build(ONE, [{**node, "session_name": "session"}], grouped=True)
+
+
+def test_random_numbers_of_losses_follow_the_steps_seed() -> None:
+    losses = [{**JRC, "loss_weight_strategy": "random_uniform"}, BOTH[1]]
+    task, batch = build(TWO, losses, **settings_of("groups of two classes")), draw(TWO, 24)
+    gradients = Gradients(task.model, task.world)
+    found = [task.backward([batch], gradients, seed=seed)[0].total.item() for seed in (5, 6, 5)]
+    assert found[0] == found[2] != found[1]
 
 
 class Fixed(Model):

@@ -110,6 +110,6 @@ def _width(label: Label, kind: OutputKind) -> int:
         return 1
     if kind == "distribution" and label.kind == "regression":
         return ZeroInflatedLogNormal.width
-    if kind == "classes" and label.num_classes is not None:
-        return label.num_classes
+    if kind == "classes" and label.kind != "regression":
+        return label.num_classes or 2
     raise ConfigError(f"'model.heads': label '{label.name}' of kind {label.kind} cannot have a head of kind {kind}")

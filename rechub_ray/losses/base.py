@@ -135,6 +135,14 @@ class Loss(nn.Module, abc.ABC):
         """
         return self.total(outputs[self.output or "logit"], self.rows(batch))
 
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the random numbers of one step, before its rows come; here there are none.
+
+        Args:
+            generator: a function of seed and step alone, equal on every rank.
+        """
+        return
+
     def weighted(self, value: Tensor, share: Tensor | float) -> Tensor:
         """Return what the loss adds to its task's.
 

@@ -23,6 +23,7 @@ from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "deepfm": [{"batch_norm": True, "activation": "prelu", "deep_features": ["item", "history", "vector"]}],
     "dcn_v2": [{"low_rank": 4, "num_experts": 3, "batch_norm": True}],
+    "shared_bottom": [{"heads": {"click": "classes"}}],
 }
 KINDS = (Label("click"), Label("price", "regression"), Label("stars", "multiclass", num_classes=3))
 CHAIN = (Label("click"), Label("cart"), Label("buy"))

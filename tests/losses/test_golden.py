@@ -39,6 +39,12 @@ CASES: dict[str, tuple[dict[str, Any], Label, tuple[str, str, bool]]] = {
         BINARY,
         ("s", "y", True),
     ),
+    "JRC fixed .5": ({"name": "JRC_LOSS", "session_name": "u"}, BINARY, ("L2", "y", False)),
+    "JRC no same_label": (
+        {"name": "JRC_LOSS", "session_name": "u", "same_label_loss": False},
+        BINARY,
+        ("L2", "y", False),
+    ),
     "LISTWISE_RANK": ({"name": "LISTWISE_RANK_LOSS", "session_name": "u"}, BINARY, ("s", "y", False)),
     "LISTWISE_DISTILL": ({"name": "LISTWISE_DISTILL_LOSS", "session_name": "u"}, SPEND, ("s", "pos", False)),
     "ZILN": ({"name": "ZILN_LOSS"}, SPEND, ("Z", "yz", False)),
