@@ -109,7 +109,7 @@ def test_clipping_by_value_and_by_group_is_that_of_torch(sparse_grad: bool, clip
         Clip(frozenset()),
     ]
     before = {name: p.grad.to_dense().clone() for name, p in mine.named_parameters() if p.grad is not None}
-    norm = Gradients(mine, World(), clip_norm=clip_norm, clip_value=0.004, groups=groups).finish()
+    norm = finish(Gradients(mine, World(), clip_norm=clip_norm, clip_value=0.004, groups=groups))
     theirs.idle.weight.grad, theirs.idle.bias.grad = torch.zeros(1, 2), torch.zeros(1)
     torch.testing.assert_close(norm, nn.utils.get_total_norm(before.values()))
     own = [p for name, p in theirs.named_parameters() if name in tables]
