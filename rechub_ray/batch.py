@@ -62,7 +62,7 @@ class Batch:
     """One batch.
 
     Shapes:
-        labels: (B, L) float32 in schema order, NaN where an optional label is missing.
+        labels: (B, L) float32, a column for each of `Schema.targets`, NaN where an optional label is missing.
         weight: (B,) float32, >= 0.
         group: (B,) int64.
     """

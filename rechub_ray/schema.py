@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -115,6 +116,7 @@ class Schema:
         group: column of session or user ids, for GAUC and pairwise losses.
         weight: column of sample weights (>= 0).
         row_id: column that names a row in predictions.
+        teachers: label columns that are read for losses and not predicted.
 
     Raises:
         SchemaError: names not unique, a shared table that does not exist or differs in size.
@@ -125,6 +127,7 @@ class Schema:
     group: str | None = None
     weight: str | None = None
     row_id: str | None = None
+    teachers: tuple[Label, ...] = ()
 
     def __post_init__(self) -> None:
         columns = self.columns
@@ -162,6 +165,11 @@ class Schema:
         return tuple(f for f in self.features if isinstance(f, SequenceFeature))
 
     @property
+    def targets(self) -> tuple[Label, ...]:
+        """The columns of a batch's `labels`: the labels, then the teachers."""
+        return self.labels + self.teachers
+
+    @property
     def dense_dim(self) -> int:
         """Columns of the stacked dense matrix."""
         return sum(f.dim for f in self.dense)
@@ -173,7 +181,7 @@ class Schema:
     @property
     def columns(self) -> list[str]:
         """The parquet columns with a role, each once unless two roles name the same one."""
-        names = [f.name for f in self.features] + [label.name for label in self.labels]
+        names = [f.name for f in self.features] + [label.name for label in self.targets]
         for extra in (self.group, self.weight, self.row_id):
             if extra is not None and (extra == self.weight or extra not in names):
                 names.append(extra)
@@ -209,12 +217,26 @@ class Schema:
                 return label
         raise SchemaError(f"the schema has no label '{name}'", hint=nearest(name, [x.name for x in self.labels]))
 
-    def select(self, features: list[str] | None, labels: list[str] | None = None) -> Schema:
+    def target(self, name: str) -> Label:
+        """Return the label or teacher called `name`.
+
+        Raises:
+            SchemaError: there is no such column.
+        """
+        for column in self.targets:
+            if column.name == name:
+                return column
+        raise SchemaError(f"the schema has no label '{name}'", hint=nearest(name, [x.name for x in self.targets]))
+
+    def select(
+        self, features: list[str] | None, labels: list[str] | None = None, *, teachers: Collection[str] = ()
+    ) -> Schema:
         """Return the schema with only the named features and labels, in the schema's order.
 
         Args:
             features: their names; None takes all.
             labels: their names; None takes all.
+            teachers: names of labels that are read and not predicted.
 
         Raises:
             SchemaError: there is no such feature or label.
@@ -226,10 +248,16 @@ class Schema:
         return dataclasses.replace(
             self,
             features=tuple(f for f in self.features if features is None or f.name in features),
-            labels=tuple(label for label in self.labels if labels is None or label.name in labels),
+            labels=tuple(
+                label
+                for label in self.labels
+                if (labels is None or label.name in labels) and label.name not in teachers
+            ),
+            teachers=tuple(label for label in self.targets if label.name in teachers),
         )
 
     def to_dict(self) -> dict[str, Any]:
+        teachers = {"teachers": [dataclasses.asdict(label) for label in self.teachers]} if self.teachers else {}
         return {
             "version": VERSION,
             "features": [dataclasses.asdict(f) for f in self.features],
@@ -237,6 +265,7 @@ class Schema:
             "group": self.group,
             "weight": self.weight,
             "row_id": self.row_id,
+            **teachers,
         }
 
     @classmethod
@@ -253,8 +282,10 @@ class Schema:
                 raise SchemaError(f"{where}: '{key}'", expected="the name of a column, or null", got=repr(data[key]))
         features = tuple(_feature(x, f"{where}: feature {i}") for i, x in enumerate(_list(data, "features", where)))
         labels = tuple(_checked(Label, x, f"{where}: label {i}") for i, x in enumerate(_list(data, "labels", where)))
+        given = enumerate(_list(data, "teachers", where))
+        teachers = tuple(_checked(Label, x, f"{where}: teacher {i}") for i, x in given)
         try:
-            return cls(**{**data, "features": features, "labels": labels})
+            return cls(**{**data, "features": features, "labels": labels, "teachers": teachers})
         except SchemaError as error:
             raise SchemaError(
                 f"{where}: {error.message}", expected=error.expected, got=error.got, hint=error.hint

@@ -36,6 +36,18 @@ def test_selecting_keeps_the_schemas_order(schema: Schema) -> None:
         schema.select(["usr"])
 
 
+def test_a_teacher_is_read_and_is_no_label(schema: Schema, tmp_path: Path) -> None:
+    selected = schema.select(None, ["click"], teachers=["rating"])
+    assert ([x.name for x in selected.labels], [x.name for x in selected.targets]) == (["click"], ["click", "rating"])
+    assert selected.columns == schema.columns
+    assert (selected.target("rating").kind, selected.label().name) == ("regression", "click")
+    with pytest.raises(SchemaError, match="no label 'rating'"):
+        selected.label("rating")
+    selected.save(tmp_path / "schema.json")
+    assert Schema.load(tmp_path / "schema.json") == selected
+    assert "teachers" not in schema.to_dict()  # the fingerprints of other schemas stay
+
+
 def test_the_file_gives_the_same_schema_and_changes_the_fingerprint(schema: Schema, tmp_path: Path) -> None:
     schema.save(tmp_path / "schema.json")
     again = Schema.load(tmp_path / "schema.json")

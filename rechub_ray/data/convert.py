@@ -86,7 +86,7 @@ def arrow_types(schema: Schema) -> dict[str, pa.DataType]:
     def ids(vocab_size: int) -> pa.DataType:
         return pa.int32() if vocab_size <= 2**31 else pa.int64()
 
-    types: dict[str, pa.DataType] = {label.name: pa.float32() for label in schema.labels}
+    types: dict[str, pa.DataType] = {label.name: pa.float32() for label in schema.targets}
     if schema.weight is not None:
         types[schema.weight] = pa.float32()
     if schema.group is not None:
@@ -142,7 +142,7 @@ def _typed(data: Any, schema: Schema, padding: Mapping[str, int], targets: bool,
 def _with_numbers(table: pa.Table, schema: Schema, names: list[str], what: str) -> pa.Table:
     """Return the table with categories as their values, numbers in text as numbers, and whole numbers as ids."""
     ids = {feature.name for feature in schema.sparse} | {schema.group}
-    numbers = {label.name for label in schema.labels} | {feature.name for feature in schema.dense} | {schema.weight}
+    numbers = {label.name for label in schema.targets} | {feature.name for feature in schema.dense} | {schema.weight}
     for name in names:
         place = table.schema.get_field_index(name)
         if place < 0:  # missing, or there several times: check_columns says so

@@ -256,7 +256,7 @@ def _row_bytes(schema: Schema) -> int:
     """Return about how many bytes a row takes in a block; sequences count as half full."""
     width = np.dtype(id_type(schema)).itemsize
     ids = len(schema.sparse) + sum(1 + feature.max_length // 2 for feature in schema.sequences)
-    return width * ids + 4 * (schema.dense_dim + len(schema.labels)) + 16
+    return width * ids + 4 * (schema.dense_dim + len(schema.targets)) + 16
 
 
 def _grouped(pieces: Sequence[Piece], rows: int) -> Iterator[list[Piece]]:

@@ -309,7 +309,7 @@ def check_columns(columns: pa.Schema, schema: Schema, *, targets: bool, where: s
             fits, expected = _is_list(kind) and pt.is_integer(kind.value_type), "a list of an integer type"
         _expect(fits, feature.name, expected, kind, where)
     if targets:
-        for label in schema.labels:
+        for label in schema.targets:
             kind = columns.field(label.name).type
             fits = _is_number(kind) or (label.optional and pt.is_null(kind))
             _expect(fits, label.name, "a number", kind, where)

@@ -145,10 +145,10 @@ def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: A
     for column in schema.dense:
         dense[start : start + column.dim] = _dense(table, column, where)
         start += column.dim
-    labels = np.full((len(schema.labels), table.num_rows), np.nan, np.float32)
+    labels = np.full((len(schema.targets), table.num_rows), np.nan, np.float32)
     weight = group = None
     if targets:
-        for row, label in zip(labels, schema.labels, strict=True):
+        for row, label in zip(labels, schema.targets, strict=True):
             row[:] = _label(table, label, where)
         weight = None if schema.weight is None else _weight(table, schema.weight, where)
         if schema.group is not None:

@@ -264,7 +264,7 @@ def _arrow_schema(schema: Schema) -> pa.Schema:
             fields[feature.name] = pa.float32()
         else:
             fields[feature.name] = pa.list_(pa.int32()) if isinstance(feature, SequenceFeature) else pa.int32()
-    fields |= {label.name: pa.float32() for label in schema.labels}
+    fields |= {label.name: pa.float32() for label in schema.targets}
     if schema.group is not None:
         fields[schema.group] = pa.int64()
     return pa.schema([pa.field(name, fields[name]) for name in schema.columns])

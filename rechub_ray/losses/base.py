@@ -16,7 +16,7 @@ from rechub_ray.errors import ConfigError, named
 from rechub_ray.layers.gather import gather_rows
 from rechub_ray.outputs import Link, Output, OutputKind, claim
 from rechub_ray.registry import Registry
-from rechub_ray.schema import LabelKind, Schema
+from rechub_ray.schema import Label, LabelKind, Schema
 from rechub_ray.world import World
 
 Scope = Literal["rows", "group", "batch"]
@@ -122,8 +122,7 @@ class Loss(nn.Module, abc.ABC):
                 expected=f"a {' or '.join(self.label_kinds)} label",
                 got=f"kind: {found.kind}",
             )
-        self.label, self._optional = found.name, found.optional
-        self._column = [item.name for item in self._schema.labels].index(found.name)
+        self.label = found.name
 
     def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
         """Return the (weighted) sum over one batch's rows, a scalar, or (K,) sums whose means are added up.
@@ -173,8 +172,12 @@ class Loss(nn.Module, abc.ABC):
 
     def rows(self, batch: Batch) -> Rows:
         """Return this loss's labels and weights of a batch, with weight 0 where the label is missing."""
-        target = batch.labels[:, self._column]
-        if not self._optional:
+        return self.column(batch, self._schema.target(self.label))
+
+    def column(self, batch: Batch, column: Label) -> Rows:
+        """Return a label column of a batch as `rows` does."""
+        target = batch.labels[:, self._schema.targets.index(column)]
+        if not column.optional:
             return Rows(target, batch.weight, None, batch.group)
         is_there = ~target.isnan()
         weight = is_there.float() if batch.weight is None else torch.where(is_there, batch.weight, 0)

@@ -190,7 +190,9 @@ def _selected(schema: Schema, config: RunConfig) -> Schema:
                 raise ConfigError(f"'data.{key}.{i}': the schema has no {key[:-1]} '{name}'", hint=nearest(name, names))
             if name in given[:i]:
                 raise ConfigError(f"'data.{key}.{i}': '{name}' is there already")
-    return schema.select(config.data.features, config.data.labels)
+    losses = config.losses or []
+    teachers = {node["teacher"] for node in losses if node.get("teacher")} - {node.get("label") for node in losses}
+    return schema.select(config.data.features, config.data.labels, teachers=teachers)
 
 
 def _check_components(config: RunConfig, schema: Schema) -> RunConfig:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechub_ray.batch import Batch, Features
+from rechub_ray.batch import Batch, Features, Outputs
 from rechub_ray.losses import LOSSES, Loss
+from rechub_ray.outputs import Output
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
 from tests.worlds import on_ranks
@@ -23,14 +24,16 @@ ROWS, CLASSES = 12, 4
 def of(name: str) -> Any:
     """`tests/losses/test_<name>.py`: LABEL_KIND (what it learns by default), reference(s, y, w, group, **arguments) in
     NumPy, and VARIANTS, more arguments to try; a loss without such a file fails here. WEIGHTLESS_ROWS_STAY says that
-    what it computes over the step has the rows of weight 0; WIDTH is the number of predictions a row."""
+    what it computes over the step has the rows of weight 0; WIDTH is the number of predictions a row.
+    ARGUMENTS are those that it cannot be without; OTHERS are labels whose logits it reads beside its own label's."""
     return importlib.import_module(f"tests.losses.test_{name}")
 
 
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
     for name in LOSSES.names()
-    for arguments in [{}, *of(name).VARIANTS]
+    for required in [getattr(of(name), "ARGUMENTS", {})]
+    for arguments in [required, *({**required, **more} for more in of(name).VARIANTS)]
 ]
 
 
@@ -56,7 +59,18 @@ class Rows:
 def build(node: dict[str, Any], *, optional: bool = False) -> Loss:
     kind = of(node["name"]).LABEL_KIND
     label = Label("y", kind, optional, CLASSES if kind == "multiclass" else None)  # type: ignore[arg-type]
-    return LOSSES.build(node, Schema((), (label,), group="user", weight="w"))
+    others = getattr(of(node["name"]), "OTHERS", ())
+    schema = Schema((), (label, *(Label(name) for name in others)), group="user", weight="w")
+    loss = LOSSES.build(node, schema)
+    if others:
+        loss.bind([Output("logit", label="y"), *(Output(name, label=name) for name in others)], where="losses.0")
+    return loss
+
+
+def outputs(loss: Loss, prediction: Tensor) -> Outputs:
+    """The predictions by the names of the outputs that a loss reads."""
+    others = getattr(of(loss.registered_name), "OTHERS", ())
+    return dict(zip(["logit", *others], prediction.unbind(1), strict=True)) if others else {"logit": prediction}
 
 
 def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
@@ -79,7 +93,7 @@ def draw(node: dict[str, Any], dtype: torch.dtype = torch.float64) -> Rows:
 
 def value(loss: Loss, rows: Rows, *, prediction: Tensor | None = None, world: World | None = None) -> Tensor:
     batch = rows.batch()
-    total: Tensor = loss({"logit": rows.prediction if prediction is None else prediction}, batch, world)
+    total: Tensor = loss(outputs(loss, rows.prediction if prediction is None else prediction), batch, world)
     return (total / torch.as_tensor(loss.count(batch, world)).clamp(min=1)).sum()
 
 
@@ -181,7 +195,7 @@ def test_parts_add_up_to_the_whole_as_far_as_its_scope_says(node: dict[str, Any]
     if loss.scope == "batch":
         pytest.skip("a loss of scope `batch` takes no parts; Task refuses them")
     pieces = [rows.take(slice(0, 4)), rows.take(slice(4, 12))]  # whole groups
-    total = sum(loss({"logit": piece.prediction}, piece.batch()) for piece in pieces)
+    total = sum(loss(outputs(loss, piece.prediction), piece.batch()) for piece in pieces)
     count = sum(torch.as_tensor(loss.count(piece.batch())) for piece in pieces)
     torch.testing.assert_close((total / count).sum(), value(loss, rows))
 
@@ -199,7 +213,7 @@ def test_ranks_compute_the_whole_batch_and_its_gradient(node: dict[str, Any]) ->
         mine.prediction = mine.prediction.clone().requires_grad_()
         batch = mine.batch()
         count = world.sum_(torch.as_tensor(loss.count(batch, world), dtype=torch.float64)) / world.size
-        total = (loss({"logit": mine.prediction}, batch, world) / count).sum()
+        total = (loss(outputs(loss, mine.prediction), batch, world) / count).sum()
         total.backward()
         assert mine.prediction.grad is not None
         return total.detach(), mine.prediction.grad / world.size
