@@ -45,7 +45,7 @@ def test_one_labels_output_needs_no_name_and_heads_are_checked() -> None:
     assert Towers(schema, 4, (), heads={"click": "value"}).outputs == (Output("value", "value", "click"),)
     with pytest.raises(ConfigError, match="no label 'klick'"):
         Towers(schema, 4, (), heads={"klick": "value"})
-    with pytest.raises(ConfigError, match="binary cannot have a head of kind classes"):
-        Towers(schema, 4, (), heads={"click": "classes"})
+    with pytest.raises(ConfigError, match="binary cannot have a head of kind distribution"):
+        Towers(schema, 4, (), heads={"click": "distribution"})
     with pytest.raises(SchemaError):
         Towers(Schema(FEATURES, ()), 4, ())
