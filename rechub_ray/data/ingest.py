@@ -1,7 +1,4 @@
-"""Pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store.
-
-Data that fits there is decoded once (`decode_once`) and cut from there in every epoch (`KeptReader`).
-"""
+"""Pieces read by Ray Data: read tasks anywhere in the cluster, blocks in order through the object store."""
 
 from __future__ import annotations
 
@@ -11,10 +8,9 @@ import logging
 import pickle
 import queue
 import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,15 +20,13 @@ from annotated_types import Ge, Gt
 
 from rechub_ray.data.block import Block, id_type
 from rechub_ray.data.plan import Piece
-from rechub_ray.data.reader import pick, read_piece
+from rechub_ray.data.reader import read_piece
 from rechub_ray.errors import RechubError, ResourceError
 from rechub_ray.schema import Schema
 
 # otherwise Ray logs a line for every execution; its warnings of starvation and failure still come through
 logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +58,7 @@ class RayReader:
             DataError: as `read_piece`, from whichever task read the piece.
             ResourceError: no block for `timeout_seconds`: the cluster has no free CPU for read tasks.
         """
-        return self.ahead(self.read(pieces, schema, targets), len(pieces))
-
-    def ahead(self, blocks: Iterator[Block], number: int) -> _Blocks:
-        """Return the same blocks, of which there are `number`, made in a thread ahead of the loop."""
-        return _Blocks(self, _Ahead(blocks, self.prefetch), number)
+        return _Blocks(self, _Ahead(self.read(pieces, schema, targets), self.prefetch), len(pieces))
 
     def wait(self, ahead: _Ahead) -> Block:
         """Return the next block.
@@ -100,117 +90,12 @@ class RayReader:
                     yield Block.from_table(rows.take(piece), schema)
 
 
-Kept: TypeAlias = tuple[Piece, Any, int]
-"""A whole row group, the object that holds it, and its first row there."""
-
-
-def decode_once(
-    pieces: Sequence[Piece], schema: Schema, *, num_cpus: float, concurrency: int, limit_bytes: int
-) -> Iterator[list[Kept]]:
-    """Decode whole row groups, in order, and yield where each lies, a task's at a time.
-
-    A decoded row group lives as long as the reference to it.
-
-    Args:
-        pieces: whole row groups.
-        schema: what to read of them.
-        num_cpus: logical CPUs of a read task (> 0).
-        concurrency: read tasks at a time (>= 1).
-        limit_bytes: memory that they may take together.
-
-    Raises:
-        ResourceError: they take more.
-    """
-    tasks = list(_grouped(pieces, RayReader.task_bytes // _row_bytes(schema)))
-    dataset = _decoding(tasks, schema, targets=True, num_cpus=num_cpus, concurrency=concurrency)
-    dataset.context.target_max_block_size = None  # one block a task, whatever its size
-    bundles = dataset.iter_internal_ref_bundles()
-    for task, block in zip(tasks, (block for bundle in bundles for block in bundle.blocks), strict=True):
-        limit_bytes -= block.metadata.size_bytes or 0
-        if limit_bytes < 0:
-            raise ResourceError("the decoded data takes more than was estimated")
-        starts = np.cumsum([0, *(piece.rows for piece in task)]).tolist()
-        yield [(piece, block.ref, start) for piece, start in zip(task, starts, strict=False)]
-
-
-class KeptReader:
-    """Cuts pieces from row groups that the driver has decoded once; gives the same blocks as `RayReader`.
-
-    A row group that is still on its way is waited for, so that nothing is read twice. Where none comes, or one is
-    lost, the rest is read by `stream`.
-
-    Args:
-        stream: reads what is not kept, and says how far ahead, and how long to wait.
-        schema: what the row groups were read with (and targets).
-        news: takes the number of row groups that are known here and returns where the ones after them lie; None once
-            nothing is kept.
-        wait_seconds: longest wait for news of a row group, and again to get it (> 0); less than half of what `stream`
-            waits for a block.
-    """
-
-    def __init__(
-        self,
-        stream: RayReader,
-        schema: Schema,
-        news: Callable[[int], list[Kept] | None],
-        *,
-        wait_seconds: Annotated[float, Gt(0)] = 45.0,
-    ) -> None:
-        self._stream, self._schema, self._news, self._wait_seconds = stream, schema, news, wait_seconds
-        self._known: dict[Piece, tuple[Any, int]] = {}
-        self._is_lost = False
-
-    def __call__(self, pieces: Sequence[Piece], schema: Schema, *, targets: bool = True) -> _Blocks:
-        """Return one block a piece, as `RayReader` does."""
-        if self._is_lost or not targets or schema != self._schema:
-            return self._stream(pieces, schema, targets=targets)
-        return self._stream.ahead(self._read(pieces), len(pieces))
-
-    def _read(self, pieces: Sequence[Piece]) -> Iterator[Block]:
-        for number, piece in enumerate(pieces):
-            whole = self._whole(piece.whole)
-            if whole is None:
-                yield from self._stream.read(pieces[number:], self._schema, True)
-                return
-            yield pick(whole, piece)
-            del whole
-
-    def _whole(self, piece: Piece) -> Block | None:
-        """Return the row group, mapped and not copied; None where it is not to be had."""
-        deadline = time.monotonic() + self._wait_seconds
-        try:
-            while piece not in self._known:
-                news = self._news(len(self._known))
-                if news is None:
-                    self._lose()
-                if self._is_lost or time.monotonic() > deadline:
-                    return None
-                # two epochs may ask at once: both add the same ones in the same order
-                self._known.update({kept: (ref, start) for kept, ref, start in news or ()})
-                if not news:
-                    time.sleep(0.05)
-            ref, start = self._known[piece]
-            table = ray.get(ref, timeout=self._wait_seconds)
-        except (KeyError, ray.exceptions.RayError):
-            self._lose()
-            return None
-        return Block.from_table(_rows_of(piece, _read_well(table).slice(start, piece.rows)), self._schema)
-
-    def _lose(self) -> None:
-        """Stream everything from now on; without references here, the store may free the kept row groups."""
-        if not self._is_lost:
-            _log.warning("kept data is gone, or its keeper: from here on every epoch is read anew, which is slower")
-        self._is_lost = True
-        self._known = {}
-
-
 def _decoding(
     tasks: Sequence[Sequence[Piece]],
     schema: Schema,
     *,
     targets: bool,
     num_cpus: float,
-    concurrency: int | None = None,
 ) -> ray.data.Dataset:
     """Return a dataset of one block a task, in order, without changing settings of the process."""
     read_task: Any = _read_task  # Ray's annotations leave no room for keyword arguments
@@ -222,7 +107,6 @@ def _decoding(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=num_cpus,
-        compute=ray.data.TaskPoolStrategy(size=concurrency and min(concurrency, len(tasks))),
         fn_kwargs={"schema": schema, "targets": targets},
     )
     context = dataset.context

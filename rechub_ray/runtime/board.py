@@ -25,12 +25,11 @@ class WorkerPlace:
 
 
 class Board:
-    """Holds the workers' events for the driver, the places of kept data for the workers, and who has joined."""
+    """Holds the workers' events for the driver, and who has joined."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.error: Exception | None = None
-        self.kept: list[Any] | None = []
         self.places: dict[int, WorkerPlace] = {}
         self.waited: dict[int, str] = {}
         self.losses: list[str] = []
@@ -76,21 +75,24 @@ class Board:
         """Return the description of each loss so far."""
         return self.losses
 
-    def keep(self, row_groups: list[Any] | None) -> None:
-        """Take more row groups that lie in the object store, or None: nothing is kept from now on."""
-        self.kept = None if row_groups is None or self.kept is None else self.kept + row_groups
-
-    def kept_after(self, known: int) -> list[Any] | None:
-        """Return the kept row groups beyond the first `known`, or None where nothing is kept."""
-        return None if self.kept is None else self.kept[known:]
-
 
 def make_board(ray: Any) -> Any:
-    """Return a handle of a `Board` on this host: on another host, the loss of that host would end the run."""
+    """Return a handle of a `Board`."""
+    return on_this_host(ray, Board).remote()
+
+
+def on_this_host(ray: Any, cls: type[Any], **options: Any) -> Any:
+    """Return an actor class on the driver's host: on any other it would be gone with that host, and the run with it.
+
+    Args:
+        ray: the module.
+        cls: what the actor is an instance of.
+        options: of the actor, as `ray.remote` takes them.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here, **options)(cls)
 
 
 class Pump:

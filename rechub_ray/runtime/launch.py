@@ -288,7 +288,7 @@ def _in_process(job: Job, listener: Hooks) -> dict[str, Any]:
 
 
 def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
-    from rechub_ray.runtime.share import to_keep
+    from rechub_ray.runtime.share import bytes_to_keep
     from rechub_ray.runtime.workers import run_on_workers
 
     def hear(event: tuple[Any, ...]) -> None:
@@ -298,7 +298,7 @@ def _on_ray(job: Job, listener: Hooks) -> dict[str, Any]:
         else:
             getattr(listener, kind)(*rest)
 
-    return run_on_workers(job.config, execute, job, hear=hear, keep=to_keep(job))
+    return run_on_workers(job.config, execute, job, hear=hear, kept_bytes=bytes_to_keep(job))
 
 
 def validate(config: RunConfig) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from rechub_ray.checkpoint import Store, read
-from rechub_ray.data.source import EvalSource, Reader, TrainSource
+from rechub_ray.data.source import EvalSource, Reader, ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, open_filesystem
 from rechub_ray.fine_tuning import initialise_from
@@ -146,15 +146,15 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         payload: `share` (such as `execute`), `job` (its argument), `config` (the run's), `board` (the driver's actor
-            for events), `read_cpus` (what a reading task reserves) and `kept_schema` (of the row groups that the driver
-            keeps, None where it keeps none).
+            for events), `read_cpus` (what a reading task reserves) and `read` (from what is kept decoded, a
+            `SharedBlocks`; None: through Ray Data).
     """
     import importlib
 
     import ray
     import ray.train.torch
 
-    from rechub_ray.data.ingest import KeptReader, RayReader
+    from rechub_ray.data.ingest import RayReader
 
     config, board = payload["config"], payload["board"]
     world = World.current(timeout_seconds=config.scaling.collective_timeout_seconds)
@@ -165,14 +165,8 @@ def train_loop_per_worker(payload: dict[str, Any]) -> dict[str, Any]:
         on_this_host = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(config.train.threads or max(1, len(os.sched_getaffinity(0)) // on_this_host))
         device = torch.device("cpu") if config.train.device == "cpu" else ray.train.torch.get_device()
-        reader: Reader = (stream := RayReader(num_cpus=payload["read_cpus"]))
-        if payload["kept_schema"] is not None:
-            reader = KeptReader(
-                stream,
-                payload["kept_schema"],
-                lambda known: ray.get(board.kept_after.remote(known), timeout=30),
-                wait_seconds=min(45.0, world.timeout_seconds / 3),  # its peers must not take the wait for a hang
-            )
+        kept, stream = payload["read"], RayReader(num_cpus=payload["read_cpus"])
+        reader: Reader = stream if kept is None else ThreadReader(read=kept)
         result: dict[str, Any] = payload["share"](
             payload["job"], world=world, device=device, reader=reader, hooks=RemoteHooks(board)
         )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rechub_ray.config import RunConfig, ScalingSection
-from rechub_ray.data.plan import Piece
 from rechub_ray.errors import RechubError, ResourceError, TrainingError
 from rechub_ray.files import absolute, open_filesystem, split
 from rechub_ray.runtime.board import Pump, make_board
 from rechub_ray.runtime.cluster import LocalRaylet, connected
 from rechub_ray.runtime.preflight import cpus_per_worker
-from rechub_ray.runtime.share import limit_bytes, told
+from rechub_ray.runtime.share import kept
 from rechub_ray.runtime.waiting import Waiting
 from rechub_ray.runtime.worker import train_loop_per_worker
 
@@ -34,7 +32,7 @@ def run_on_workers(
     job: Any,
     *,
     hear: Callable[[tuple[Any, ...]], None],
-    keep: Sequence[Piece] = (),
+    kept_bytes: int = 0,
     storage: str | None = None,
     again: str = "The same command goes on from the last checkpoint.",
 ) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def run_on_workers(
         share: a module-level function that returns plain data.
         job: its first argument; picklable.
         hear: called on the driver with each event that rank 0 sends.
-        keep: row groups to decode once and keep in the object store; see `to_keep`.
+        kept_bytes: of decoded row groups to keep in the object store, at most; 0 reads through Ray Data.
         storage: where Ray puts its own files; None takes the run's folder.
         again: a sentence for the error of a run that cannot go on: what to do.
 
@@ -56,12 +54,16 @@ def run_on_workers(
         RechubError: a worker raised it, or the workers could not be started or kept.
     """
     scaling = config.scaling
-    with connected(scaling) as ray, _environment(scaling):
+    timeout = scaling.collective_timeout_seconds
+    with (
+        connected(scaling) as ray,
+        _environment(scaling),
+        kept(kept_bytes, wait_seconds=timeout / 3) as read,  # a worker that waits for data is not one that hangs
+    ):
         from ray.train import FailureConfig, ScalingConfig
         from ray.train import RunConfig as RayRunConfig
         from ray.train.torch import TorchTrainer
 
-        from rechub_ray.data.ingest import decode_once
         from rechub_ray.runtime.callbacks import OnLoss
         from rechub_ray.runtime.process_group import ProcessGroup, backend
 
@@ -71,9 +73,6 @@ def run_on_workers(
         place, name = split(absolute(folder))  # so that the run's folder is Ray's experiment folder too
         resources = {"CPU": cpus_per_worker(scaling)} | ({"GPU": 1} if scaling.use_gpu else {})
         read_cpus = max(min(1.0, scaling.data_cpus / scaling.num_workers), 0.1)
-        kept_schema = dataclasses.replace(job.schema, row_id=None) if keep else None  # what training reads
-        free_cpus = ray.cluster_resources().get("CPU", 0.0) - scaling.num_workers * resources["CPU"]
-        timeout = scaling.collective_timeout_seconds
         trainer = TorchTrainer(
             train_loop_per_worker,
             train_loop_config={
@@ -82,7 +81,7 @@ def run_on_workers(
                 "config": config,
                 "board": board,
                 "read_cpus": read_cpus,
-                "kept_schema": kept_schema,
+                "read": read,
             },
             torch_config=ProcessGroup(backend=backend(use_gpu=scaling.use_gpu), timeout_s=math.ceil(timeout)),
             scaling_config=ScalingConfig(
@@ -102,22 +101,11 @@ def run_on_workers(
                 callbacks=[OnLoss(board, size=scaling.num_workers, timeout_seconds=timeout)],
             ),
         )
-        keeping: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if kept_schema is not None:
-            # the CPUs that the workers are to take stay free: they start while this reads
-            row_groups = decode_once(
-                keep,
-                kept_schema,
-                num_cpus=read_cpus,
-                concurrency=max(int(free_cpus), 1),
-                limit_bytes=limit_bytes(config),
-            )
-            keeping = told(board, row_groups)
         with Waiting(f"starting {scaling.num_workers} worker(s)") as waiting:
             ear = _Ear(scaling, hear, waiting, again)
             pump = Pump(ray, board, ear)
             try:
-                with pump, keeping:
+                with pump:
                     outcome = _Fit(trainer).wait(ear, LocalRaylet(ray), pump)
             except RechubError:
                 raise

@@ -25,7 +25,7 @@ from rechub_ray.lock import locked
 from rechub_ray.reports import write_report
 from rechub_ray.runtime.cluster import connected, nodes_of
 from rechub_ray.runtime.preflight import Node, check_memory
-from rechub_ray.runtime.share import shared_blocks
+from rechub_ray.runtime.share import kept, room_for_trials
 from rechub_ray.space import Point
 from rechub_ray.sweeps import sweep as sweep_module
 from rechub_ray.sweeps.console import SweepConsole
@@ -152,7 +152,7 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
             facts["concurrency"] = max(before["concurrency"], places.limit)
             watch.say(places.arithmetic)
             write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
-            with shared_blocks(checked.job, say=watch.say) if sweep.share_data else contextlib.nullcontext() as read:
+            with kept(room_for_trials(checked.job, say=watch.say) if sweep.share_data else 0) as read:
                 _fit(checked, ledger, watch, waiting, places, read or read_piece)
     if watch.ending is not None:
         ledger.end_all(watch.ending)

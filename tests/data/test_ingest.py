@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rechub_ray.data.groups import Groups
-from rechub_ray.data.ingest import KeptReader, RayReader, decode_once
+from rechub_ray.data.ingest import RayReader
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.data.plan import EpochPlan, EvalPlan, Position
+from rechub_ray.data.plan import EpochPlan, Position
 from rechub_ray.data.source import EvalSource, ThreadReader, TrainSource
 from rechub_ray.errors import DataError, ResourceError
 from rechub_ray.world import World
@@ -62,7 +60,7 @@ def test_training_batches_equal_those_of_threads(ray_cluster, manifest, schema, 
     assert not ingest_threads()
 
 
-def test_whole_groups_equal_those_of_threads(ray_cluster, tmp_path, schema, trained, write_shards):
+def test_whole_groups_equal_those_of_threads(ray_cluster, tmp_path, schema, write_shards):
     table = write_shards(tmp_path / "raw", schema, rows=600, files=1)
     session = np.repeat(np.arange(150)[::-1], 4)
     table = table.set_column(table.column_names.index("session"), "session", pa.array(session))
@@ -70,21 +68,14 @@ def test_whole_groups_equal_those_of_threads(ray_cluster, tmp_path, schema, trai
     pq.write_table(table, tmp_path / "train" / "part-0.parquet", row_group_size=40)
     manifest = Manifest.scan(tmp_path / "train", schema)
     groups = Groups.scan(manifest, "session")
-    row_groups = decoded(manifest, trained)
-    readers = [
-        ThreadReader(),
-        RayReader(**SMALL),
-        KeptReader(Untouched(), trained, lambda known: row_groups[known:]),
-    ]
     found = []
-    for reader in readers:
+    for reader in (ThreadReader(), RayReader(**SMALL)):
         source = TrainSource(manifest, schema, batch_size=16, seed=1, world=World(1, 2), reader=reader, groups=groups)
         found.append(list(source.epoch(source.advance(Position(epoch=1), 3))))
     assert len(found[0]) == 600 // 32 - 3
-    for wanted, *others in zip(*found, strict=True):
+    for wanted, batch in zip(*found, strict=True):
         assert (wanted.group.unique(return_counts=True)[1] == 4).all()
-        for batch in others:
-            assert_same(batch, wanted)
+        assert_same(batch, wanted)
 
 
 def test_evaluation_and_prediction_equal_those_of_threads(ray_cluster, manifest, schema):
@@ -143,121 +134,3 @@ def test_no_free_cpu_is_an_error_and_not_a_hang(ray_cluster, manifest, schema):
             list(RayReader(timeout_seconds=2)(pieces, schema))
     finally:
         ray.kill(hog)
-
-
-def decoded(manifest, schema, limit_bytes=2**20):
-    pieces = EvalPlan(manifest).pieces(0, 1)
-    found = decode_once(pieces, schema, num_cpus=1, concurrency=1, limit_bytes=limit_bytes)
-    return [kept for some in found for kept in some]
-
-
-@pytest.fixture
-def trained(schema):
-    """What training reads."""
-    return dataclasses.replace(schema, row_id=None)
-
-
-def assert_same_as_of_threads(reader, manifest, schema, *, epochs, worlds) -> None:
-    for world in worlds:
-        pair = [
-            TrainSource(manifest, schema, batch_size=16, seed=1, world=world, reader=each)
-            for each in (reader, ThreadReader())
-        ]
-        for epoch in range(epochs):
-            batches, wanted = (list(source.epoch(Position(epoch=epoch), another_follows=True)) for source in pair)
-            assert len(batches) == pair[0].steps_per_epoch
-            for found, expected in zip(batches, wanted, strict=True):
-                assert_same(found, expected)
-        for source in pair:
-            source.close()
-        pair = [
-            EvalSource(manifest, schema, batch_size=50, world=world, reader=each) for each in (reader, ThreadReader())
-        ]
-        for found, expected in zip(*(source.batches() for source in pair), strict=True):
-            assert_same(found, expected)
-
-
-class Untouched:
-    """In the place of the streaming reader, where there is nothing to read."""
-
-    ahead = RayReader().ahead
-
-
-def test_kept_row_groups_give_the_same_batches_in_every_epoch_and_world(
-    ray_cluster, manifest, schema, trained, monkeypatch
-):
-    monkeypatch.setattr(RayReader, "task_bytes", 15_000)  # several row groups an object, and several objects
-    row_groups = decoded(manifest, trained)
-    assert 1 < len({ref for _, ref, _ in row_groups}) < len(row_groups) == len(manifest.row_groups)
-    asked = []
-
-    def news(known):
-        asked.append(known)
-        return row_groups[known : known + 2]  # they come bit by bit
-
-    reader = KeptReader(Untouched(), trained, news)
-    worlds = [World(0, 1), World(0, 2), World(1, 2), World(2, 3)]
-    assert_same_as_of_threads(reader, manifest, schema, epochs=3, worlds=worlds)
-    assert max(asked) < len(row_groups), "nobody asks for what is known"
-    block = reader._whole(row_groups[-1][0])
-    assert not block.sparse.flags.owndata, "mapped, not copied"
-    assert not block.sparse.flags.writeable
-
-
-def is_there(ref) -> bool:
-    import ray
-
-    try:
-        return ray.get(ref, timeout=5) is not None
-    except ray.exceptions.RayError:
-        return False
-
-
-@pytest.mark.parametrize("why", ["never came", "given up", "lost", "late"])
-def test_what_is_not_kept_is_streamed(ray_cluster, manifest, schema, trained, why, caplog):
-    import ray
-
-    row_groups = decoded(manifest, trained)
-    half = len(row_groups) // 2
-    if why == "lost":
-
-        @ray.remote(num_cpus=0)
-        class Owner:
-            def put(self, table):
-                return [ray.put(table)]
-
-        owner = Owner.remote()
-        (lost,) = ray.get(owner.put.remote(ray.get(row_groups[0][1])))
-        ray.kill(owner)
-        while is_there(lost):  # it goes a moment after its owner
-            time.sleep(0.1)
-        row_groups[half:] = [(piece, lost, start) for piece, _, start in row_groups[half:]]
-    news = {
-        "never came": lambda known: [],
-        "given up": lambda known: row_groups[:half] if not known else None,
-        "lost": lambda known: row_groups[known:],
-        "late": lambda known: row_groups[known:half],
-    }[why]
-    reader = KeptReader(RayReader(), trained, news, wait_seconds=1)
-    assert_same_as_of_threads(reader, manifest, schema, epochs=2, worlds=[World(0, 2)])
-    assert reader._is_lost == (why in ("given up", "lost"))
-    assert sum("kept data is gone" in record.message for record in caplog.records) == reader._is_lost
-
-
-def test_predictions_are_streamed(ray_cluster, manifest, schema, trained):
-    reader = KeptReader(RayReader(), trained, lambda known: pytest.fail("asked for what is not kept"))
-    source = EvalSource(manifest, schema, batch_size=100, world=World(), reader=reader, targets=False)
-    assert [row for block in source.blocks() for row in block.row_id.to_pylist()] == list(range(600))
-
-
-def test_no_more_is_kept_than_the_limit(ray_cluster, manifest, trained):
-    with pytest.raises(ResourceError, match="more than was estimated"):
-        decoded(manifest, trained, limit_bytes=5000)
-
-
-def test_a_bad_file_is_named_by_who_needs_it(ray_cluster, manifest, schema, trained, tmp_path):
-    (tmp_path / "part-00001.parquet").write_bytes(b"not parquet")
-    row_groups = decoded(manifest, trained)
-    reader = KeptReader(Untouched(), trained, lambda known: row_groups[known:])
-    with pytest.raises(DataError, match=r"part-00001\.parquet, row group 0"):
-        list(EvalSource(manifest, schema, batch_size=50, world=World(), reader=reader).batches())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 from rechub_ray import config as config_module
 from rechub_ray.batch import Batch
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.data.plan import EpochPlan, Position
-from rechub_ray.data.reader import read_piece
+from rechub_ray.data.plan import EpochPlan, Piece, Position
+from rechub_ray.data.reader import read_piece, read_whole
 from rechub_ray.data.source import EvalSource, ReadPiece, ThreadReader, TrainSource
 from rechub_ray.errors import DataError
 from rechub_ray.runtime import share
@@ -59,12 +60,12 @@ def assert_same_as_from_files(manifest: Manifest, schema: Schema, read: ReadPiec
 
 
 def test_each_row_group_is_read_once_as_long_as_somebody_keeps_it(
-    ray_cluster: None, job: Any, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, job: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ray
 
     said: list[str] = []
-    with share.shared_blocks(job, say=said.append) as read:
+    with share.kept(share.room_for_trials(job, say=said.append)) as read:
         assert read is not None
         assert_same_as_from_files(job.train, job.schema, read)
         assert said[0].endswith("read once for all trials")
@@ -77,7 +78,9 @@ def test_each_row_group_is_read_once_as_long_as_somebody_keeps_it(
         assert len(other._known) == len(job.train.row_groups), "training and evaluation read the same columns"
         ray.kill(read._keeper)
         monkeypatch.undo()
+        caplog.clear()
         assert_same_as_from_files(job.train, job.schema, read)
+    assert caplog.text.count("kept data is gone") == 1
 
 
 def test_a_keeper_that_is_full_or_meets_an_error_is_no_loss(ray_cluster: None, job: Any) -> None:
@@ -97,7 +100,7 @@ def test_a_keeper_that_is_full_or_meets_an_error_is_no_loss(ray_cluster: None, j
 def test_what_does_not_fit_is_not_shared(ray_cluster: None, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share, "SHARE", 1e-9)
     said: list[str] = []
-    with share.shared_blocks(job, say=said.append) as read:
+    with share.kept(share.room_for_trials(job, say=said.append)) as read:
         assert read is None
     assert "each trial reads for itself" in said[0]
 
@@ -111,55 +114,47 @@ def run_of(job: Any, **overrides: Any) -> Any:
     return job
 
 
-def test_a_run_keeps_each_row_group_once_in_the_order_of_its_first_epoch(
-    ray_cluster: None, job: Any, tmp_path: Path, write_shards: Any
+def test_a_keeper_that_does_not_answer_is_not_waited_for(
+    ray_cluster: None, job: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_shards(tmp_path / "valid", job.schema, rows=90, files=1, row_group_rows=40)
-    job.valid = job.test = Manifest.scan(tmp_path / "valid", job.schema)
-    kept = share.to_keep(run_of(job))
-    assert kept == [piece.whole for piece in kept]
-    assert len(kept) == len(set(kept)) == 15 + 3
-    epoch = EpochPlan(job.train, seed=job.config.seed, epoch=0, lanes=8, global_batch=16)
-    firsts = {piece.whole for piece in epoch.pieces(0, 1)[:8]}
-    assert set(kept[:3]).isdisjoint(firsts), "an evaluation comes before the first epoch"
-    assert set(kept[3 : 3 + len(firsts)]) == firsts
-    later = share.to_keep(run_of(job, train__initial_evaluation=False))
-    assert later == kept[3:] + kept[:3]
+    import ray
+
+    class Busy(share.Keeper):
+        def whole(self, *_: Any) -> list[Any]:
+            time.sleep(60)
+            return [None]
+
+    keeper = ray.remote(num_cpus=0)(Busy).remote(10**9)
+    assert_same_as_from_files(job.train, job.schema, share.SharedBlocks(keeper, wait_seconds=0.5))
+    assert "kept data is gone" in caplog.text
+    ray.kill(keeper)
+
+
+def test_those_who_ask_at_once_get_one_row_group(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Piece] = []
+
+    def slowly(piece: Piece, schema: Schema, *, targets: bool) -> Any:
+        read.append(piece)
+        time.sleep(0.2)
+        return read_whole(piece, schema, targets=targets)
+
+    monkeypatch.setattr(share, "read_whole", slowly)
+    monkeypatch.setattr("ray.put", lambda block: block)
+    keeper = share.Keeper(10**9)
+    piece = EpochPlan(job.train, seed=1, epoch=0, lanes=8, global_batch=16).pieces(0, 1)[0].whole
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: keeper.whole(("a", 0, "b", True), piece, job.schema, True)[0], range(6)))
+    assert len(read) == 1
+    assert all(block is found[0] for block in found)
 
 
 def test_a_run_keeps_nothing_where_it_would_not_fit(
     ray_cluster: None, job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = share.decoded_bytes(job)
-    assert share.to_keep(run_of(job, data__keep_bytes=2 * needed))
-    assert not share.to_keep(run_of(job, data__keep_bytes=needed))
-    assert not share.to_keep(run_of(job, data__keep_bytes=0))
-    assert not share.to_keep(run_of(job, train__epochs=1)), "nothing would be read a second time"
+    assert share.bytes_to_keep(run_of(job, data__keep_bytes=2 * needed)) == 2 * needed
+    assert not share.bytes_to_keep(run_of(job, data__keep_bytes=needed))
+    assert not share.bytes_to_keep(run_of(job, data__keep_bytes=0))
+    assert not share.bytes_to_keep(run_of(job, train__epochs=1)), "nothing would be read a second time"
     monkeypatch.setattr(share, "SHARE", 1e-9)
-    assert not share.to_keep(run_of(job))
-
-
-def test_the_board_hears_where_row_groups_lie_and_that_none_do(
-    ray_cluster: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    import ray
-
-    from rechub_ray.runtime.board import make_board
-
-    board = make_board(ray)
-
-    def decoded(*, well: bool) -> Iterator[list[Any]]:
-        yield ["first"]
-        yield ["second", "third"]
-        if not well:
-            raise ValueError("no more")
-
-    def kept_after(known: int) -> Any:
-        return ray.get(board.kept_after.remote(known), timeout=30)
-
-    assert kept_after(0) == []
-    for well, found in ((True, ["second", "third"]), (False, None)):
-        with share.told(board, decoded(well=well)):
-            time.sleep(1)
-        assert kept_after(1) == found
-    assert "no more" in caplog.text
+    assert not share.bytes_to_keep(run_of(job))
