@@ -90,7 +90,7 @@ class Task(nn.Module):
             _check_scope(loss, f"losses.{i}", parts=parts, grouped=grouped)
         self.losses = nn.ModuleList(built)
         self.own_losses = tuple(output.name for output in model.outputs if output.kind == "loss")
-        trained = {loss.label for loss in built}
+        trained = {loss.label for loss in built if loss.trains}
         self.labels = tuple(label for label in schema.labels if label.name in trained)
         self.names: list[str] = []
         for loss in built:

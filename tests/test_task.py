@@ -26,6 +26,7 @@ from tests.worlds import on_ranks
 FEATURES = (SparseFeature("user", 30), SparseFeature("item", 20), DenseFeature("age", dim=3))
 ONE = Schema(FEATURES, (Label("click"),), group="user", weight="w")
 TWO = Schema(FEATURES, (Label("click"), Label("rating", "regression", optional=True)), group="user", weight="w")
+CHAIN = dataclasses.replace(TWO, labels=(Label("click"), Label("buy")))
 THREE = dataclasses.replace(TWO, labels=(*TWO.labels, Label("stars", "multiclass", num_classes=4)))
 SEEDING = threading.Lock()
 SMALL = {"name": "shared_bottom", "embedding_dim": 4, "bottom_units": [8], "tower_units": [], "init_std": 0.3}
@@ -78,6 +79,8 @@ def step(task: Task, parts: list[Batch], *, by_rows: bool = False) -> tuple[floa
 BOTH = ["bce", {"name": "mse", "label": "rating", "weight": 0.5}]
 LEARNED = {"name": "bce", "learn_loss_weight": True, "weight": 7.0}
 JRC = {"name": "jrc", "session_name": "user"}
+ZILN = {"name": "ziln", "label": "rating"}
+HEADS = {"classes": {"click": "classes"}, "sums": {"rating": "distribution"}}
 CASES = {
     "one": (ONE, ["bce"], None),
     "two": (TWO, BOTH, None),
@@ -90,7 +93,11 @@ CASES = {
     "groups under uwl": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], "uwl"),
     "groups of two classes": (TWO, [{**JRC, "loss_weight_strategy": "random_normal"}, BOTH[1]], None),
     "groups of two classes, learned": (TWO, [{**JRC, "loss_weight_strategy": "uncertainty"}, BOTH[1]], "pcgrad"),
+    "several sums": (TWO, ["bce", ZILN], None),
+    "groups, several sums": (TWO, ["bce", {**ZILN, "learn_loss_weight": True}], "pcgrad"),
     "pairs": (TWO, [*BOTH, "pairwise_logistic"], None),
+    "whole steps: f1": (TWO, [*BOTH, {"name": "f1_reweighted", "f1_beta_square": 0.6}], None),
+    "whole steps: the hardest rows": (TWO, [*BOTH, {"name": "binary_focal", "ohem_ratio": 0.3}], "pcgrad"),
     "pairs, the hardest": (TWO, [*BOTH, {"name": "pairwise_hinge", "label": "rating", "ohem_ratio": 0.3}], None),
     "pairs under pcgrad": (TWO, [*BOTH, "pairwise_logistic"], "pcgrad"),
 }
@@ -98,7 +105,8 @@ CASES = {
 
 def settings_of(name: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"grouped": True} if name.startswith("groups") else {}
-    return {**settings, "model": {**SMALL, "heads": {"click": "classes"}}} if "classes" in name else settings
+    heads = {label: head for word in HEADS if word in name for label, head in HEADS[word].items()}
+    return {**settings, "model": {**SMALL, "heads": heads}} if heads else settings
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
@@ -122,7 +130,7 @@ def test_two_ranks_have_the_whole_batchs_loss_and_gradient(name: str, weighted: 
 
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("pairs")])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("pairs", "whole"))])
 def test_parts_on_two_ranks_have_them_too(name: str, weighted: bool, by_rows: bool) -> None:
     schema, losses, balancing = CASES[name]
     batch = draw(schema, 24, weighted=weighted)
@@ -262,6 +270,11 @@ def test_nothing_to_count_gives_zero_and_no_nan() -> None:
         (ONE, ["bce", {"name": "bce", "output": "logits"}], r"'losses.1.output'.*Did you mean 'logit'"),
         (ONE, ["bce", {"name": "bce", "smoothing": 0.1}], r"'losses\.1'.*'smoothing'.*label_smoothing"),
         (ONE, [], "'losses' is empty"),
+        (
+            CHAIN,
+            ["bce", {"name": "order_calibrate", "label": "buy", "relations": ["click"]}],
+            "no loss trains label 'buy'",
+        ),
         (TWO, ["bce"], r"no loss trains label 'rating'. Add a loss with label: rating, or .*data.labels=\['click'\]"),
         (
             TWO,

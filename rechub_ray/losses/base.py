@@ -48,6 +48,7 @@ class Loss(nn.Module, abc.ABC):
 
     A subclass sets `label_kinds`, `heads` (the kinds of output that it reads; the first is the one that a model with
     free heads builds for it) and `link` (how such an output is served; None leaves that to other losses of the label).
+    It sets `trains` to False where it makes no prediction of the label, so that the label needs another loss.
 
     Args:
         schema: has the labels.
@@ -71,6 +72,7 @@ class Loss(nn.Module, abc.ABC):
     heads: tuple[OutputKind, ...] = ("logit",)
     link: Link | None = "sigmoid"
     learned_factor: ClassVar[float] = 1.0
+    trains: ClassVar[bool] = True
     scope: Scope = "rows"
 
     def __init__(

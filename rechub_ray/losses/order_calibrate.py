@@ -42,6 +42,8 @@ class OrderCalibrate(Loss):
     Learning in Targeted Display Advertising, arXiv 2105.08489, eq. 11.
     """
 
+    trains = False
+
     def __init__(self, schema: Schema, *, relations: Annotated[list[str], MinLen(1)], **common: Any) -> None:
         super().__init__(schema, **common)
         self.relations = [schema.label(name) for name in relations]
