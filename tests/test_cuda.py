@@ -29,6 +29,16 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "uwl": {"balancing": "uwl", "optimizers": [{**TABLES, "name": "rowwise_adagrad"}, {"name": "adam", "lr": 0.01}]},
     "pcgrad": {"balancing": "pcgrad", "optimizers": [{**TABLES, "name": "lazy_adam"}, {"name": "adam", "lr": 0.01}]},
+    "points": {
+        "losses": [
+            {"name": "binary_focal", "ohem_ratio": 0.7},
+            {"name": "f1_reweighted", "f1_beta_square": 0.6, "weight": 0.5},
+            {"name": "ziln", "label": "stay"},
+            {"name": "distillation", "label": "click", "teacher": "stay", "teacher_kind": "logit", "weight": 0.01},
+        ],
+        "train": {"accumulate_steps": 1},
+        "optimizers": [{"name": "adam", "lr": 0.01}],
+    },
     "pairs": {
         "losses": ["bce", {"name": "mse", "label": "stay"}, {"name": "pairwise_logistic", "weight": 0.5}],
         "train": {"accumulate_steps": 1},
