@@ -19,7 +19,7 @@ class Towers(nn.ModuleDict):
 
     A model adds what else belongs to one label alone (its gate, its experts) to the label's tower, so that
     `towers.<label>.*` names all of a task's parameters, for optimizers and for balancing. Dots in a label's name become
-    underscores.
+    underscores, and a name that modules have already, such as `type`, gets one behind it.
 
     Args:
         schema: has the labels.
@@ -35,7 +35,8 @@ class Towers(nn.ModuleDict):
             there are several labels.
 
     Raises:
-        ConfigError: no label, an unknown label in `heads`, or a head that the label cannot have.
+        SchemaError: the schema has no label.
+        ConfigError: an unknown label in `heads`, or a head that the label cannot have.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Towers(nn.ModuleDict):
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
+        super().__init__()
         schema.label()
         for name in heads or {}:
             if name not in [label.name for label in schema.labels]:
@@ -62,23 +64,22 @@ class Towers(nn.ModuleDict):
             Output(f"{kind}/{label.name}" if several else kind, kind, label.name)
             for label, kind in zip(schema.labels, kinds, strict=True)
         )
-        super().__init__(
-            {
-                _key(label.name): nn.ModuleDict(
-                    {
-                        "mlp": MLP(
-                            input_dim,
-                            hidden_units,
-                            output_dim=_width(label, kind),
-                            activation=activation,
-                            dropout=dropout,
-                            batch_norm=batch_norm,
-                        )
-                    }
-                )
-                for label, kind in zip(schema.labels, kinds, strict=True)
-            }
-        )
+        for label, kind in zip(schema.labels, kinds, strict=True):
+            mlp = MLP(
+                input_dim,
+                hidden_units,
+                output_dim=_width(label, kind),
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+            )
+            self[self._key(label.name)] = nn.ModuleDict({"mlp": mlp})
+
+    def _key(self, label: str) -> str:
+        key = label.replace(".", "_")  # a module's name has no dots
+        while hasattr(self, key):  # nor may it be that of a method, such as `type`
+            key += "_"
+        return key
 
     @property
     def each(self) -> list[nn.ModuleDict]:
@@ -99,10 +100,6 @@ class Towers(nn.ModuleDict):
             value = tower["mlp"](x)
             result[output.name] = value.squeeze(1) if output.kind in ("logit", "value") else value
         return result
-
-
-def _key(label: str) -> str:
-    return label.replace(".", "_")  # a module's name has no dots
 
 
 def _width(label: Label, kind: OutputKind) -> int:

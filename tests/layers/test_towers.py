@@ -49,3 +49,10 @@ def test_one_labels_output_needs_no_name_and_heads_are_checked() -> None:
         Towers(schema, 4, (), heads={"click": "distribution"})
     with pytest.raises(SchemaError):
         Towers(Schema(FEATURES, ()), 4, ())
+
+
+def test_a_label_may_be_called_as_a_method_of_modules_or_as_another_one_with_a_dot() -> None:
+    names = ("type", "values", "outputs", "training", "a.b", "a_b")
+    towers = Towers(Schema(FEATURES, tuple(Label(name) for name in names)), 4, ())
+    assert list(towers.keys()) == ["type_", "values_", "outputs_", "training_", "a_b", "a_b_"]
+    assert list(towers([torch.zeros(2, 4)] * 6)) == [f"logit/{name}" for name in names]
