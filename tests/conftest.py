@@ -31,6 +31,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
@@ -38,6 +39,7 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no faul
 settings.load_profile("untimed")
 
 from rechub_ray.data.shard import SealedWriter  # noqa: E402
+from rechub_ray.data.synthetic import write_click_logs  # noqa: E402
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature  # noqa: E402
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
@@ -160,6 +162,23 @@ def random_table(schema: Schema, rows: int, seed: int) -> pa.Table:
     if schema.group is not None and schema.group not in columns:
         columns[schema.group] = rng.integers(0, 10, rows)
     return pa.table(columns)
+
+
+@pytest.fixture(scope="session")
+def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Click logs with a second label, a number that every seventh row lacks."""
+    root = tmp_path_factory.mktemp("two")
+    write_click_logs(root, rows=4000, seed=3, files=3, row_group_rows=256)
+    for file in sorted(root.glob("*/*.parquet")):
+        table = pq.read_table(file)
+        stay = [None if i % 7 == 0 else (c % 5) / 2.0 for i, c in enumerate(table["city"].to_pylist())]
+        table = table.append_column("stay", pa.array(stay, pa.float32()))
+        with SealedWriter(file, table.schema) as writer:
+            writer.write_table(table, 256)
+    schema = json.loads((root / "schema.json").read_text())
+    schema["labels"].append({"name": "stay", "kind": "regression", "optional": True})
+    (root / "schema.json").write_text(json.dumps(schema))
+    return root
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
-from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.runtime.inference import evaluate, predict
 from rechub_ray.runtime.launch import train
 from rechub_ray.tracking import read_history
@@ -55,21 +51,6 @@ BASE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Click logs with a second label, a number that every seventh row lacks."""
-    root = tmp_path_factory.mktemp("two")
-    write_click_logs(root, rows=4000, seed=3, files=3, row_group_rows=256)
-    for file in sorted(root.glob("*/*.parquet")):
-        table = pq.read_table(file)
-        stay = [None if i % 7 == 0 else (c % 5) / 2.0 for i, c in enumerate(table["city"].to_pylist())]
-        pq.write_table(table.append_column("stay", pa.array(stay, pa.float32())), file, row_group_size=256)
-    schema = json.loads((root / "schema.json").read_text())
-    schema["labels"].append({"name": "stay", "kind": "regression", "optional": True})
-    (root / "schema.json").write_text(json.dumps(schema))
-    return root
-
-
 def settings(data: Path, model_dir: Path, case: str, device: str, **overrides: Any) -> config_module.RunConfig:
     content = {**BASE, **{key: value for key, value in CASES[case].items() if key not in ("train", "data")}}
     for key in ("train", "data"):
@@ -84,9 +65,9 @@ def weights(model_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gpu_gives_the_cpus_numbers_and_resumes_exactly(case: str, data: Path, tmp_path: Path) -> None:
-    here = train(settings(data, tmp_path / "cpu", case, "cpu"))
-    there = train(settings(data, tmp_path / "gpu", case, "cuda"))
+def test_a_gpu_gives_the_cpus_numbers_and_resumes_exactly(case: str, two_tasks: Path, tmp_path: Path) -> None:
+    here = train(settings(two_tasks, tmp_path / "cpu", case, "cpu"))
+    there = train(settings(two_tasks, tmp_path / "gpu", case, "cuda"))
     for key, value in here.test_metrics.items():
         assert there.test_metrics[key] == pytest.approx(value, abs=2e-3, rel=2e-3), key
     curves = [[x["train/loss"] for x in read_history(tmp_path / name / "metrics.jsonl") if "train/loss" in x]
@@ -94,9 +75,9 @@ def test_a_gpu_gives_the_cpus_numbers_and_resumes_exactly(case: str, data: Path,
     assert curves[1][0] == pytest.approx(curves[0][0], rel=1e-3)
     assert curves[1] == pytest.approx(curves[0], rel=2e-2)
     assert weights(tmp_path / "gpu").keys() == weights(tmp_path / "cpu").keys()
-    first = settings(data, tmp_path / "halves", case, "cuda", train__epochs=1)
+    first = settings(two_tasks, tmp_path / "halves", case, "cuda", train__epochs=1)
     train(first)
-    again = train(settings(data, tmp_path / "halves", case, "cuda"), resume="must")
+    again = train(settings(two_tasks, tmp_path / "halves", case, "cuda"), resume="must")
     for key, value in there.test_metrics.items():
         assert again.test_metrics[key] == pytest.approx(value, abs=1e-4), key
     assert evaluate(tmp_path / "gpu")["rows_seen"] == 400

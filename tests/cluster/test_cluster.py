@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from rechub_ray.data.synthetic import write_click_logs
@@ -98,6 +99,29 @@ def test_training_runs_one_worker_on_each_host(hosts: Hosts, data: Path) -> None
     assert run["test_metrics"]["auc"] > 0.6
     assert Path(run["onnx"]).is_file()
     assert [workers_of(hosts, host, "spread") for host in (1, 2)] == [1, 1]
+
+
+USE = """
+import sys
+from rechub_ray import evaluate, predict
+
+run, out = sys.argv[1:]
+print("METRICS", sorted(evaluate(run).items()))
+print("ROWS", predict(run, out))
+"""
+
+
+def test_evaluation_and_prediction_run_on_both_hosts(hosts: Hosts, data: Path) -> None:
+    """Ray's own files of such a run lie in a folder of the driver's host, which workers do not need."""
+    run, script = hosts.folder / "spread", hosts.folder / "use.py"
+    script.write_text(USE)
+    output = hosts.ray("submit", str(script), "--", str(run), str(hosts.folder / "predicted"), timeout=500)
+    metrics = result(run)["test_metrics"]
+    assert f"METRICS {sorted(metrics.items())}" in output
+    assert "ROWS 20000" in output
+    parts = [pq.read_table(hosts.folder / "predicted" / f"part-{rank:05d}.parquet") for rank in (0, 1)]
+    assert sum(part.num_rows for part in parts) == 20_000
+    assert min(part.num_rows for part in parts) > 0
 
 
 def test_a_model_dir_that_is_not_shared_is_refused(hosts: Hosts, data: Path) -> None:

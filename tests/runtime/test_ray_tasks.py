@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Checkpoint, Store, read
-from rechub_ray.data.shard import SealedWriter
-from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.runtime.launch import train
 from rechub_ray.tracking import Tracker, read_history
 
@@ -33,24 +28,6 @@ BASE: dict[str, Any] = {
     "scaling": {"num_workers": 2},
     "export": {"onnx": False},
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Click logs with a second label, a number that every seventh row lacks."""
-    root = tmp_path_factory.mktemp("two")
-    write_click_logs(root, rows=4000, seed=3, files=3, row_group_rows=256)
-    for file in sorted(root.glob("*/*.parquet")):
-        table = pq.read_table(file)
-        city = table["city"].to_pylist()
-        stay = pa.array([None if i % 7 == 0 else (c % 5) / 2.0 for i, c in enumerate(city)], pa.float32())
-        table = table.append_column("stay", stay)
-        with SealedWriter(file, table.schema) as writer:
-            writer.write_table(table, 256)
-    schema = json.loads((root / "schema.json").read_text())
-    schema["labels"].append({"name": "stay", "kind": "regression", "optional": True})
-    (root / "schema.json").write_text(json.dumps(schema))
-    return root
 
 
 class _KillOne(Tracker):
@@ -71,10 +48,10 @@ def newest(model_dir: Path) -> Checkpoint:
 
 @pytest.mark.parametrize("balancing", ["uwl", "pcgrad"])
 def test_a_killed_worker_leaves_no_trace(
-    balancing: str, ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+    balancing: str, ray_cluster: None, two_tasks: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
     def settings(name: str) -> config_module.RunConfig:
-        places = {"data.root": str(data), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
+        places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
         return config_module.load(BASE, {**places, "balancing": balancing})
 
     whole = train(settings("whole"))

@@ -31,6 +31,7 @@ from rechub_ray.sweeps.objectives import Objective
 from rechub_ray.sweeps.schedulers import Asha, HyperBand, rungs
 from rechub_ray.sweeps.sweep import CheckedSweep, check_sweep, dump, load
 from rechub_ray.sweeps.trial import TrialJob, continue_from, fork, set_aside
+from rechub_ray.tracking import read_history
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -285,6 +286,36 @@ def test_a_fork_has_the_donors_weights_and_its_own_hyperparameters(data: Path, t
     assert all(torch.equal(moments[0][k], moments[1][k]) for k in moments[0])
     result = train(dataclasses.replace(check(own)).config)
     assert result.details["epochs"] == 3
+
+
+@pytest.mark.parametrize("how", ["balancing", "loss"])
+def test_a_fork_has_the_donors_losses_and_balancing(how: str, two_tasks: Path, tmp_path: Path) -> None:
+    """What PBT copies is the whole objective: learned weights of losses are the donor's, and go on from there."""
+    learned = {"losses": [{"name": "bce", "learn_loss_weight": True}, {"name": "mse", "label": "stay"}]}
+    base = {
+        **BASE,
+        "data": {"root": str(two_tasks), "batch_size": 256, "valid": None, "test": None},
+        "model": {"name": "shared_bottom", "embedding_dim": 4, "bottom_units": [8], "tower_units": []},
+        "optimizers": [{"name": "adam", "lr": 0.01}],
+        "train": {"epochs": 1, "log_every_steps": 1, "initial_evaluation": False},
+        **({"balancing": "uwl"} if how == "balancing" else learned),
+    }
+    train(config_module.load(base, {"model_dir": str(tmp_path / "donor")}))
+    own = config_module.load(base, {"model_dir": str(tmp_path / "own"), "train.epochs": 2})
+    given = f"{tmp_path}/donor/checkpoints/{Store(str(tmp_path / 'donor')).newest()}"
+    fork(check(own), given, Store(str(tmp_path / "own")))
+    old, new = read(given).objective, read(tmp_path / "own").objective
+    assert old
+    assert all(float(value.abs().max()) > 0 for value in old.values()), "nothing was learned"
+    assert {name: value.tolist() for name, value in old.items()} == {name: v.tolist() for name, v in new.items()}
+    train(own)
+    last, first = (
+        [line for line in read_history(tmp_path / folder / "metrics.jsonl") if "train/loss" in line][at]
+        for folder, at in (("donor", -1), ("own", 0))
+    )
+    key = "loss_weight/task_0" if how == "balancing" else "loss_weight/bce/click"
+    assert first[key] != 1
+    assert first[key] == pytest.approx(last[key], abs=0.02), "it began anew"
 
 
 class Pointer:
