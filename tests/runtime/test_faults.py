@@ -157,6 +157,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_behind(
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_raylet_that_dies_is_one_line_and_the_run_goes_on_exactly(start: Callable[..., Run]) -> None:
     short = ["train.epochs=null", "train.steps=600", "train.evaluate_every_epochs=0"]
     whole = start(*short, name="whole")

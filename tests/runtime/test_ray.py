@@ -179,6 +179,7 @@ def test_a_worker_that_hangs_is_named_and_costs_no_row(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 def test_hangs_beyond_what_may_fail_are_one_line(
     ray_cluster: None, data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:

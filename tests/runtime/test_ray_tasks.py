@@ -46,7 +46,7 @@ def newest(model_dir: Path) -> Checkpoint:
     return read(f"{model_dir}/checkpoints/{Store(str(model_dir)).newest()}")
 
 
-@pytest.mark.parametrize("balancing", ["uwl", "pcgrad"])
+@pytest.mark.parametrize("balancing", ["uwl", pytest.param("pcgrad", marks=pytest.mark.long)])
 def test_a_killed_worker_leaves_no_trace(
     balancing: str, ray_cluster: None, two_tasks: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
