@@ -6,7 +6,8 @@ A checkpoint is a directory `step_<number>` with
 - `config.yaml`, `schema.json`: all that is needed to build the model again,
 - `model.safetensors`: parameters and buffers; embedding tables one by one, by feature (see `table_format`),
 - `objective.safetensors`: parameters and buffers of losses and balancing, where they have any,
-- `optimizers.pt`: the optimizers' states, by the same names (read with `weights_only`),
+- `optimizers.pt`: the optimizers' states, and that of the average of the weights (`averaging`) where there is one, by
+  the same names (read with `weights_only`),
 - `state.json`: step, data position, schedules, early stopping, metrics.
 
 Reading one runs no code that is in it; the modules that its configuration `imports` are looked for where Python looks.

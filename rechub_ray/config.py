@@ -144,6 +144,8 @@ class TrainSection(Section):
         clip_norm: largest global norm of the gradients; null does not clip. An optimizer's own `clip_norm` and
             `clip_value` bound the gradients of its parameters, before these.
         clip_value: largest absolute value of a gradient's entries; null does not clip.
+        ema_decay: train beside the weights their moving average, and evaluate, save and export that: each step keeps
+            this share of it, in (0, 1). Null has no average.
         precision: `float32`, or `bfloat16` (autocast; weights stay float32).
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
         threads: torch threads a worker; null divides the host's cores among its workers.
@@ -160,6 +162,7 @@ class TrainSection(Section):
     accumulate_steps: Count = 1
     clip_norm: Annotated[float, Gt(0)] | None = None
     clip_value: Annotated[float, Gt(0)] | None = None
+    ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
@@ -294,7 +297,7 @@ class RunConfig(Section):
         The rest (workers, trackers, intervals, devices, a later end) may change in between.
         """
         data = self.model_dump(mode="json")
-        train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "clip_value", "precision")}
+        train = {k: data["train"][k] for k in ("accumulate_steps", "clip_norm", "clip_value", "ema_decay", "precision")}
         parts = {
             "seed": data["seed"],
             "model": data["model"],

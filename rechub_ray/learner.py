@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
+from rechub_ray.averaging import WeightAverage
 from rechub_ray.batch import Batch, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
@@ -122,6 +123,11 @@ class Learner:
             regularization=self.regularization,
             objective=own,
         )
+        self.average: WeightAverage | None = None
+        if config.train.ema_decay is not None:
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            self.average = WeightAverage(trained, decay=config.train.ema_decay)
+        self._steps = 0
         self._window: dict[str, Tensor] = {}
         self._window_steps = 0
 
@@ -153,8 +159,10 @@ class Learner:
             self._fail(batch, step)
         self._note({"grad_norm": norm})
         self._set_learning_rates(step, epoch)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        with self.average.following(step) if self.average is not None else contextlib.nullcontext():
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self._steps = step + 1
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self._window_steps += 1
@@ -216,7 +224,19 @@ class Learner:
         )
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
-        """Return the metrics of the model as it stands; see `evaluate_model`."""
+        """Return the metrics of the model, or of the average of its weights; see `evaluate_model`."""
+        with self._averaged():
+            return self._evaluate(source)
+
+    def evaluate_saved(self, checkpoint: Checkpoint, source: EvalSource) -> dict[str, float]:
+        """Return the metrics of a checkpoint's model, which takes the place of the one that was trained."""
+        checkpoint.restore_model(self.model)
+        return self._evaluate(source)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self.average.applied(self._steps) if self.average is not None else contextlib.nullcontext()
+
+    def _evaluate(self, source: EvalSource) -> dict[str, float]:
         precision = self.config.train.precision
         return evaluate_model(
             self.model, self.metrics, source, world=self.world, device=self.device, precision=precision
@@ -234,7 +254,9 @@ class Learner:
             self.task.load_objective_state(checkpoint.objective)
         own = [[_without_parameters(group) for group in optimizer.param_groups] for optimizer in self.optimizers]
         with _fitting(checkpoint.path, "optimizers.pt"):
-            checkpoint.restore_optimizers(self.model, self.optimizers)
+            checkpoint.restore_optimizers(self.model, self._stateful())
+            if self.average is not None:
+                self.average.take_weights()
             for optimizer, groups in zip(self.optimizers, own, strict=True):
                 for group, values in zip(optimizer.param_groups, groups, strict=True):
                     group.update(values)  # settings come from the run's configuration, not from the file
@@ -245,20 +267,27 @@ class Learner:
             for i, (schedule, state) in enumerate(zip(self.schedules, checkpoint.state["schedules"], strict=True)):
                 check_like(state, schedule.state_dict(), f"'schedules.{i}'")
                 schedule.load_state_dict(state)
-            return Progress.from_state(checkpoint.state)
+            progress = Progress.from_state(checkpoint.state)
+            self._steps = progress.step
+            return progress
 
     def write(self, directory: Path, progress: Progress) -> None:
-        """Write a checkpoint's files into `directory`."""
+        """Write a checkpoint's files into `directory`; where weights are averaged, its model has the average."""
         progress.schedules = [schedule.state_dict() for schedule in self.schedules]
-        checkpoint_module.write(
-            directory,
-            config=self.config,
-            schema=self.schema,
-            model=self.model,
-            objective=self.task.objective_state(),
-            optimizers=self.optimizers,
-            state={**progress.to_dict(), "fingerprint": self.config.fingerprint(), "world_size": self.world.size},
-        )
+        with self._averaged():
+            checkpoint_module.write(
+                directory,
+                config=self.config,
+                schema=self.schema,
+                model=self.model,
+                objective=self.task.objective_state(),
+                optimizers=self._stateful(),
+                state={**progress.to_dict(), "fingerprint": self.config.fingerprint(), "world_size": self.world.size},
+            )
+
+    def _stateful(self) -> list[torch.optim.Optimizer]:
+        """Return what `optimizers.pt` holds: the optimizers, and the average of the weights where there is one."""
+        return [*self.optimizers, *([self.average] if self.average is not None else [])]
 
 
 _ALL_RANKS = 2**32

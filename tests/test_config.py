@@ -363,6 +363,7 @@ def test_a_module_of_ones_own_brings_its_component(tmp_path: Path, monkeypatch: 
         ("regularization.dense_l2=1", {"regularization"}),
         ("train.clip_norm=1", {"train"}),
         ("train.clip_value=1", {"train"}),
+        ("train.ema_decay=0.9", {"train"}),
         ("optimizers.0.clip_norm=1", {"optimizers"}),
         ("train.precision=bfloat16", {"train"}),
         ("data.features=[a]", {"data.features"}),

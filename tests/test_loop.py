@@ -216,6 +216,17 @@ def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
 
 
 @pytest.mark.slow
+def test_two_workers_average_the_weights_of_one(data: Path, tmp_path: Path) -> None:
+    given = {"model__dropout": 0.0, "train__epochs": 1, "train__ema_decay": 0.9, "model__batch_norm": False}
+    one = train(settings(data, tmp_path / "one", **given, data__batch_size=256))
+    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **given, data__batch_size=128))
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+    assert abs(read(tmp_path / "two").state["metrics"]["auc"] - one.metrics["auc"]) < 1e-4
+
+
+@pytest.mark.slow
 def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, tmp_path: Path) -> None:
     plain = {"model__dropout": 0.0, "train__epochs": 1, "checkpoint__every_steps": 7}
     whole = train(settings(data, tmp_path / "whole", **plain))
@@ -368,6 +379,30 @@ def test_an_optimizers_own_bounds_hold_for_its_parameters(data: Path, tmp_path: 
     others = [float(change.abs().max()) for name, change in moved.items() if "embedding." not in name]
     assert float(torch.stack(tables).norm()) == pytest.approx(1e-3, rel=1e-2)
     assert max(others) == pytest.approx(1e-4, rel=1e-2)
+
+
+AVERAGED: dict[str, Any] = {"train__ema_decay": 0.9, "train__epochs": None, "train__schedule_epochs": 1}
+
+
+def test_the_average_of_the_weights_is_evaluated_saved_and_goes_on(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "r", **AVERAGED, train__steps=7))
+    train(settings(data, tmp_path / "r", **AVERAGED, train__steps=14))
+    result = train(settings(data, tmp_path / "whole", **AVERAGED, train__steps=14))
+    train(settings(data, tmp_path / "plain", **{**AVERAGED, "train__ema_decay": None}, train__steps=14))
+    folders = [tmp_path / name / "checkpoints" / "step_0000000014" for name in ("r", "whole")]
+    assert_same(weights(tmp_path / "r"), weights(tmp_path / "whole"))
+    states = [torch.load(folder / "optimizers.pt", weights_only=True) for folder in folders]
+    assert_same(*({str(i): t for i, t in enumerate(tensors_in(state))} for state in states))
+    # the weights that go on are those of a run without an average; the model in the checkpoint has others
+    saved, plain = weights(tmp_path / "whole"), weights(tmp_path / "plain")
+    own = {name: entry.get("rows", entry) for name, entry in states[1][-1]["state"].items()}
+    assert "embedding.tables.user" in own
+    for name, entry in own.items():
+        assert torch.equal(entry["weights"], plain[name]), name
+        assert not torch.equal(saved[name], plain[name]), name
+    again = evaluate(folders[1], split="valid")
+    assert again["log_loss"] == pytest.approx(result.metrics["log_loss"], rel=1e-6)
+    assert again["log_loss"] != pytest.approx(evaluate(tmp_path / "plain", split="valid")["log_loss"], rel=1e-3)
 
 
 def test_training_on_two_splits_trains_the_rows_of_both(data: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Need:
         optimizer: bytes of the optimizer's state of it.
         gradient: bytes of its gradient.
         largest: for a table, the features with most rows, as text.
+        average: bytes of the average of its values, and of another copy while that is evaluated or saved.
     """
 
     name: str
@@ -33,14 +34,16 @@ class Need:
     optimizer: int
     gradient: int
     largest: str = ""
+    average: int = 0
 
     @property
     def total(self) -> int:
         """All parts, in bytes."""
-        return self.weights + self.optimizer + self.gradient
+        return self.weights + self.optimizer + self.gradient + self.average
 
     def __str__(self) -> str:
         parts = f"weights {human(self.weights)}, optimizer {human(self.optimizer)}, gradient {human(self.gradient)}"
+        parts += f", average {human(self.average)}" if self.average else ""
         return f"{self.name} {human(self.total)} ({parts}{f'; {self.largest}' if self.largest else ''})"
 
 
@@ -75,7 +78,8 @@ def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> l
                     gradient = lookups * (p.shape[1] * size + 8) * 2
                 top = sorted(sizes.items(), key=lambda pair: -pair[1])[:3]
                 largest = "rows of " + ", ".join(f"{feature}: {rows:,}" for feature, rows in top)
-            result.append(Need(name, p.numel() * size, states, gradient, largest))
+            average = 2 * p.numel() * size if config.train.ema_decay is not None else 0
+            result.append(Need(name, p.numel() * size, states, gradient, largest, average))
     return sorted(result, key=lambda need: -need.total)
 
 

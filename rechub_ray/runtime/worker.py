@@ -49,8 +49,7 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     test_metrics: dict[str, float] = {}
     test = _eval_source(job, "test", world, reader)
     if test is not None:
-        read(join(store.location, best)).restore_model(learner.model)
-        test_metrics = learner.evaluate(test)
+        test_metrics = learner.evaluate_saved(read(join(store.location, best)), test)
         if world.is_main:
             hooks.log({f"test/{key}": value for key, value in test_metrics.items()}, step=result.steps)
     return {

@@ -48,7 +48,18 @@ def test_row_gradients_are_as_large_as_the_step_s_lookups() -> None:
     assert found([{"name": "adagrad", "params": "*embedding.*"}, "adam"])["embedding.weights.8"].optimizer >= 1050 * 32
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adagrad", "rowwise_adagrad", "lazy_adam"])
+def test_an_average_of_the_weights_is_as_large_as_they_are_and_once_more_while_it_is_in_use() -> None:
+    table = found("adam", train={"ema_decay": 0.9})["embedding.weights.8"]
+    assert table.average == 2 * 1050 * 8 * 4
+    assert table.total == found("adam")["embedding.weights.8"].total + table.average
+    assert "average 65.6 KiB" in str(table)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adam", "adamw", "sgd", "adagrad", "rmsprop", "lion", "ftrl", "rowwise_adagrad", "lazy_adam", "sparse_ftrl",
+     "torch.optim.Adafactor", "torch.optim.SparseAdam"],
+)  # fmt: skip
 def test_the_states_of_every_optimizer_have_the_predicted_sizes(name: str) -> None:
     nodes = [{"name": name, "params": "*embedding.weights.8"}, "adam"]
     predicted = found(nodes)["embedding.weights.8"].optimizer
