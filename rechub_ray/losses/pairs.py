@@ -22,6 +22,8 @@ from rechub_ray.world import World
 
 _BLOCK = 2**22
 """Pairs that are held at once: 16 MiB a tensor in float32."""
+_ROWS = 512
+"""Rows of a block within sessions: few enough that they meet little more than their own sessions."""
 _DIGIT = 16
 """Bits of a loss that one pass over the pairs settles, in the search for the hardest ones."""
 
@@ -67,6 +69,22 @@ class _Choice:
     above: float
     share: float
     count: float
+
+
+@dataclasses.dataclass(slots=True)
+class _Plan:
+    """The blocks that a step's pairs are computed in.
+
+    Args:
+        others: the columns; within sessions, those of a session lie together.
+        order: the places of `others` among the columns; None where they are in their own order.
+        blocks: places of rows, and the stretch of `others` that they are compared with. There is at least one, since
+            every rank differentiates the columns.
+    """
+
+    others: Rows
+    order: Tensor | None
+    blocks: list[tuple[Tensor, slice]]
 
 
 class Pairwise(SessionLoss):
@@ -138,67 +156,83 @@ class Pairwise(SessionLoss):
         return 1.0 if self.chooses else super().count(batch, world)
 
     def count_over(self, rows: Rows, columns: Columns) -> Tensor:
-        first = _first(rows, columns)
+        plan = self._plan(rows, columns)
         total = torch.zeros((), dtype=torch.float64, device=rows.target.device)
-        for block in _blocks(first, columns):
-            total += self._are_pairs(block, rows, columns).sum()
+        for block in plan.blocks:
+            total += self._are_pairs(block, rows, plan).sum()
         return total.float()
 
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        plan = self._plan(rows, columns)
         mine, others = self.score(prediction), self.score(columns.prediction)
-        first = _first(rows, columns)
-        choice = self._choose(mine.detach(), others.detach(), first, rows, columns) if self.chooses else None
+        others = others if plan.order is None else others[plan.order]
+        choice = self._choose(mine.detach(), others.detach(), rows, columns, plan) if self.chooses else None
         total = prediction.new_zeros(())
-        for block in _blocks(first, columns):
+        for block in plan.blocks:
             total = total + checkpoint(
-                self._total,
-                mine,
-                others,
-                block,
-                rows,
-                columns,
-                choice,
-                use_reentrant=False,
-                preserve_rng_state=False,
+                self._total, mine, others, block, rows, plan, choice, use_reentrant=False, preserve_rng_state=False
             )
         return total if choice is None else total * (columns.ranks / max(choice.count, 1.0))
 
+    def _plan(self, rows: Rows, columns: Columns) -> _Plan:
+        first, others = _first(rows, columns), columns.rows
+        if self.session_name is None:
+            every = slice(0, len(others.target))
+            return _Plan(others, None, [(block, every) for block in _split(first, every)])
+        assert rows.group is not None  # the schema has the column
+        assert others.group is not None
+        groups, order = others.group.sort(stable=True)
+        is_there = None if others.is_there is None else others.is_there[order]
+        others = Rows(others.target[order], None, is_there, groups)
+        if len(first) == 0:
+            return _Plan(others, order, [(first, slice(0, 0))])
+        mine, by_group = rows.group[first].sort(stable=True)
+        last = torch.arange(_ROWS - 1, len(mine) + _ROWS - 1, _ROWS, device=mine.device).clamp(max=len(mine) - 1)
+        starts = torch.searchsorted(groups, mine[::_ROWS].contiguous()).tolist()
+        stops = torch.searchsorted(groups, mine[last], right=True).tolist()
+        blocks = []
+        for some, start, stop in zip(torch.split(first[by_group], _ROWS), starts, stops, strict=True):
+            blocks += [(block, slice(start, stop)) for block in _split(some, slice(start, stop))]
+        return _Plan(others, order, blocks)
+
     def _total(
-        self, mine: Tensor, others: Tensor, block: Tensor, rows: Rows, columns: Columns, choice: _Choice | None
+        self, mine: Tensor, others: Tensor, block: tuple[Tensor, slice], rows: Rows, plan: _Plan, choice: _Choice | None
     ) -> Tensor:
-        losses, are_pairs = self._losses(mine, others, block, rows, columns)
+        losses, are_pairs = self._losses(mine, others, block, rows, plan)
         if choice is not None:
             losses = losses * ((losses > choice.above) + choice.share * (losses == choice.above))
         return torch.where(are_pairs, losses, 0).sum()
 
     def _losses(
-        self, mine: Tensor, others: Tensor, block: Tensor, rows: Rows, columns: Columns
+        self, mine: Tensor, others: Tensor, block: tuple[Tensor, slice], rows: Rows, plan: _Plan
     ) -> tuple[Tensor, Tensor]:
-        """Return the weighted losses of a block of rows with all columns, and which of them are pairs."""
-        difference = mine[block].unsqueeze(1) - others
-        losses = self.of_pairs(difference, rows.target[block].unsqueeze(1), columns.rows.target)
+        """Return the weighted losses of a block of rows with its columns, and which of them are pairs."""
+        first, stretch = block
+        difference = mine[first].unsqueeze(1) - others[stretch]
+        losses = self.of_pairs(difference, rows.target[first].unsqueeze(1), plan.others.target[stretch])
         if rows.weight is not None:
-            losses = losses * rows.weight[block].unsqueeze(1)
-        are_pairs = self._are_pairs(block, rows, columns)
+            losses = losses * rows.weight[first].unsqueeze(1)
+        are_pairs = self._are_pairs(block, rows, plan)
         if self.limit < math.inf:
             are_pairs &= difference < self.limit
         return losses, are_pairs
 
-    def _are_pairs(self, block: Tensor, rows: Rows, columns: Columns) -> Tensor:
-        are_pairs = rows.target[block].unsqueeze(1) > columns.rows.target
-        if columns.rows.is_there is not None:
-            are_pairs &= columns.rows.is_there
+    def _are_pairs(self, block: tuple[Tensor, slice], rows: Rows, plan: _Plan) -> Tensor:
+        first, stretch = block
+        are_pairs = rows.target[first].unsqueeze(1) > plan.others.target[stretch]
+        if plan.others.is_there is not None:
+            are_pairs &= plan.others.is_there[stretch]
         if self.session_name is not None:
             assert rows.group is not None  # the schema has the column
-            assert columns.rows.group is not None
-            are_pairs &= rows.group[block].unsqueeze(1) == columns.rows.group
+            assert plan.others.group is not None
+            are_pairs &= rows.group[first].unsqueeze(1) == plan.others.group[stretch]
         return are_pairs
 
     @torch.no_grad()
-    def _choose(self, mine: Tensor, others: Tensor, first: Tensor, rows: Rows, columns: Columns) -> _Choice:
+    def _choose(self, mine: Tensor, others: Tensor, rows: Rows, columns: Columns, plan: _Plan) -> _Choice:
         def found() -> Iterator[Tensor]:
-            for block in _blocks(first, columns):
-                losses, are_pairs = self._losses(mine, others, block, rows, columns)
+            for block in plan.blocks:
+                losses, are_pairs = self._losses(mine, others, block, rows, plan)
                 yield losses[are_pairs]
 
         if self.ohem_ratio < 1:
@@ -215,9 +249,9 @@ def _first(rows: Rows, columns: Columns) -> Tensor:
     return (may_be if rows.weight is None else may_be & (rows.weight != 0)).nonzero().squeeze(1)
 
 
-def _blocks(first: Tensor, columns: Columns) -> tuple[Tensor, ...]:
-    """Return the places in blocks; an empty one where there is none, since every rank differentiates the columns."""
-    return torch.split(first, max(1, _BLOCK // len(columns.prediction)))
+def _split(first: Tensor, stretch: slice) -> tuple[Tensor, ...]:
+    """Return the places in blocks that hold at most `_BLOCK` pairs with the stretch; one where there are none."""
+    return torch.split(first, max(1, _BLOCK // (stretch.stop - stretch.start)))
 
 
 def _largest(found: Callable[[], Iterator[Tensor]], ratio: float, columns: Columns, *, like: Tensor) -> _Choice:

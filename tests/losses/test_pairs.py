@@ -10,6 +10,7 @@ from torch import Tensor
 from rechub_ray.batch import Batch, Features
 from rechub_ray.errors import ConfigError
 from rechub_ray.losses import LOSSES, pairs
+from rechub_ray.losses.pair_wise import PairWise
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
 from tests.worlds import on_ranks
@@ -39,6 +40,7 @@ def test_blocks_of_one_row_give_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         results = []
         for block in (2**22, 20):
             monkeypatch.setattr(pairs, "_BLOCK", block)
+            monkeypatch.setattr(pairs, "_ROWS", 3 if block == 20 else 512)
             logit = first.clone().requires_grad_()
             value = mean("pairwise_logistic", logit, rows, **arguments)
             value.backward()
@@ -82,6 +84,36 @@ def test_pairs_that_tie_for_the_last_place_share_it() -> None:
     assert value.item() == 1.5
     assert logit.grad is not None
     assert logit.grad.tolist() == [-1.0, 0.25, 0.25, 0.5]
+
+
+def test_sessions_cost_what_their_own_pairs_cost() -> None:
+    """In sessions of 4, the 10,000 rows that may be first meet about 1,024 others each, not 20,000."""
+    count = 20_000
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    class Counted(PairWise):
+        def of_pairs(self, difference: Tensor, first: Tensor, second: Tensor) -> Tensor:
+            seen.append(difference.numel())
+            return super().of_pairs(difference, first, second)
+
+    loss = Counted(SCHEMA, session_name="session")
+    rows = batch((torch.arange(count) % 4 // 2).float()[order], (torch.arange(count) // 4)[order])
+    total = loss({"logit": torch.zeros(count)}, rows)
+    assert (total / loss.count(rows)).item() == pytest.approx(np.log(2))
+    assert loss.count(rows) == count
+    assert sum(seen) <= count / 2 * 2 * 512
+
+
+@pytest.mark.parametrize("arguments", [{}, {"session_name": "session"}, {"ohem_ratio": 0.5}])
+def test_without_pairs_it_is_zero(arguments: dict[str, object]) -> None:
+    logit = torch.tensor([0.8, -0.4, 0.3]).requires_grad_()
+    loss, rows = LOSSES.build({"name": "PAIR_WISE_LOSS", **arguments}, SCHEMA), batch(torch.ones(3))
+    total = loss({"logit": logit}, rows)
+    total.backward()
+    assert total.item() == 0
+    assert float(loss.count(rows)) == float("ohem_ratio" in arguments)
+    assert torch.equal(torch.as_tensor(logit.grad), torch.zeros(3))
 
 
 def test_no_pair_is_chosen_from_none_and_from_none_that_loses() -> None:
