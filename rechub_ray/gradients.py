@@ -253,15 +253,16 @@ def products(gradients: Sequence[Averaged], names: Sequence[str]) -> dict[str, T
     return result
 
 
-def merged(gradients: Sequence[Averaged], coefficients: Mapping[str, Tensor]) -> Averaged:
-    """Return the sum of several tasks' gradients, each parameter's times its coefficients; 1 where it has none.
+def merged(gradients: Sequence[Averaged], coefficients: Mapping[str, Tensor], others: Tensor | None = None) -> Averaged:
+    """Return the sum of several tasks' gradients, each parameter's times its coefficients.
 
     Args:
         gradients: one a task.
         coefficients: by parameter, (T,).
+        others: of parameters without coefficients, (T,); None takes 1.
     """
     first = gradients[0]
-    ones = torch.ones(len(gradients))
+    ones = torch.ones(len(gradients)) if others is None else others
     dense = {}
     for name, like in first.dense.items():
         factors = coefficients.get(name, ones).to(like)

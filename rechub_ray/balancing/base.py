@@ -26,6 +26,9 @@ class Balancing(nn.Module, abc.ABC):
     Args:
         tasks: the labels that have losses, in the schema's order.
 
+    Attributes:
+        tables: names of the model's embedding weights; `Task` sets them.
+
     Raises:
         ConfigError: there are fewer tasks than the method needs (`fewest_tasks`).
     """
@@ -37,12 +40,21 @@ class Balancing(nn.Module, abc.ABC):
     def __init__(self, tasks: Sequence[Label]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
+        self.tables: frozenset[str] = frozenset()
         if len(self.tasks) < self.fewest_tasks:
             raise ConfigError(
                 f"balancing '{self.registered_name}' balances tasks against each other",
                 expected=f"at least {self.fewest_tasks} labels with losses",
                 got=", ".join(task.name for task in self.tasks) or "none",
             )
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the random numbers of one step, before its losses are computed; here there are none.
+
+        Args:
+            generator: a function of seed and step alone, equal on every rank.
+        """
+        return
 
     def combine(self, losses: Tensor, share: Tensor | float) -> Tensor:
         """Return the number to minimise.
@@ -71,6 +83,10 @@ class Balancing(nn.Module, abc.ABC):
             products (T, T); losses (T,) -> (T,) each
         """
         raise NotImplementedError
+
+    def others(self) -> Tensor | None:
+        """Return the factors of the tasks' gradients of parameters that are not shared, (T,); None leaves them."""
+        return None
 
     @torch.no_grad()
     def weights(self) -> Tensor | None:
