@@ -44,7 +44,8 @@ def test_it_computes_what_the_model_computes(
         schema = dataclasses.replace(schema, labels=KINDS if "heads" in keyword_arguments(cls) else CHAIN)
     model = MODELS.build(node, schema)
     for parameter in model.parameters():  # initial embeddings are so small that a wrong row would not be noticed
-        torch.nn.init.normal_(parameter, std=0.3)
+        # wide layers keep their scale, or attention would turn rounding into another choice
+        torch.nn.init.normal_(parameter, std=min(0.3, parameter.shape[-1:].numel() ** -0.5))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_()  # type: ignore[union-attr]
