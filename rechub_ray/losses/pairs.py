@@ -6,12 +6,12 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from annotated_types import Gt, Le
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from rechub_ray.batch import Batch
 from rechub_ray.errors import ConfigError
@@ -20,8 +20,8 @@ from rechub_ray.outputs import Link, OutputKind
 from rechub_ray.schema import LabelKind, Schema
 from rechub_ray.world import World
 
-_BLOCK = 2**22
-"""Pairs that are held at once: 16 MiB a tensor in float32."""
+_BLOCK = 2**21
+"""Pairs that are held at once: 8 MiB a tensor in float32."""
 _ROWS = 512
 """Rows of a block within sessions: few enough that they meet little more than their own sessions."""
 _DIGIT = 16
@@ -71,6 +71,9 @@ class _Choice:
     count: float
 
 
+_Block: TypeAlias = tuple[Tensor, slice]
+
+
 @dataclasses.dataclass(slots=True)
 class _Plan:
     """The blocks that a step's pairs are computed in.
@@ -84,15 +87,15 @@ class _Plan:
 
     others: Rows
     order: Tensor | None
-    blocks: list[tuple[Tensor, slice]]
+    blocks: list[_Block]
 
 
 class Pairwise(SessionLoss):
     """Base of losses of pairs (i, j) of rows with y_i > y_j: a subclass says what one pair loses.
 
     Labels are binary or graded. A pair has the weight of row i; row j stands in it whatever its weight. The sum is
-    divided by the number of pairs whose weight is not zero; no pair gives 0. Pairs are computed in blocks of rows, and
-    again in backward, so that memory does not grow with their number; rows that are first in no pair are left out.
+    divided by the number of pairs whose weight is not zero; no pair gives 0. Pairs are computed in blocks of rows, each
+    with its gradient, so that memory does not grow with their number; rows that are first in no pair are left out.
 
     Where losses choose the pairs (`ohem_ratio`, or `limit` of a subclass), the divisor is not known before forward: the
     total is a mean already, `count` is 1, and the scope is `batch` also within sessions.
@@ -167,11 +170,14 @@ class Pairwise(SessionLoss):
         mine, others = self.score(prediction), self.score(columns.prediction)
         others = others if plan.order is None else others[plan.order]
         choice = self._choose(mine.detach(), others.detach(), rows, columns, plan) if self.chooses else None
-        total = prediction.new_zeros(())
-        for block in plan.blocks:
-            total = total + checkpoint(
-                self._total, mine, others, block, rows, plan, choice, use_reentrant=False, preserve_rng_state=False
-            )
+
+        def of_block(first: Tensor, second: Tensor, block: _Block) -> Tensor:
+            losses, are_pairs = self._losses(first, second, block, rows, plan)
+            if choice is not None:
+                losses = losses * ((losses > choice.above) + choice.share * (losses == choice.above))
+            return torch.where(are_pairs, losses, 0).sum()
+
+        total: Tensor = _Sum.apply(mine, others, plan.blocks, of_block)  # type: ignore[no-untyped-call]
         return total if choice is None else total * (columns.ranks / max(choice.count, 1.0))
 
     def _plan(self, rows: Rows, columns: Columns) -> _Plan:
@@ -195,20 +201,10 @@ class Pairwise(SessionLoss):
             blocks += [(block, slice(start, stop)) for block in _split(some, slice(start, stop))]
         return _Plan(others, order, blocks)
 
-    def _total(
-        self, mine: Tensor, others: Tensor, block: tuple[Tensor, slice], rows: Rows, plan: _Plan, choice: _Choice | None
-    ) -> Tensor:
-        losses, are_pairs = self._losses(mine, others, block, rows, plan)
-        if choice is not None:
-            losses = losses * ((losses > choice.above) + choice.share * (losses == choice.above))
-        return torch.where(are_pairs, losses, 0).sum()
-
-    def _losses(
-        self, mine: Tensor, others: Tensor, block: tuple[Tensor, slice], rows: Rows, plan: _Plan
-    ) -> tuple[Tensor, Tensor]:
-        """Return the weighted losses of a block of rows with its columns, and which of them are pairs."""
+    def _losses(self, mine: Tensor, others: Tensor, block: _Block, rows: Rows, plan: _Plan) -> tuple[Tensor, Tensor]:
+        """Return the weighted losses of a block, of its rows' and columns' scores, and which of them are pairs."""
         first, stretch = block
-        difference = mine[first].unsqueeze(1) - others[stretch]
+        difference = mine.unsqueeze(1) - others
         losses = self.of_pairs(difference, rows.target[first].unsqueeze(1), plan.others.target[stretch])
         if rows.weight is not None:
             losses = losses * rows.weight[first].unsqueeze(1)
@@ -217,7 +213,7 @@ class Pairwise(SessionLoss):
             are_pairs &= difference < self.limit
         return losses, are_pairs
 
-    def _are_pairs(self, block: tuple[Tensor, slice], rows: Rows, plan: _Plan) -> Tensor:
+    def _are_pairs(self, block: _Block, rows: Rows, plan: _Plan) -> Tensor:
         first, stretch = block
         are_pairs = rows.target[first].unsqueeze(1) > plan.others.target[stretch]
         if plan.others.is_there is not None:
@@ -232,13 +228,46 @@ class Pairwise(SessionLoss):
     def _choose(self, mine: Tensor, others: Tensor, rows: Rows, columns: Columns, plan: _Plan) -> _Choice:
         def found() -> Iterator[Tensor]:
             for block in plan.blocks:
-                losses, are_pairs = self._losses(mine, others, block, rows, plan)
+                losses, are_pairs = self._losses(mine[block[0]], others[block[1]], block, rows, plan)
                 yield losses[are_pairs]
 
         if self.ohem_ratio < 1:
             return _largest(found, self.ohem_ratio, columns, like=mine)
         count = mine.new_tensor(sum(len(losses) for losses in found()), dtype=torch.float64)
         return _Choice(-math.inf, 0.0, columns.sum_(count).item())
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a function over blocks. Forward takes each block's gradient with it, and keeps nothing else of it.
+
+    Recomputing blocks in backward would need a graph node a block: their small allocations lie between the large ones,
+    and freed memory is too scattered to be used again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mine: Tensor, others: Tensor, blocks: list[_Block], of_block: Callable[..., Tensor]
+    ) -> Tensor:
+        total, gradients = mine.new_zeros(()), (torch.zeros_like(mine), torch.zeros_like(others))
+        for first, stretch in blocks:
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                scores = [
+                    part.detach().requires_grad_(ctx.needs_input_grad[0]) for part in (mine[first], others[stretch])
+                ]
+                value = of_block(*scores, (first, stretch))
+            total += value.detach()
+            if ctx.needs_input_grad[0]:
+                of_mine, of_others = torch.autograd.grad(value, scores)
+                gradients[0][first] += of_mine
+                gradients[1][stretch] += of_others
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        of_mine, of_others = ctx.saved_tensors
+        return gradient * of_mine, gradient * of_others, None, None
 
 
 def _first(rows: Rows, columns: Columns) -> Tensor:

@@ -58,8 +58,8 @@ def test_no_tensor_of_all_pairs_is_made(name: str, arguments: dict[str, object])
     logit = torch.randn(count, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         mean(name, logit, batch(labels), **arguments).backward()
-    # a block's tensors are 16 MB each; integers of their losses, for a moment, twice that
-    assert 0 < max(event.self_cpu_memory_usage for event in profile.events()) < 4 * 2**22 * 2.5
+    # 8 MB each; integers of 32 and 64 bits for a moment
+    assert 0 < max(event.self_cpu_memory_usage for event in profile.events()) < 4 * 2**21 * 2.5
     assert logit.grad is not None
     assert torch.isfinite(logit.grad).all()
 
