@@ -189,7 +189,7 @@ class Registry(Generic[T]):
             return adopted
         raise ConfigError(
             f"{_at(where)}unknown {self.kind} {shown(name)}",
-            hint=nearest(str(name), [*self._classes, *self._aliases, *_siblings(str(name))]),
+            hint=nearest(str(name), [*self._classes, *self._aliases, *(_siblings(str(name)) if self._adopt else [])]),
         )
 
     def _class(self, name: str) -> type[T]:
@@ -344,9 +344,11 @@ def _text_type(hint: Any) -> Any:
 def _module(name: str) -> Any:
     """Return the module of a dotted name; None where there is none."""
     path = name.rpartition(".")[0]
+    if not all(part.isidentifier() for part in path.split(".")):
+        return None
     try:
-        return importlib.import_module(path) if path else None
-    except (ImportError, ValueError):
+        return importlib.import_module(path)
+    except Exception:  # whatever a module does that has nothing to do with us
         return None
 
 

@@ -79,6 +79,8 @@ def test_plateau_has_the_rates_of_torch(mode: str) -> None:
         ({"name": "torch.optim.lr_scheduler.StepLr"}, "Did you mean 'torch.optim.lr_scheduler.StepLR'"),
         ({"name": "torch.optim.lr_schedule.StepLR"}, "unknown schedule"),
         ({"name": "torch.optim.Adam"}, "unknown schedule"),
+        ({"name": "../.."}, "unknown schedule"),
+        ({"name": ".StepLR"}, "unknown schedule"),
         ({"name": "torch.optim.lr_scheduler.StepLR"}, "'step_size' is missing"),
         ({"name": "torch.optim.lr_scheduler.StepLR", "step_size": 3, "gama": 1}, "no argument 'gama'.*'gamma'"),
         ({"name": "torch.optim.lr_scheduler.StepLR", "step_size": "x"}, "'step_size'.*integer"),
