@@ -233,9 +233,9 @@ class Fit:
             logged = {f"val/{key}": value for key, value in progress.metrics.items()}
             self.hooks.log({**logged, "epoch": float(epoch)}, step=progress.step)
             self.hooks.evaluated(epoch, score)
+        self._logged_at += time.monotonic() - start  # rows_per_second is about training
         if epoch >= 0:
             self._save(is_best=is_best)
-        self._logged_at += time.monotonic() - start  # rows_per_second is about training
 
     def _save_is_due(self) -> bool:
         settings, step = self.config.checkpoint, self.progress.step
@@ -252,11 +252,11 @@ class Fit:
         return bool(self.world.sum_(flag).item())
 
     def _save(self, *, is_best: bool) -> None:
-        progress, start = self.progress, time.monotonic()
+        progress = self.progress
         if self._saved_step == progress.step and not is_best:
             return
         self._log(progress.position.epoch)  # also refuses to save weights that are not finite
-        path = self.store.path(progress.step)
+        path, start = self.store.path(progress.step), time.monotonic()
         with self.clock.on("save"):
             if self.world.is_main:
                 path = self.store.save(

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from rechub_ray import config as config_module
+from rechub_ray import loop as loop_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rechub_ray.learner import Learner
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import check
@@ -494,3 +497,26 @@ def test_fine_tuning_starts_from_another_runs_weights(data: Path, tmp_path: Path
 
 def _a_matrix(state: dict[str, torch.Tensor]) -> str:
     return next(name for name in state if name.startswith("mlp") and name.endswith("weight") and state[name].dim() == 2)
+
+
+def test_the_rate_is_that_of_training_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes 1 s, an evaluation 100 s and a checkpoint 30 s."""
+    now = [0.0]
+
+    def takes(seconds: float, cls: type[Any], name: str) -> None:
+        work = getattr(cls, name)
+
+        def slowly(*args: Any, **kwargs: Any) -> Any:
+            now[0] += seconds
+            return work(*args, **kwargs)
+
+        monkeypatch.setattr(cls, name, slowly)
+
+    takes(1, Learner, "train_step")
+    takes(100, Learner, "evaluate")
+    takes(30, Store, "save")
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0]))
+    train(settings(data, tmp_path / "r", train__log_every_steps=4, checkpoint__every_steps=7))
+    lines = [line for line in read_history(tmp_path / "r" / "metrics.jsonl") if "train/loss" in line]
+    assert len(lines) > 6
+    assert {line["rows_per_second"] for line in lines} == {256.0}
