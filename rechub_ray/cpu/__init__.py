@@ -1,9 +1,9 @@
 """Speed on CPUs and nothing else: without any entry of this room every number is the same up to rounding.
 
-This is the only room with ctypes and with names of PyTorch that are not public. An entry stays as long as it gives 5%
-of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where a name is gone after an
-update, or the machine is of another kind, an entry does nothing. One switch turns entries off, for that benchmark and
-to rule them out when something goes wrong: RECHUB_RAY_CPU_OFF=coordinates,exchange or =all.
+This is the only room with ctypes, loops compiled by Numba, and names of PyTorch that are not public. An entry stays as
+long as it gives 5% of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where a
+name is gone after an update, or the machine is of another kind, an entry does nothing. One switch turns entries off,
+for that benchmark and to rule them out when something goes wrong: RECHUB_RAY_CPU_OFF=coordinates,exchange or =all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 
+import torch
 from torch import Tensor
 
 from rechub_ray.errors import ConfigError
@@ -19,11 +20,13 @@ SWITCH = "RECHUB_RAY_CPU_OFF"
 # entry -> what is done without it
 ENTRIES: dict[str, str] = {
     "freed_memory": "the C library gives memory back to the system at its own thresholds",
+    "adagrad_kernel": "RowwiseAdagrad's step in six operations of PyTorch",
     "exchange": "collectives between processes of one host go through torch.distributed",
     "coordinates": "PyTorch's own coalescing of row gradients, before ours",
 }
 # name that is not public -> its entry
 PRIVATE_NAMES: dict[str, str] = {
+    "torch._C:__file__": "adagrad_kernel",
     "torch:Tensor._indices": "coordinates",
     "torch:Tensor._values": "coordinates",
 }
@@ -41,6 +44,13 @@ def is_on(entry: str) -> bool:
     if unknown:
         raise ConfigError(f"{SWITCH}: unknown entry '{unknown[0]}'", expected=f"all, or of {', '.join(ENTRIES)}")
     return entry not in off and "all" not in off
+
+
+def takes(entry: str, *tensors: Tensor) -> bool:
+    """Return whether the kernel of `entry` is in use and takes these values: contiguous float32 on the CPU."""
+    if torch.compiler.is_compiling() or not is_on(entry):
+        return False
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
 
 
 def coordinates(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from rechub_ray.cpu import takes
 from rechub_ray.layers.rows import read_rows, write_rows
 from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer
 
@@ -46,6 +47,24 @@ class RowwiseAdagrad(SparseOptimizer):
     def begin(self, table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:
             state["sum"] = torch.full_like(table[:, 0], group["initial_accumulator"])
+
+    def update_all(
+        self, table: Tensor, rows: Tensor, values: Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        if not takes("adagrad_kernel", table, values, state["sum"]):
+            super().update_all(table, rows, values, state, group)
+            return
+        from rechub_ray.cpu.kernels import update_rowwise_adagrad
+
+        update_rowwise_adagrad(
+            table,
+            state["sum"],
+            rows,
+            values,
+            lr=group["lr"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
 
     def update(
         self, table: Tensor, rows: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]
