@@ -157,7 +157,7 @@ class _StopOne(Tracker):
             os.kill(self.stopped, signal.SIGSTOP)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_hangs_is_named_and_costs_no_row(
     two: tuple[Path, RunResult],
     data: Path,
