@@ -65,7 +65,8 @@ def losses(data: Path, folder: Path) -> list[float]:
     return [line["train/loss"] for line in read_history(folder / "metrics.jsonl") if "train/loss" in line]
 
 
-@pytest.mark.parametrize("entry", ["all", *ENTRIES])
+# one process neither exchanges nor takes the allocator's setting back: test_gradients.py compares sockets and memory
+@pytest.mark.parametrize("entry", ["all", *(name for name in ENTRIES if name not in ("exchange", "freed_memory"))])
 def test_the_numbers_without_an_entry_are_those_with_it(
     entry: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
