@@ -62,11 +62,14 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path, number: signal.Signals)
 
 def test_a_forked_child_does_not_hold_its_dead_parent_s_lock(tmp_path: Path) -> None:
     code = HOLD.replace(
-        '    print("held"', '    import os\n    child = os.fork()\n    print("held" if child else "", child'
+        '    print("held"', '    import os\n    child = os.fork()\n    print("held" if child else "child", child or ""'
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    child = next(int(line.split()[1]) for line in process.stdout if line.startswith("held"))
+    # both have run past the fork: until then the child holds what it inherited
+    said = sorted(process.stdout.readline().split() for _ in range(2))
+    assert said[0] == ["child"], said
+    child = int(said[1][1])
     try:
         process.kill()
         process.wait()

@@ -21,12 +21,14 @@ SWITCH = "RECHUB_RAY_CPU_OFF"
 ENTRIES: dict[str, str] = {
     "freed_memory": "the C library gives memory back to the system at its own thresholds",
     "adagrad_kernel": "RowwiseAdagrad's step in six operations of PyTorch",
+    "products": "torch.nn.functional.linear, on MKL; of AMD processors alone",
     "exchange": "collectives between processes of one host go through torch.distributed",
     "coordinates": "PyTorch's own coalescing of row gradients, before ours",
 }
 # name that is not public -> its entry
 PRIVATE_NAMES: dict[str, str] = {
     "torch._C:__file__": "adagrad_kernel",
+    "torch:ops.mkldnn._linear_pointwise": "products",
     "torch:Tensor._indices": "coordinates",
     "torch:Tensor._values": "coordinates",
 }

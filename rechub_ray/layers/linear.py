@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from rechub_ray.cpu.products import linear
 
 
 class Linear(nn.Linear):
@@ -31,13 +31,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor, *more: Tensor) -> Tensor:
-        if not more:
-            return F.linear(x, self.weight, self.bias)
-        weights = torch.split(self.weight, [part.shape[1] for part in (x, *more)], dim=1)
-        result = F.linear(x, weights[0], self.bias)
-        for part, its_weight in zip(more, weights[1:], strict=True):
-            result = torch.addmm(result, part, its_weight.t())
-        return result
+        return linear(self.weight, self.bias, x, *more)
 
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.weight)
