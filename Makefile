@@ -17,8 +17,11 @@ $(READY): constraints.txt pyproject.toml
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# two processes: one takes what uses Ray, the other begins with the rest
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest -m "not long and not cluster and not gpu and not bench"
+	$(BIN)/python -m pytest $(TWO) -m "not long and not cluster and not gpu and not bench"
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not cluster and not gpu and not bench"

@@ -62,7 +62,8 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path, number: signal.Signals)
 
 def test_a_forked_child_does_not_hold_its_dead_parent_s_lock(tmp_path: Path) -> None:
     code = HOLD.replace(
-        '    print("held"', '    import os\n    child = os.fork()\n    print("held" if child else "child", child or ""'
+        '    print("held", flush=True)',
+        "    import os\n    child = os.fork()\n    os.write(1, f'held {child}\\n'.encode() if child else b'child\\n')",
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
