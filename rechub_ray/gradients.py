@@ -231,46 +231,68 @@ def _scale(gradients: list[Tensor], norm: Tensor, largest: float) -> None:
         gradient.mul_(factor)
 
 
-def products(gradients: Sequence[Averaged], names: Sequence[str]) -> dict[str, Tensor]:
+def products(
+    gradients: Sequence[Averaged], names: Sequence[str], table_starts: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return the inner products of several tasks' gradients of each parameter, in float64.
 
     Args:
         gradients: one a task.
         names: the parameters.
+        table_starts: of weights whose tables are taken apart, the first row of each table, ascending, (P,).
 
     Shapes:
-        (T, T) each
+        (T, T) each; (P, T, T) of a weight in `table_starts`
     """
     result = {}
     for name in names:
+        starts, rows = (table_starts or {}).get(name), None
         if name in gradients[0].dense:
-            flat = torch.stack([g.dense[name].reshape(-1) for g in gradients]).double()
+            values = torch.stack([g.dense[name] for g in gradients])
+        else:
+            rows, values = _on_common_rows([g.rows[name] for g in gradients])
+        if starts is None:
+            flat = values.reshape(len(gradients), -1).double()
             result[name] = flat @ flat.T
         else:
-            _, values = _on_common_rows([g.rows[name] for g in gradients])
-            flat = values.flatten(1).double()
-            result[name] = flat @ flat.T
+            ends = starts[1:] if rows is None else torch.searchsorted(rows, starts[1:].to(rows.device))
+            tables = [part.flatten(1).double() for part in values.tensor_split(ends.cpu(), dim=1)]
+            result[name] = torch.stack([flat @ flat.T for flat in tables])
     return result
 
 
-def merged(gradients: Sequence[Averaged], coefficients: Mapping[str, Tensor], others: Tensor | None = None) -> Averaged:
+def merged(
+    gradients: Sequence[Averaged],
+    coefficients: Mapping[str, Tensor],
+    others: Tensor | None = None,
+    table_starts: Mapping[str, Tensor] | None = None,
+) -> Averaged:
     """Return the sum of several tasks' gradients, each parameter's times its coefficients.
 
     Args:
         gradients: one a task.
-        coefficients: by parameter, (T,).
+        coefficients: by parameter, (T,), or (P, T) of a weight in `table_starts`.
         others: of parameters without coefficients, (T,); None takes 1.
+        table_starts: as for `products`.
     """
     first = gradients[0]
     ones = torch.ones(len(gradients)) if others is None else others
-    dense = {}
-    for name, like in first.dense.items():
-        factors = coefficients.get(name, ones).to(like)
-        dense[name] = torch.tensordot(factors, torch.stack([g.dense[name] for g in gradients]), dims=1)
+
+    def added(name: str, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        factors = coefficients.get(name, ones).to(values)
+        if factors.dim() == 1:
+            result: Tensor = torch.tensordot(factors, values, dims=1)
+            return result
+        rows = torch.arange(values.shape[1], device=values.device) if rows is None else rows
+        starts = (table_starts or {})[name].to(values.device)
+        of_rows = factors[torch.searchsorted(starts, rows, right=True) - 1]
+        return (of_rows.T.unsqueeze(-1) * values).sum(0)
+
+    dense = {name: added(name, torch.stack([g.dense[name] for g in gradients])) for name in first.dense}
     rows = {}
-    for name, (_, like) in first.rows.items():
+    for name in first.rows:
         where, values = _on_common_rows([g.rows[name] for g in gradients])
-        rows[name] = (where, torch.tensordot(coefficients.get(name, ones).to(like), values, dims=1))
+        rows[name] = (where, added(name, values, where))
     reached = frozenset[str]().union(*(g.reached for g in gradients))
     return Averaged(dense, rows, reached)
 

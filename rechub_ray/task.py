@@ -14,7 +14,6 @@ from rechub_ray.batch import Batch, Features, LossTerms, Outputs, PaddedSequence
 from rechub_ray.device import autocast
 from rechub_ray.errors import ConfigError
 from rechub_ray.gradients import Averaged, Gradients, merged, products
-from rechub_ray.layers.embedding import tables_of
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.models import Model
 from rechub_ray.outputs import Link, check_outputs, output_of, predictions, untrained_hint
@@ -103,7 +102,7 @@ class Task(nn.Module):
         self.balancing: Balancing | None = None
         if balancing is not None:
             self.balancing = BALANCING.build(balancing, self.labels, where="balancing")
-            self.balancing.tables = frozenset(tables_of(model))
+            self.balancing.bind(model)
 
     def _check(self, trained: set[str]) -> None:
         if not self.names and not self.own_losses:
@@ -229,12 +228,13 @@ class Task(nn.Module):
         names = [name for name in _shared(of_tasks) if not name.startswith(("losses.", "balancing."))]
         generator = torch.Generator().manual_seed(seed)
         losses = self.world.sum_(totals) / self.world.size
-        coefficients = balancing.coefficients(products(of_tasks, names), losses, generator)
+        gram = products(of_tasks, names, balancing.table_starts)
+        coefficients = balancing.coefficients(gram, losses, generator)
         others = balancing.others()
         if self.own_losses:
-            coefficients = {name: torch.cat([c, c.new_ones(1)]) for name, c in coefficients.items()}
+            coefficients = {name: nn.functional.pad(c, (0, 1), value=1.0) for name, c in coefficients.items()}
             others = None if others is None else torch.cat([others, others.new_ones(1)])
-        return _added(terms), merged(averaged, coefficients, others)
+        return _added(terms), merged(averaged, coefficients, others, balancing.table_starts)
 
     def _terms(self, batch: Batch, size: StepSize) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""

@@ -91,6 +91,7 @@ CASES = {
     "learned under pcgrad": (TWO, [LEARNED, *BOTH], "pcgrad"),
     "fixed": (TWO, BOTH, {"name": "fixed", "task_weights": {"rating": 3.0}}),
     "random": (TWO, BOTH, "random"),
+    "metabalance": (THREE, [*BOTH, {"name": "cross_entropy", "label": "stars"}], "metabalance"),
     "gradnorm": (THREE, [*BOTH, {"name": "cross_entropy", "label": "stars"}], "gradnorm"),
     "groups": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], None),
     "groups under uwl": (TWO, [*BOTH, {"name": "pairwise_logistic", "session_name": "user"}], "uwl"),

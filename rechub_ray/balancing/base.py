@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rechub_ray.errors import ConfigError
+from rechub_ray.layers.embedding import tables_of
 from rechub_ray.registry import Registry
 from rechub_ray.schema import Label
 
@@ -27,7 +28,9 @@ class Balancing(nn.Module, abc.ABC):
         tasks: the labels that have losses, in the schema's order.
 
     Attributes:
-        tables: names of the model's embedding weights; `Task` sets them.
+        tables: names of the model's embedding weights.
+        table_starts: of weights whose tables have inner products and factors of their own, the first row of each
+            table, ascending, (P,).
 
     Raises:
         ConfigError: there are fewer tasks than the method needs (`fewest_tasks`).
@@ -41,12 +44,17 @@ class Balancing(nn.Module, abc.ABC):
         super().__init__()
         self.tasks = tuple(tasks)
         self.tables: frozenset[str] = frozenset()
+        self.table_starts: dict[str, Tensor] = {}
         if len(self.tasks) < self.fewest_tasks:
             raise ConfigError(
                 f"balancing '{self.registered_name}' balances tasks against each other",
                 expected=f"at least {self.fewest_tasks} labels with losses",
                 got=", ".join(task.name for task in self.tasks) or "none",
             )
+
+    def bind(self, model: nn.Module) -> None:
+        """Take note of the model whose tasks are balanced."""
+        self.tables = frozenset(tables_of(model))
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw the random numbers of one step, before its losses are computed; here there are none.
@@ -80,7 +88,7 @@ class Balancing(nn.Module, abc.ABC):
             generator: for random numbers: a function of seed and step alone, equal on every rank.
 
         Shapes:
-            products (T, T); losses (T,) -> (T,) each
+            products (T, T); losses (T,) -> (T,) each; with P tables (P, T, T) -> (P, T)
         """
         raise NotImplementedError
 
