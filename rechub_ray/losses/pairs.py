@@ -177,7 +177,7 @@ class Pairwise(SessionLoss):
                 losses = losses * ((losses > choice.above) + choice.share * (losses == choice.above))
             return torch.where(are_pairs, losses, 0).sum()
 
-        total: Tensor = _Sum.apply(mine, others, plan.blocks, of_block)  # type: ignore[no-untyped-call]
+        total: Tensor = BlockSum.apply(mine, others, plan.blocks, of_block)  # type: ignore[no-untyped-call]
         return total if choice is None else total * (columns.ranks / max(choice.count, 1.0))
 
     def _plan(self, rows: Rows, columns: Columns) -> _Plan:
@@ -237,11 +237,14 @@ class Pairwise(SessionLoss):
         return _Choice(-math.inf, 0.0, columns.sum_(count).item())
 
 
-class _Sum(torch.autograd.Function):
+class BlockSum(torch.autograd.Function):
     """The sum of a function over blocks. Forward takes each block's gradient with it, and keeps nothing else of it.
 
     Recomputing blocks in backward would need a graph node a block: their small allocations lie between the large ones,
     and freed memory is too scattered to be used again.
+
+    Shapes:
+        mine (B, ...), others (C, ...) -> scalar
     """
 
     @staticmethod
@@ -249,14 +252,13 @@ class _Sum(torch.autograd.Function):
         ctx: Any, mine: Tensor, others: Tensor, blocks: list[_Block], of_block: Callable[..., Tensor]
     ) -> Tensor:
         total, gradients = mine.new_zeros(()), (torch.zeros_like(mine), torch.zeros_like(others))
+        differentiates = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         for first, stretch in blocks:
-            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-                scores = [
-                    part.detach().requires_grad_(ctx.needs_input_grad[0]) for part in (mine[first], others[stretch])
-                ]
+            with torch.set_grad_enabled(differentiates):
+                scores = [part.detach().requires_grad_(differentiates) for part in (mine[first], others[stretch])]
                 value = of_block(*scores, (first, stretch))
             total += value.detach()
-            if ctx.needs_input_grad[0]:
+            if differentiates:
                 of_mine, of_others = torch.autograd.grad(value, scores)
                 gradients[0][first] += of_mine
                 gradients[1][stretch] += of_others

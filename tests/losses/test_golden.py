@@ -11,6 +11,8 @@ import torch
 
 from rechub_ray.batch import Batch, Features
 from rechub_ray.losses import LOSSES
+from rechub_ray.losses.vectors import MetricLoss, VectorLoss
+from rechub_ray.outputs import Output
 from rechub_ray.schema import Label, Schema
 
 BINARY, SPEND = Label("y"), Label("y", "regression")
@@ -47,6 +49,8 @@ CASES: dict[str, tuple[dict[str, Any], Label, tuple[str, str, bool]]] = {
     ),
     "LISTWISE_RANK": ({"name": "LISTWISE_RANK_LOSS", "session_name": "u"}, BINARY, ("s", "y", False)),
     "LISTWISE_DISTILL": ({"name": "LISTWISE_DISTILL_LOSS", "session_name": "u"}, SPEND, ("s", "pos", False)),
+    "CIRCLE": ({"name": "CIRCLE_LOSS"}, BINARY, ("E", "y", False)),
+    "info_nce T.1": ({"name": "info_nce"}, BINARY, ("E", "1", False)),
     "ZILN": ({"name": "ZILN_LOSS"}, SPEND, ("Z", "yz", False)),
 }
 
@@ -56,13 +60,17 @@ def test_it_equals_the_other_implementation(case: str, golden: Callable[[str], A
     node, label, (prediction, target, is_weighted) = CASES[case]
     file = golden("losses.json")
     inputs, expected = {name: torch.tensor(value) for name, value in file["inputs"].items()}, file["golden"][case]
+    inputs["1"] = torch.ones(8)
     weight = inputs["w"] if is_weighted else None
     rows = len(inputs[target])
     features = Features(torch.zeros(rows, 0, dtype=torch.int64), torch.zeros(rows, 0))
     batch = Batch(features, inputs[target].unsqueeze(1), weight, inputs["u"])
     loss = LOSSES.build(node, Schema((), (label,), group="u"))
     given = inputs[prediction].requires_grad_()
-    value = (loss({"logit": given}, batch) / loss.count(batch)).sum()
+    outputs = (Output("logit", "vector", part="user"), Output("item", "vector", part="item"))
+    if isinstance(loss, VectorLoss):
+        loss.bind(outputs[: 1 if isinstance(loss, MetricLoss) else 2], where="losses.0")
+    value = (loss({"logit": given, "item": inputs["F"]}, batch) / loss.count(batch)).sum()
     assert value.item() == pytest.approx(expected["loss"], abs=1e-5, rel=1e-5)
     if "grad" in expected:
         value.backward()

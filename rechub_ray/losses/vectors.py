@@ -1,0 +1,279 @@
+"""Bases of losses that compare vectors of a step with each other."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+from torch.nn import functional as F
+
+from rechub_ray.batch import Batch, Outputs
+from rechub_ray.errors import ConfigError
+from rechub_ray.losses.base import Columns, PairLoss, Rows, Scope
+from rechub_ray.losses.pairs import BlockSum, SessionLoss
+from rechub_ray.outputs import Link, Output, OutputKind, find
+from rechub_ray.schema import Schema
+from rechub_ray.world import World
+
+_BLOCK = 2**23
+"""Similarities that are held at once: 32 MiB a tensor in float32. With fewer, adding up the columns' gradients would
+cost more than the products."""
+
+
+@dataclasses.dataclass(slots=True)
+class Block:
+    """Some rows of this rank, and the columns of the step that they are compared with.
+
+    Args:
+        places: of the rows among this rank's, (R,).
+        rows: this rank's.
+        columns: all C rows of the step.
+    """
+
+    places: Tensor
+    rows: Rows
+    columns: Columns
+
+    def own(self, similarity: Tensor) -> Tensor:
+        """Return each row's similarity to itself.
+
+        Shapes:
+            (R, C) -> (R, 1)
+        """
+        return similarity.gather(1, (self.places + self.columns.first).unsqueeze(1))
+
+    def others(self) -> Tensor:
+        """Return which columns take part beside the row itself, (R, C) bool."""
+        theirs = self.columns.rows
+        numbers = torch.arange(len(theirs.target), device=self.places.device)
+        others = numbers != (self.places + self.columns.first).unsqueeze(1)
+        return others if theirs.is_there is None else others & theirs.is_there
+
+    def same_label(self) -> Tensor:
+        """Return which columns have a row's label, (R, C) bool."""
+        return self.rows.target[self.places].unsqueeze(1) == self.columns.rows.target
+
+    def same_group(self) -> Tensor:
+        """Return which columns have a row's group, (R, C) bool."""
+        assert self.rows.group is not None  # asked for where there is one
+        assert self.columns.rows.group is not None
+        return self.rows.group[self.places].unsqueeze(1) == self.columns.rows.group
+
+
+class VectorLoss(PairLoss):
+    """Base of losses of single rows, each computed from its similarities to all rows of the step.
+
+    A subclass says what a row loses (`of_rows`). The rows' losses, times their sample weights, are summed and divided
+    by the number of rows that count and whose weight is not zero. Rows of weight 0 stand in the losses of others; rows
+    whose label is missing do not. Similarities are computed in blocks of rows, each with its gradient, so that memory
+    does not grow with their number.
+
+    Vectors are outputs of kind `vector`, (B, D), of the model.
+    """
+
+    heads: tuple[OutputKind, ...] = ("vector",)
+    link: Link | None = None
+    scope: Scope = "batch"
+
+    def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
+        rows = self.rows(batch)
+        mine, others = self.vectors(outputs)
+        if mine.shape != others.shape or mine.dim() != 2:
+            raise ConfigError(
+                f"loss '{self.registered_name}' cannot compare these vectors",
+                expected="(B, D) each",
+                got=f"{tuple(mine.shape)} and {tuple(others.shape)}",
+            )
+        return self.total_over(mine, rows, self._columns(others, rows, world))
+
+    @abc.abstractmethod
+    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        """Return what stands in the rows and in the columns of the similarities, (B, D) each."""
+
+    @abc.abstractmethod
+    def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
+        """Return the losses of rows, (R,).
+
+        Shapes:
+            mine (R, D), others (C, D) -> (R,)
+        """
+
+    def counts(self, rows: Rows) -> Tensor:
+        """Return the factors of the rows' losses, (B,): weights, 0 for rows that do not count."""
+        return torch.ones_like(rows.target) if rows.weight is None else rows.weight
+
+    def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        weight = self.counts(rows)
+        places = weight.nonzero().squeeze(1)
+        every = slice(0, len(columns.rows.target))
+        blocks = [(block, every) for block in torch.split(places, max(1, _BLOCK // max(1, every.stop)))]
+
+        def of_block(mine: Tensor, others: Tensor, block: tuple[Tensor, slice]) -> Tensor:
+            return (self.of_rows(mine, others, Block(block[0], rows, columns)) * weight[block[0]]).sum()
+
+        total: Tensor = BlockSum.apply(prediction, columns.prediction, blocks, of_block)  # type: ignore[no-untyped-call]
+        return total
+
+    def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
+        rows = self.rows(batch)  # no column is read, so none is gathered
+        return self.count_over(rows, Columns(rows.target, rows))
+
+    def count_over(self, rows: Rows, columns: Columns) -> Tensor:
+        return (self.counts(rows) != 0).sum().float()
+
+
+class MetricLoss(VectorLoss, SessionLoss):
+    """Base of losses of one vector a row, whose neighbours shall have its label.
+
+    Positives of a row are the others of its label, in its session where `session_name` is given. All the rest are
+    negatives, those of its label in other sessions too. Vectors are divided by their norms.
+
+    Args:
+        schema: has the labels and the group column.
+        output: the vector; may be left out where the model has one.
+        session_name: the schema's group column; None compares by label alone. Either way rows of the whole step are
+            compared.
+        common: `label`, `weight` and `learn_loss_weight`, as in `Loss`.
+    """
+
+    label_kinds = ("binary", "multiclass", "regression")
+
+    def __init__(self, schema: Schema, *, session_name: str | None = None, **common: Any) -> None:
+        super().__init__(schema, session_name=session_name, **common)
+        self.scope = "batch"
+        self.use(schema.label(self._named).name)
+
+    def bind(self, outputs: Sequence[Output], *, where: str) -> None:
+        self.output = vector(outputs, self.output, None, where=f"{where}.output").name
+
+    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        mine = F.normalize(outputs[self.output or "logit"], dim=-1, eps=1e-6)
+        return mine, mine
+
+    def positives(self, block: Block) -> Tensor:
+        """Return which columns are positives of a row, (R, C) bool."""
+        positives = block.same_label() & block.others()
+        return positives if self.session_name is None else positives & block.same_group()
+
+
+class TowerLoss(VectorLoss):
+    """Base of losses of two vectors a row, of a user and of the item that was chosen.
+
+    Rows whose label is above 0 count. The items of all rows of the step are what a user is compared with: those of the
+    other rows are the negatives. (Drawn negatives are none of them.)
+
+    Args:
+        schema: has the labels and features.
+        output: the user's vector; may be left out where the model has one of part `user`.
+        item: the item's vector; may be left out where the model has one of part `item`.
+        item_id: sparse feature: other rows of the same item are no negatives. None takes all other rows.
+        similarity: `dot`, or `cosine`: of the vectors divided by their norms.
+        temperature: T, > 0; similarities are divided by it.
+        common: `label`, `weight` and `learn_loss_weight`, as in `Loss`.
+
+    Raises:
+        ConfigError: `item_id` is no sparse feature of the schema, or the model does not have the vectors.
+    """
+
+    label_kinds = ("binary", "regression")
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        output: str | None = None,
+        item: str | None = None,
+        item_id: str | None = None,
+        similarity: Literal["dot", "cosine"] = "dot",
+        temperature: Annotated[float, Gt(0)] = 1.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(schema, output=output, **common)
+        self.use(schema.label(self._named).name)
+        self.item, self.similarity, self.temperature = item, similarity, temperature
+        self._id: int | None = None
+        if item_id is not None:
+            names = [feature.name for feature in schema.sparse]
+            if item_id not in names:
+                raise ConfigError(
+                    f"loss '{self.registered_name}': 'item_id' is '{item_id}'",
+                    expected=f"a sparse feature: {', '.join(names) or 'the schema has none'}",
+                )
+            self._id = names.index(item_id)
+
+    def bind(self, outputs: Sequence[Output], *, where: str) -> None:
+        self.output = vector(outputs, self.output, "user", where=f"{where}.output").name
+        self.item = vector(outputs, self.item, "item", where=f"{where}.item").name
+
+    def rows(self, batch: Batch) -> Rows:
+        ids = None if self._id is None else batch.features.sparse[:, self._id]
+        return dataclasses.replace(super().rows(batch), group=ids)
+
+    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        user, item = outputs[self.output or "user"], outputs[self.item or "item"]
+        if self.similarity == "cosine":
+            user, item = (F.normalize(tower, dim=-1, eps=1e-6) for tower in (user, item))
+        return user, item
+
+    def counts(self, rows: Rows) -> Tensor:
+        return torch.where(rows.target > 0, super().counts(rows), 0)
+
+    def negatives(self, block: Block) -> Tensor:
+        """Return which columns are negatives of a row, (R, C) bool."""
+        return block.others() if self._id is None else block.others() & ~block.same_group()
+
+    def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
+        return super().total_over(prediction / self.temperature, rows, columns)
+
+    def cross_entropy(self, similarity: Tensor, block: Block) -> Tensor:
+        """Return `log(sum_j exp(s_ij)) - s_ii` over a row itself and its negatives.
+
+        Shapes:
+            (R, C) -> (R,)
+        """
+        own = block.own(similarity)
+        against = similarity.masked_fill(~self.negatives(block), -math.inf)
+        return torch.cat([own, against], 1).logsumexp(1) - own.squeeze(1)
+
+    def mean_over_negatives(self, losses: Tensor, block: Block) -> Tensor:
+        """Return the means of the rows' losses over their negatives; 0 where there is none.
+
+        Shapes:
+            (R, C) -> (R,)
+        """
+        negatives = self.negatives(block)
+        return torch.where(negatives, losses, 0).sum(1) / negatives.sum(1).clamp(min=1)
+
+
+def vector(outputs: Sequence[Output], name: str | None, part: str | None, *, where: str) -> Output:
+    """Return the vector called `name`, or the one of a part of the model where the name is left out.
+
+    Args:
+        outputs: the model's.
+        name: of an output.
+        part: `user` or `item`; None takes any.
+        where: the argument's place in the configuration, for messages.
+
+    Raises:
+        ConfigError: no such output, one of another kind, or several that could be meant.
+    """
+    wanted = "a vector of one number or more a row" if part is None else f"a vector of part '{part}'"
+    if name is not None:
+        found = find(outputs, name, where=where)
+        if found.kind != "vector" or found.per != "row":
+            raise ConfigError(f"'{where}': output '{name}' is of kind {found.kind}", expected=wanted)
+        return found
+    vectors = [o for o in outputs if o.kind == "vector" and o.per == "row" and part in (None, o.part)]
+    if len(vectors) != 1:
+        raise ConfigError(
+            f"'{where}': the model has {len(vectors) or 'no'} such outputs",
+            expected=f"{wanted}, or the name of one",
+            got=", ".join(f"{o.name} ({o.kind}{f' of {o.part}' if o.part else ''})" for o in outputs) or "no output",
+        )
+    return vectors[0]
