@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
@@ -28,20 +28,14 @@ class AUCHistogram(Metric):
 
     Args:
         bins: number of bins, 2 to 16,777,216.
+        common: `output`, `label` and `where`, as in `Metric`.
     """
 
     merging = {"histogram": "sum", "nans": "sum"}
     mode = "max"
 
-    def __init__(
-        self,
-        schema: Schema,
-        *,
-        output: str | None = None,
-        label: str | None = None,
-        bins: Annotated[int, Ge(2), Le(2**24)] = 65536,
-    ) -> None:
-        super().__init__(schema, output=output, label=label)
+    def __init__(self, schema: Schema, *, bins: Annotated[int, Ge(2), Le(2**24)] = 65536, **common: Any) -> None:
+        super().__init__(schema, **common)
         self.bins = bins
 
     def update(self, outputs: Outputs, batch: Batch) -> State:

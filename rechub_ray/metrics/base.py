@@ -37,10 +37,12 @@ class Metric(abc.ABC):
         schema: has the labels.
         output: the model output that the metric reads; None takes the label's.
         label: the label; None takes the output's, or the schema's first.
+        where: another label, binary or of numbers: only rows where it is positive count (missing is not positive), as
+            for conversions after a click. The key then ends in `_where_<where>`.
 
     Raises:
         SchemaError: unknown label.
-        ConfigError: the label is not of the kind that the metric is defined for.
+        ConfigError: the label is not of the kind that the metric is defined for, or `where` is a label of classes.
     """
 
     merging: ClassVar[dict[str, Literal["sum", "concat"]]]
@@ -48,8 +50,16 @@ class Metric(abc.ABC):
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     registered_name: ClassVar[str]
 
-    def __init__(self, schema: Schema, *, output: str | None = None, label: str | None = None) -> None:
-        self.schema, self.output, self._named = schema, output, label
+    def __init__(
+        self, schema: Schema, *, output: str | None = None, label: str | None = None, where: str | None = None
+    ) -> None:
+        self.schema, self.output, self._named, self.where = schema, output, label, where
+        if where is not None and schema.label(where).kind == "multiclass":
+            raise ConfigError(
+                f"metric '{self.registered_name}': 'where' takes rows with a positive label, and classes are not",
+                expected="a binary or regression label",
+                got=f"the multiclass label '{where}'",
+            )
         self._use(default_prediction(schema.label(label)), check=label is not None or output is None)
 
     def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output], *, where: str) -> None:
@@ -75,26 +85,33 @@ class Metric(abc.ABC):
                 expected=f"a {' or '.join(self.label_kinds)} label",
             )
         self._prediction, self.label = prediction, label.name
-        self._column = [item.name for item in self.schema.labels].index(label.name)
+        self._column = self._column_of(label.name)
 
     @property
     def key(self) -> str:
         """The name in logs, without the split: `auc`, or `<label>/auc` where the schema has several labels."""
-        return f"{self.label}/{self.registered_name}" if len(self.schema.labels) > 1 else self.registered_name
+        return self.key_as(self.registered_name)
+
+    def key_as(self, name: str) -> str:
+        """Return the key under another name of the metric."""
+        name = name if self.where is None else f"{name}_where_{self.where}"
+        return f"{self.label}/{name}" if len(self.schema.labels) > 1 else name
 
     def add(self, outputs: Outputs, batch: Batch) -> State:
-        """Return the state of one batch without the rows whose label is missing."""
-        if not self._prediction.label.optional:
+        """Return the state of one batch without the rows whose label is missing or which `where` leaves out."""
+        if not self._prediction.label.optional and self.where is None:
             return self.update(outputs, batch)
-        is_there = ~self.target(batch).isnan()
+        counts = ~self.target(batch).isnan()
+        if self.where is not None:
+            counts &= batch.labels[:, self._column_of(self.where)] > 0
         kept = Batch(
             features=Features(batch.features.sparse[:0], batch.features.dense[:0]),
-            labels=batch.labels[is_there],
-            weight=None if batch.weight is None else batch.weight[is_there],
-            group=None if batch.group is None else batch.group[is_there],
+            labels=batch.labels[counts],
+            weight=None if batch.weight is None else batch.weight[counts],
+            group=None if batch.group is None else batch.group[counts],
         )
         name = self._prediction.output.name
-        return self.update({name: outputs[name][is_there]}, kept)
+        return self.update({name: outputs[name][counts]}, kept)
 
     @abc.abstractmethod
     def update(self, outputs: Outputs, batch: Batch) -> State:
@@ -123,6 +140,9 @@ class Metric(abc.ABC):
     def target(self, batch: Batch) -> Tensor:
         """Return this metric's label column, (B,) float32."""
         return batch.labels[:, self._column]
+
+    def _column_of(self, label: str) -> int:
+        return [item.name for item in self.schema.labels].index(label)
 
 
 class Accumulator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
@@ -21,6 +21,7 @@ class ExpectedCalibrationError(Metric):
 
     Args:
         bins: number of bins, 1 to 100,000. With 1 this is |mean(y) - mean(p)|.
+        common: `output`, `label` and `where`, as in `Metric`.
 
     Reference: Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3. Deviations: p is the
     probability of a click (theirs is the confidence in the predicted class); bins are closed on the left.
@@ -29,15 +30,8 @@ class ExpectedCalibrationError(Metric):
     merging = {"sums": "sum"}
     mode = "min"
 
-    def __init__(
-        self,
-        schema: Schema,
-        *,
-        output: str | None = None,
-        label: str | None = None,
-        bins: Annotated[int, Ge(1), Le(100_000)] = 15,
-    ) -> None:
-        super().__init__(schema, output=output, label=label)
+    def __init__(self, schema: Schema, *, bins: Annotated[int, Ge(1), Le(100_000)] = 15, **common: Any) -> None:
+        super().__init__(schema, **common)
         self.bins = bins
 
     def update(self, outputs: Outputs, batch: Batch) -> State:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
@@ -11,16 +13,18 @@ from rechub_ray.metrics.pairs import count_pairs, scored_rows
 from rechub_ray.schema import Schema
 
 
-@METRICS.register("gauc")
+@METRICS.register("gauc", "session_auc")
 class GAUC(Metric):
-    """Mean of each group's exact AUC, weighted by its impressions or clicks; groups of one class are skipped.
+    """Mean of each group's exact AUC, by its impressions or clicks or plainly; groups of one class are skipped.
 
     GAUC = sum_g n_g AUC_g / sum_g n_g over the groups with both classes. With sample weights, AUC_g is the weighted
     AUC and n_g the sum of the weights. Keeps 13 bytes a row (17 with weights) until `compute`, and then needs about 100
     a row on rank 0; see `auc`.
 
     Args:
-        weighting: `impressions` (n_g is the number of rows) or `clicks` (the number of rows with label 1).
+        weighting: `impressions` (n_g is the number of rows), `clicks` (the number of rows with label 1) or `equal` (1:
+            the plain mean over the groups).
+        common: `output`, `label` and `where`, as in `Metric`.
 
     Raises:
         ConfigError: the schema has no group column.
@@ -35,11 +39,10 @@ class GAUC(Metric):
         self,
         schema: Schema,
         *,
-        output: str | None = None,
-        label: str | None = None,
-        weighting: Literal["impressions", "clicks"] = "impressions",
+        weighting: Literal["impressions", "clicks", "equal"] = "impressions",
+        **common: Any,
     ) -> None:
-        super().__init__(schema, output=output, label=label)
+        super().__init__(schema, **common)
         if schema.group is None:
             raise ConfigError(
                 "metric 'gauc' needs a group column (a user or session id) and the schema has none",
@@ -58,6 +61,10 @@ class GAUC(Metric):
             return float("nan")
         pairs = count_pairs(score, state["label"], weight=weight if len(weight) else None, group=state["group"])
         both = (pairs.positives > 0) & (pairs.negatives > 0)
-        size = pairs.positives if self.weighting == "clicks" else pairs.positives + pairs.negatives
-        size = size[both].double()
-        return float((pairs.auc[both] * size).sum() / size.sum())
+        auc = pairs.auc[both]
+        size = {
+            "impressions": pairs.positives[both] + pairs.negatives[both],
+            "clicks": pairs.positives[both],
+            "equal": torch.ones_like(auc),
+        }[self.weighting].double()
+        return float((auc * size).sum() / size.sum())

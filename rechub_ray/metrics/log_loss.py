@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
 from rechub_ray.metrics.base import METRICS
 from rechub_ray.metrics.mean import MeanMetric
+from rechub_ray.schema import LabelKind
 
 
 @METRICS.register("log_loss")
@@ -20,7 +23,7 @@ class LogLoss(MeanMetric):
     """
 
     mode = "min"
-    label_kinds = ("binary", "multiclass")
+    label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary", "multiclass")
 
     def values(self, prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.dim() == 2:

@@ -76,16 +76,19 @@ class MetricSet:
             self._metrics[metric.key], self._where[metric.key] = metric, where
 
     def resolve(self, key: str) -> str:
-        """Return the full key of a metric: a bare name means the first label's.
+        """Return the full key of a metric: a bare name means the first label's; aliases count as names.
 
         Raises:
             ConfigError: no such metric.
         """
-        if key in self._metrics:
-            return key
+        known: dict[str, str] = {}
+        for full, metric in self._metrics.items():
+            aliases = METRICS.aliases(metric.registered_name)
+            known |= {full: full, **{metric.key_as(alias): full for alias in aliases}}
         labels = self._schema.labels
-        if labels and f"{labels[0].name}/{key}" in self._metrics:
-            return f"{labels[0].name}/{key}"
+        for name in (key, f"{labels[0].name}/{key}" if labels else key):
+            if name in known:
+                return known[name]
         raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, self.keys))
 
     def mode(self, key: str) -> Direction:

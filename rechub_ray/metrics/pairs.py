@@ -49,9 +49,19 @@ def count_pairs(score: Tensor, label: Tensor, *, weight: Tensor | None, group: T
     label = label[order]
     kind = torch.int64 if weight is None else torch.float64
     size = torch.ones_like(label, dtype=kind) if weight is None else weight[order].to(kind)
-    positive = size * label
     del order
+    return count_sorted(score, size * label, size, group)
 
+
+def count_sorted(score: Tensor, positive: Tensor, size: Tensor, group: Tensor | None) -> GroupPairs:
+    """Count the pairs within each group of rows that stand by group, then by score: O(N).
+
+    Args:
+        score: (N,), ascending within a group.
+        positive: (N,) int64 or float64, the row's size where its label is 1, 0 elsewhere.
+        size: (N,) of the same type: 1, or the row's weight.
+        group: (N,) int64, equal ones together; None puts all rows into one group.
+    """
     group_starts = _changes(group) if group is not None else torch.zeros_like(score, dtype=torch.bool)
     ties = (_changes(score) | group_starts).cumsum(0)  # rows of one group with one score share a number
     positives = _sum_by(ties, positive)

@@ -11,7 +11,7 @@ from rechub_ray.metrics import GAUC
 from rechub_ray.schema import Label, Schema
 
 
-def loop(logits, labels, weight, group, *, by_clicks):
+def loop(logits, labels, weight, group, *, weighting):
     """The definition, one group after the other."""
     labels, weight = labels.astype(np.float64), weight.astype(np.float64)
     total = size = skipped = 0.0
@@ -20,20 +20,18 @@ def loop(logits, labels, weight, group, *, by_clicks):
         if len(np.unique(labels[mine])) < 2:
             skipped += 1
             continue
-        n = (weight[mine] * labels[mine]).sum() if by_clicks else weight[mine].sum()
+        n = {"impressions": weight[mine].sum(), "clicks": (weight[mine] * labels[mine]).sum(), "equal": 1}[weighting]
         total += n * roc_auc_score(labels[mine], logits[mine], sample_weight=weight[mine])
         size += n
     assert skipped > 5  # the data has groups of one class
     return total / size
 
 
-@pytest.mark.parametrize("weighting", ["impressions", "clicks"])
+@pytest.mark.parametrize("weighting", ["impressions", "clicks", "equal"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_equals_a_plain_loop(value, clicks, weighting, weighted):
     logits, labels, weight, group = clicks
-    expected = loop(
-        logits, labels, weight if weighted else np.ones_like(weight), group, by_clicks=weighting == "clicks"
-    )
+    expected = loop(logits, labels, weight if weighted else np.ones_like(weight), group, weighting=weighting)
     result = value("gauc", logits, labels, weight if weighted else None, group, weighting=weighting)
     assert result == pytest.approx(expected, abs=1e-12)
 
@@ -42,7 +40,8 @@ def test_weightings_differ(value, clicks):
     logits, labels, _, group = clicks
     by_rows = value("gauc", logits, labels, None, group)
     by_clicks = value("gauc", logits, labels, None, group, weighting="clicks")
-    assert abs(by_rows - by_clicks) > 1e-4
+    equal = value("session_auc", logits, labels, None, group, weighting="equal")
+    assert min(abs(by_rows - by_clicks), abs(by_rows - equal), abs(by_clicks - equal)) > 1e-4
 
 
 def test_a_constant_for_each_user_changes_nothing(value, clicks):

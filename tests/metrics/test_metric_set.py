@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
 
 ONE = Schema(features=(), labels=(Label("click"),))
+CLASSES = Schema(features=(), labels=(Label("click"), Label("stars", "multiclass", num_classes=3)))
 TWO = Schema(features=(), labels=(Label("click"), Label("rating", "regression")))
 
 
@@ -119,6 +121,9 @@ def test_classes_against_scikit_learn():
         (ONE, [{"name": "auc_histogram", "bins": 1}], r"'metrics.0.bins': input should be greater than or equal to 2"),
         (ONE, ["log_loss", "gauc"], r"'metrics.1': metric 'gauc' needs a group column"),
         (ONE, ["rmse"], r"'metrics.0': metric 'rmse' is not defined for the binary label 'click'"),
+        (ONE, [{"name": "auc", "where": "clik"}], r"'metrics.0': the schema has no label 'clik'. Did you mean 'click'"),
+        (CLASSES, [{"name": "auc", "where": "stars"}], r"'metrics.0'.*'where'.*the multiclass label 'stars'"),
+        (ONE, [{"name": "precision", "threshold": 1}], r"'metrics.0.threshold': input should be less than 1"),
         (TWO, [{"name": "auc", "label": "rating"}], r"'auc' is not defined for the regression label 'rating'"),
     ],
 )
@@ -133,6 +138,65 @@ def test_check_names_the_nearest_output():
         ConfigError, match=r"'metrics.1.output': the model has no output 'logits'. Did you mean 'logit'"
     ):
         bound(ONE, nodes, (Output("logit"), Output("embedding", "vector")))
+
+
+def test_where_keeps_the_rows_where_another_label_is_positive():
+    schema = Schema(
+        (), (Label("click", optional=True), Label("buy", optional=True), Label("seconds", "regression")), weight="w"
+    )
+    outputs = (Output("p/click", label="click"), Output("p/buy", label="buy"), Output("v", "value", "seconds"))
+    nodes = [
+        {"name": "auc", "label": "buy", "where": "click"},
+        {"name": "auc", "label": "buy", "where": "seconds"},
+        {"name": "auc", "label": "buy"},
+        {"name": "mae", "label": "seconds", "where": "click"},
+        {"name": "expected_calibration_error", "where": "buy"},
+    ]
+    metrics = bound(schema, nodes, outputs)
+    torch.manual_seed(0)
+    given = {output.name: torch.randn(400) for output in outputs}
+    labels = torch.cat([torch.randint(0, 2, (400, 2)).float(), torch.randn(400, 1)], 1)
+    labels[torch.arange(400) % 5 == 0, 0] = torch.nan
+    labels[torch.arange(400) % 7 == 0, 1] = torch.nan
+    weight = torch.rand(400)
+    for part in torch.arange(400).split(64):
+        some = batch(labels[part])
+        some.weight = weight[part]
+        metrics.update({name: value[part] for name, value in given.items()}, some)
+    result = metrics.compute(World())
+    assert tuple(result) == (
+        "buy/auc_where_click",
+        "buy/auc_where_seconds",
+        "buy/auc",
+        "seconds/mae_where_click",
+        "click/expected_calibration_error_where_buy",
+    )
+    there = ~labels[:, 1].isnan()
+    for key, rows in (
+        ("buy/auc_where_click", there & (labels[:, 0] == 1)),
+        ("buy/auc_where_seconds", there & (labels[:, 2] > 0)),
+        ("buy/auc", there),
+    ):
+        expected = roc_auc_score(labels[rows, 1], given["p/buy"][rows], sample_weight=weight[rows].double())
+        assert result[key] == pytest.approx(expected)
+    rows = labels[:, 0] == 1
+    errors = (given["v"] - labels[:, 2]).abs()[rows]
+    assert result["seconds/mae_where_click"] == pytest.approx(float((errors * weight[rows]).sum() / weight[rows].sum()))
+    assert metrics.mode("buy/auc_where_click") == "max"
+
+
+def test_where_without_a_positive_row_is_nan():
+    metrics = MetricSet(TWO, [{"name": "accuracy", "where": "rating"}])
+    metrics.update({"logit": torch.tensor([1.0, -1.0])}, batch(torch.tensor([[1.0, -1.0], [0.0, 0.0]])))
+    assert metrics.keys == ("click/accuracy_where_rating",)
+    assert math.isnan(metrics.compute(World())["click/accuracy_where_rating"])
+
+
+def test_an_alias_names_a_computed_metric():
+    metrics = MetricSet(TWO, ["ne", {"name": "average_precision", "where": "rating"}])
+    assert metrics.keys == ("click/normalized_entropy", "click/pr_auc_where_rating")
+    assert metrics.resolve("ne") == metrics.resolve("click/ne") == "click/normalized_entropy"
+    assert metrics.resolve("average_precision_where_rating") == "click/pr_auc_where_rating"
 
 
 def test_modes():

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import recall_score
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.83])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_equals_scikit_learn(value, clicks, weighted, threshold):
+    logits, labels, weight, _ = clicks
+    weight = weight if weighted else None
+    called = expit(logits.astype(np.float64)) > threshold
+    expected = recall_score(labels, called, sample_weight=weight)
+    assert value("recall", logits, labels, weight, threshold=threshold) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nothing_called_is_zero_and_no_click_is_nan(value):
+    assert value("recall", [-1.0, -2.0], [1, 0]) == 0
+    assert math.isnan(value("recall", [1.0, 2.0], [0, 0]))
