@@ -96,13 +96,13 @@ class VectorLoss(PairLoss):
     def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """Return what stands in the rows and in the columns of the similarities, (B, D) each."""
 
-    @abc.abstractmethod
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
-        """Return the losses of rows, (R,).
+        """Return the losses of rows; every subclass has it, but one that computes the total itself.
 
         Shapes:
             mine (R, D), others (C, D) -> (R,)
         """
+        raise NotImplementedError
 
     def counts(self, rows: Rows) -> Tensor:
         """Return the factors of the rows' losses, (B,): weights, 0 for rows that do not count."""
