@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rechub_ray.runtime.launch import RunResult, train
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
-    from rechub_ray.trainers import CTRTrainer
+    from rechub_ray.trainers import CTRTrainer, evaluate_multi_task
 
     __version__: str
 
@@ -45,6 +45,7 @@ __all__ = [
     "Tuner",
     "__version__",
     "evaluate",
+    "evaluate_multi_task",
     "export_model",
     "export_onnx",
     "load_config",
@@ -64,7 +65,7 @@ _MODULES = {
     "runtime.launch": ("RunResult", "train"),
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
-    "trainers": ("CTRTrainer",),
+    "trainers": ("CTRTrainer", "evaluate_multi_task"),
 }
 _NAMES = {"load_config": "load"}  # under another name in their module
 

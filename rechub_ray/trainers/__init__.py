@@ -1,5 +1,6 @@
 """Trainer objects with fit, evaluate and predict, on the same runtime as the command line."""
 
 from rechub_ray.trainers.ctr_trainer import CTRTrainer
+from rechub_ray.trainers.multi_task_evaluation import evaluate_multi_task
 
-__all__ = ["CTRTrainer"]
+__all__ = ["CTRTrainer", "evaluate_multi_task"]
