@@ -1,4 +1,4 @@
-"""Label expressions: arithmetic and comparisons over raw columns, and nothing else."""
+"""Expressions of labels and of `where`: arithmetic and comparisons over raw columns, and nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Expression:
             waiting += [(child, depth + (child is not chain)) for child in ast.iter_child_nodes(node)]
         self._names: dict[str, None] = {}
         if self._check(self._tree) == "text":
-            raise ConfigError(f"{self._name} is a text, not a label", expected=_ALLOWED)
+            raise ConfigError(f"{self._name} is a text, not a number or a truth value", expected=_ALLOWED)
 
     @property
     def columns(self) -> list[str]:

@@ -98,7 +98,7 @@ class _Run:
         self.work = staging / "work"
         source = Source.open(recipe.source)
         source.verify(recipe.checksums, recipe.url)
-        self.tasks = plan(source, recipe.files, recipe.input_columns, recipe.uses)
+        self.tasks = plan(source, recipe.files, recipe.input_columns, recipe.uses, recipe.where)
         files = tuple(dict.fromkeys(task.file for task in self.tasks))
         raw_bytes = sum(source.size(file) for file in files)
         self.use_ray = ray_is_up() or raw_bytes >= RAY_BYTES if use_ray is None else use_ray
@@ -231,7 +231,7 @@ class _Run:
         split, history = self.recipe.split, self.recipe.history
         times = self._times() if isinstance(split, ByTime) else None
         least = history.min_length if history is not None and min_length else 0
-        return empty_split(split, name, times=times, bad=self.bad, min_length=least)
+        return empty_split(split, name, times=times, bad=self.bad, min_length=least, where=self.recipe.where)
 
     def _example(self, column: str) -> Any:
         """Return a value of a column of the rows; None where there is none."""

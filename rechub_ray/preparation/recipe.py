@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.preparation.columns import Takes, Use
+from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.forms import (
     AtRandom,
     Bucket,
@@ -51,6 +52,8 @@ class Recipe(Form):
             mapping `split: path` for a split by file. Folders `key=value` bring a column `key`. In place of a path,
             `{path: ..., format: {...}}` overrides keys of `format` for these files.
         time_format: `strptime` formats (one or a list) of the times written as text; without it they are ISO 8601.
+        where: an expression over columns of the input (`dt >= "2026-11-01" and country == "DE"`); rows for which it is
+            not true are left out before anything else, so they are in no history, no vocabulary and no split.
         url: where the data comes from; nothing is downloaded.
         licence: of the data.
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
@@ -73,6 +76,7 @@ class Recipe(Form):
     files: dict[str, tuple[File, ...]]
     format: Format = Format()
     time_format: tuple[str, ...] = ()
+    where: str = ""
     joins: tuple[Join, ...] = ()
     history: History | None = None
     features: tuple[FeatureSpec, ...]
@@ -205,6 +209,7 @@ class Recipe(Form):
                 extras.append((history.item, "'history.item'", "value"))
             else:
                 uses.append(Use(history.items, "'history.items'", "list", history.separator))
+        uses += [Use(name, "in 'where'") for name in (Expression(self.where).columns if self.where else ())]
         return (*uses, *(Use(name, what, takes) for name, what, takes in extras if name is not None))
 
     @property
@@ -314,6 +319,14 @@ def _check_names(recipe: Recipe) -> None:
             got=f"{recipe.group} and {recipe.cluster_by}",
         )
     joined = [name for join in recipe.joins for name in join.columns]
+    if recipe.where:
+        made = {*joined, *([recipe.history.name] if recipe.history is not None else [])}
+        for name in sorted(made & set(Expression(recipe.where).columns)):
+            raise ConfigError(
+                f"'where' reads '{name}', which is no column of the input files",
+                expected="columns that the files have, or that their folders name",
+                hint="A side table is joined to the rows that are left.",
+            )
     for name in joined:
         if joined.count(name) > 1:
             raise ConfigError(f"'joins': two side tables bring a column '{name}'")

@@ -163,7 +163,7 @@ class RowReader:
         assert isinstance(self.recipe.split, ByTime)
         column, quantiles = self.recipe.split.column, Quantiles()
         # where nothing else is needed for it, the column is read alone, in a third of the time
-        own = [one for one in task.columns if one.name == column and column not in dict(task.keys)]
+        own = [one for one in task.columns if one.name == column and column not in dict(task.keys) and not task.where]
         made = self.grouped or (self.recipe.history is not None and self.recipe.history.items is not None)
         parts = read(self.source, dataclasses.replace(task, columns=tuple(own))) if own and not made else None
         for raw in parts or (raw for raw, _ in self.joined(task)):

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
@@ -19,8 +20,9 @@ from rechub_ray.errors import DataError, nearest
 from rechub_ray.files import open_filesystem, reason
 from rechub_ray.preparation import progress, text
 from rechub_ray.preparation.columns import TEXT, Column, Use, check_type, convert, settle
+from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.forms import File, Format
-from rechub_ray.preparation.values import Flaws
+from rechub_ray.preparation.values import Flaws, flat
 
 TASK_BYTES = 64 << 20
 PARQUET_TASK_ROWS = 1_000_000
@@ -199,6 +201,7 @@ class Task:
         names: the columns of a text file.
         compression: of a text file.
         recode: encoding of a text file whose bytes cannot be cut into lines, else empty.
+        where: expression that is true for the rows to keep; empty keeps all.
     """
 
     file: str
@@ -214,6 +217,7 @@ class Task:
     names: tuple[str, ...] = ()
     compression: str | None = None
     recode: str = ""
+    where: str = ""
 
 
 @dataclasses.dataclass
@@ -237,13 +241,16 @@ class RawRows:
     first: npt.NDArray[np.bool_] | None = None
 
 
-def plan(source: Source, files: Mapping[str, Sequence[File]], columns: list[str], uses: Sequence[Use]) -> list[Task]:
+def plan(
+    source: Source, files: Mapping[str, Sequence[File]], columns: list[str], uses: Sequence[Use], where: str = ""
+) -> list[Task]:
     """Return the tasks, in the order of the files. Depends on the files alone, never on the number of workers.
 
     Args:
         files: of each split.
         columns: those to read.
         uses: what they are read for.
+        where: expression that is true for the rows to keep; empty keeps all.
 
     Raises:
         DataError: a file is missing, empty, of another type than its format, or lacks one of `columns`; or a column
@@ -264,7 +271,7 @@ def plan(source: Source, files: Mapping[str, Sequence[File]], columns: list[str]
     _need_keys(source, wholes, columns)
     settled = tuple(settle(name, uses, kinds[name]) for name in columns)
     for whole in wholes:
-        whole = dataclasses.replace(whole, columns=settled)
+        whole = dataclasses.replace(whole, columns=settled, where=where)
         tasks += _cut_parquet(source, whole) if whole.form.type == "parquet" else _cut_text(source, whole)
     return tasks
 
@@ -419,7 +426,13 @@ def _unreadable(task: Task, error: Exception) -> DataError:
 def _converted(raw: RawRows, task: Task) -> RawRows:
     flaws = Flaws(raw.table.num_rows)
     table = convert(raw.table, task.columns, task.form, flaws)
-    if not flaws.reasons:
+    keep = np.ones(table.num_rows, dtype=bool)
+    if task.where:
+        wanted, inner = Expression(task.where).values(table)
+        for row, why in inner.reasons.items():
+            flaws.reasons.setdefault(row, why)
+        keep = flat(pc.fill_null(pc.not_equal(wanted, 0), False)).to_numpy(zero_copy_only=False)
+    if not flaws.reasons and keep.all():
         return dataclasses.replace(raw, table=table)
     for row, why in sorted(flaws.reasons.items()):
         try:
@@ -427,7 +440,7 @@ def _converted(raw: RawRows, task: Task) -> RawRows:
         except UnicodeDecodeError:  # the reason quotes the bytes
             shown = ""
         raw.bad.append(BadRow(task.file, int(raw.rows[row]), why, shown))
-    good = flaws.good
+    good = flaws.good & keep
     return RawRows(table.filter(pa.array(good)), raw.files[good], raw.rows[good], raw.bad)
 
 

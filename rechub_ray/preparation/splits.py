@@ -124,7 +124,13 @@ def fitted_starts(split: ByTime, times: Quantiles) -> list[float]:
 
 
 def empty_split(
-    split: SplitSpec | None, name: str, *, times: Quantiles | None = None, bad: int = 0, min_length: int = 0
+    split: SplitSpec | None,
+    name: str,
+    *,
+    times: Quantiles | None = None,
+    bad: int = 0,
+    min_length: int = 0,
+    where: str = "",
 ) -> DataError:
     """Return the error that a split has no rows, with the reason.
 
@@ -132,8 +138,9 @@ def empty_split(
         times: the moments of all rows, for a split by time.
         bad: rows that were set aside.
         min_length: rows with a shorter history were left out.
+        where: rows for which this expression is not true were left out.
     """
-    hint = None
+    hint = f"Only rows for which 'where: {where}' is true are taken." if where else None
     if isinstance(split, ByTime):
         assert times is not None
         got, hint = _moments(split, times)
