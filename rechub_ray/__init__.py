@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rechub_ray.runtime.launch import RunResult, train
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
+    from rechub_ray.task import shared_task_layers
     from rechub_ray.trainers import CTRTrainer, evaluate_multi_task
 
     __version__: str
@@ -51,6 +52,7 @@ __all__ = [
     "load_config",
     "load_model",
     "predict",
+    "shared_task_layers",
     "train",
     "tune",
 ]
@@ -65,6 +67,7 @@ _MODULES = {
     "runtime.launch": ("RunResult", "train"),
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
+    "task": ("shared_task_layers",),
     "trainers": ("CTRTrainer", "evaluate_multi_task"),
 }
 _NAMES = {"load_config": "load"}  # under another name in their module

@@ -21,7 +21,7 @@ from rechub_ray.files import absolute, join_all
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
-from rechub_ray.optimizers import OPTIMIZERS, validate_optimizer
+from rechub_ray.optimizers import OPTIMIZERS, by_task, validate_optimizer
 from rechub_ray.registry import Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
@@ -254,7 +254,8 @@ class RunConfig(Section):
         balancing: how the losses of several labels become one gradient; null adds them up.
         metrics: nodes of metrics; null gives every label the metrics of its kind.
         optimizers: nodes of optimizers, which also take `params` (patterns of parameter names), `schedule` (a
-            schedule's node), `clip_norm` and `clip_value` (bounds of their gradients).
+            schedule's node), `clip_norm` and `clip_value` (bounds of their gradients), and `task_specific_lr` (rates
+            by label: such a node becomes several).
         trackers: nodes of trackers.
     """
 
@@ -469,6 +470,8 @@ def _component_list(nodes: Any, registry: Registry[Any], where: str) -> list[Nod
         raise ConfigError(f"'{where}' is not a list of {registry.kind}s", got=repr(nodes))
     if not nodes and where in ("losses", "optimizers"):
         raise ConfigError(f"'{where}' is empty", expected=f"at least one {registry.kind}")
+    if registry is OPTIMIZERS:
+        nodes = [one for i, node in enumerate(nodes) for one in by_task(node, where=f"{where}.{i}")]
     check = _optimizer if registry is OPTIMIZERS else registry.validate
     return [check(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
 

@@ -290,14 +290,31 @@ def links_of(losses: Sequence[Loss]) -> dict[str, Link]:
     return links
 
 
-def shared_task_layers(model: Model) -> list[str]:
-    """Return the names of the parameters that two or more of the model's labels are computed from.
+def shared_task_layers(model: Model) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that several of the model's labels are computed from, and those that one alone is.
 
-    Found by differentiating each label's output on one row.
+    Args:
+        model: with an output for each of several labels; its frozen parameters are in neither list.
+
+    Example:
+        >>> shared_params, task_params = shared_task_layers(model)  # doctest: +SKIP
+    """
+    named, times = dict(model.named_parameters()), _labels_reached(model)
+    shared = [named[name] for name, labels in times.items() if labels > 1]
+    return shared, [named[name] for name, labels in times.items() if labels == 1]
+
+
+def shared_parameters(model: Model) -> list[str]:
+    """Return the names of the parameters that two or more of the model's labels are computed from.
 
     Args:
         model: with an output for each of several labels.
     """
+    return [name for name, labels in _labels_reached(model).items() if labels > 1]
+
+
+def _labels_reached(model: Model) -> dict[str, int]:
+    """Return by parameter how many labels are computed from it, by differentiating each label's output on one row."""
     features = _example(model.schema, next(model.parameters()).device)
     was_training = model.training
     model.eval()
@@ -312,7 +329,7 @@ def shared_task_layers(model: Model) -> list[str]:
                 reached[name] = reached.get(name, 0) + (gradient is not None)
     finally:
         model.train(was_training)
-    return [name for name, times in reached.items() if times > 1]
+    return reached
 
 
 def _example(schema: Schema, device: torch.device) -> Features:

@@ -19,7 +19,7 @@ from rechub_ray.models import MODELS, Model
 from rechub_ray.optimizers import build_optimizers
 from rechub_ray.outputs import Output
 from rechub_ray.schema import DenseFeature, Label, Schema, SparseFeature
-from rechub_ray.task import Task, shared_task_layers
+from rechub_ray.task import Task, shared_parameters, shared_task_layers
 from rechub_ray.world import World
 from tests.worlds import on_ranks
 
@@ -338,9 +338,20 @@ def test_parameters_of_balancing_are_saved_and_taken_back_but_are_not_the_models
 
 
 def test_shared_layers_are_those_of_several_labels() -> None:
-    shared = shared_task_layers(build(TWO, BOTH).model)
+    shared = shared_parameters(build(TWO, BOTH).model)
     names = [name for name, _ in build(TWO, BOTH).model.named_parameters()]
     assert set(shared) == {name for name in names if not name.startswith("towers.")}
+
+
+def test_shared_task_layers_are_the_models_own_parameters_each_once() -> None:
+    model = build(TWO, BOTH, model={"name": "ple", "embedding_dim": 4, "num_layers": 1}).model
+    shared, own = shared_task_layers(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert sorted(names[id(p)] for p in (*shared, *own)) == sorted(names.values())
+    assert {names[id(p)] for p in own} == {name for name in names.values() if name.startswith("towers.")}
+    assert any("experts" in names[id(p)] for p in own)
+    model.embedding.requires_grad_(False)
+    assert not {id(p) for p in model.embedding.parameters()} & {id(p) for p in shared_task_layers(model)[0]}
 
 
 def test_a_learned_weight_is_that_of_the_paper() -> None:

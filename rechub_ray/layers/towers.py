@@ -14,6 +14,15 @@ from rechub_ray.outputs import Output, OutputKind, ZeroInflatedLogNormal, defaul
 from rechub_ray.schema import Label, Schema
 
 
+def tower_key(label: str, beside: nn.Module | None = None) -> str:
+    """Return the name of a label's tower among `beside`, or among no others."""
+    taken = nn.ModuleDict() if beside is None else beside
+    key = label.replace(".", "_")  # a module's name has no dots
+    while hasattr(taken, key):  # nor may it be that of a method, such as `type`
+        key += "_"
+    return key
+
+
 class Towers(nn.ModuleDict):
     """A multi-layer perceptron for each label that ends in the label's head: `towers.<label>.mlp`.
 
@@ -73,13 +82,7 @@ class Towers(nn.ModuleDict):
                 dropout=dropout,
                 batch_norm=batch_norm,
             )
-            self[self._key(label.name)] = nn.ModuleDict({"mlp": mlp})
-
-    def _key(self, label: str) -> str:
-        key = label.replace(".", "_")  # a module's name has no dots
-        while hasattr(self, key):  # nor may it be that of a method, such as `type`
-            key += "_"
-        return key
+            self[tower_key(label.name, self)] = nn.ModuleDict({"mlp": mlp})
 
     @property
     def each(self) -> list[nn.ModuleDict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rechub_ray.optimizers.base import OPTIMIZERS, SparseOptimizer, takes_row_gradients
-from rechub_ray.optimizers.groups import BuiltOptimizer, build_optimizers, state_shapes, validate_optimizer
+from rechub_ray.optimizers.groups import BuiltOptimizer, build_optimizers, by_task, state_shapes, validate_optimizer
 
 __all__ = [
     "OPTIMIZERS",
@@ -14,6 +14,7 @@ __all__ = [
     "build_optimizers",
     "state_shapes",
     "takes_row_gradients",
+    "by_task",
     "validate_optimizer",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import glob
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.layers.embedding import tables_of
+from rechub_ray.layers.towers import tower_key
 from rechub_ray.optimizers.base import OPTIMIZERS, takes_row_gradients
 from rechub_ray.registry import check_booleans, config_error
 
@@ -79,6 +81,33 @@ def validate_optimizer(node: Any, *, where: str = "optimizer") -> dict[str, Any]
     }
 
 
+def by_task(node: Any, *, where: str = "optimizer") -> list[Any]:
+    """Return the nodes that one stands for: with `task_specific_lr: {<label>: <rate>}`, one more a label before it.
+
+    Each is a copy of the node with the label's rate that takes `towers.<label>.*`, what belongs to the label alone.
+
+    Raises:
+        ConfigError: `task_specific_lr` is not rates by label.
+    """
+    if not isinstance(node, Mapping) or "task_specific_lr" not in node:
+        return [node]
+    rates = node["task_specific_lr"]
+    rest = {key: value for key, value in node.items() if key != "task_specific_lr"}
+    if rates is None:
+        return [rest]
+    if not isinstance(rates, Mapping):
+        raise ConfigError(
+            f"'{where}.task_specific_lr' does not say which label has which rate",
+            expected="a mapping such as {click: 0.001}",
+            got=repr(rates),
+        )
+    own = [
+        {**rest, "params": [f"towers.{glob.escape(tower_key(str(label)))}.*"], "lr": rate}
+        for label, rate in rates.items()
+    ]
+    return [*own, rest]
+
+
 _BESIDE = ("params", "schedule", "clip_norm", "clip_value")
 """The keys of a node that are no arguments of the optimizer."""
 
@@ -100,7 +129,7 @@ def build_optimizers(
     node names get an Adam of their own, last in the list, at its default rate and without decay.
 
     Args:
-        nodes: one node, or a list of them; see `validate_optimizer`.
+        nodes: one node, or a list of them; see `validate_optimizer` and `by_task`.
         model: has the parameters; those without `requires_grad` are left out.
         also: parameters of losses and balancing, by names that begin with `losses.` or `balancing.`.
         where: the nodes' place in the configuration, for messages.
@@ -111,6 +140,7 @@ def build_optimizers(
     """
     if isinstance(nodes, (str, Mapping)):
         nodes = [nodes]
+    nodes = [one for i, node in enumerate(nodes) for one in by_task(node, where=f"{where}.{i}")]
     checked = [validate_optimizer(node, where=f"{where}.{i}") for i, node in enumerate(nodes)]
     also = also or {}
     patterns = [node["params"] for node in checked]

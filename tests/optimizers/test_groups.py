@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from rechub_ray.config import validate
 from rechub_ray.errors import ConfigError
 from rechub_ray.layers.embedding import EmbeddingBank
+from rechub_ray.layers.towers import Towers
 from rechub_ray.optimizers import RowwiseAdagrad, build_optimizers, validate_optimizer
 from rechub_ray.schema import Label, Schema, SparseFeature
 
@@ -53,6 +55,53 @@ def test_first_match_wins_and_tables_learn_what_gradients_they_get() -> None:
     assert not model.embedding.sparse_grad
     build_optimizers("adam", model)
     assert not model.linear.sparse_grad
+
+
+class TwoTasks(nn.Module):
+    """A table, something shared, and towers of labels whose names are no modules' names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = EmbeddingBank(SCHEMA, dim=2)
+        self.bottom = nn.Linear(4, 4)
+        labels = (Label("click"), Label("a.b"), Label("type"))
+        self.towers = Towers(Schema(SCHEMA.features, labels), 4, ())
+
+
+def test_each_label_has_its_rate_and_the_rest_the_nodes() -> None:
+    schedule = {"name": "exponential", "decay": 0.5, "decay_steps": 10}
+    node = {"name": "adam", "lr": 0.1, "schedule": schedule, "task_specific_lr": {"click": 0.2, "a.b": 0.3, "type": 1}}
+    built = build_optimizers([{"name": "rowwise_adagrad", "params": "embedding.*"}, node], TwoTasks())
+    rates = {name: one.optimizer.param_groups[0]["lr"] for one in built[1:] for name in one.parameters}
+    ends = ("mlp.0.weight", "mlp.0.bias")
+    towers = {"click": 0.2, "a_b": 0.3, "type_": 1.0}
+    expected = {f"towers.{key}.{end}": rate for key, rate in towers.items() for end in ends}
+    assert rates == {**expected, "bottom.weight": 0.1, "bottom.bias": 0.1}
+    assert all(one.schedule_node == schedule for one in built[1:])
+
+
+def test_a_run_resolves_rates_by_label_once() -> None:
+    node = {"name": "adam", "lr": 0.1, "params": "*", "task_specific_lr": {"click": 0.2}}
+    config = validate({"model": "mmoe", "optimizers": [node]})
+    assert [(one["params"], one["lr"]) for one in config.optimizers] == [(["towers.click.*"], 0.2), (["*"], 0.1)]
+    assert validate(config.model_dump()).optimizers == config.optimizers
+    plain = {key: value for key, value in node.items() if key != "task_specific_lr"}
+    for nothing in ({}, None):
+        found = validate({"model": "mmoe", "optimizers": [{**node, "task_specific_lr": nothing}]})
+        assert found.optimizers == validate({"model": "mmoe", "optimizers": [plain]}).optimizers
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        (0.1, r"'optimizers.0.task_specific_lr'.*\{click: 0.001\}.*0.1"),
+        ({"clik": 0.1}, r"'towers.clik.\*' matches no parameter. Did you mean 'towers.click.\*'"),
+        ({"click": -0.1}, r"'optimizers.0.lr'"),
+    ],
+)
+def test_rates_that_fit_no_label_are_refused(rates: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizers({"name": "adam", "task_specific_lr": rates}, TwoTasks())
 
 
 def test_frozen_parameters_are_left_out() -> None:

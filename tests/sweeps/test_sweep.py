@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rechub_ray import config as config_module
+from rechub_ray.balancing import BALANCING
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, RechubError, ResourceError
@@ -396,8 +397,8 @@ READY = sorted((Path(__file__).resolve().parents[2] / "tune_configs").glob("*.ya
 
 def test_the_ready_files_are_these() -> None:
     assert [file.stem for file in READY] == [
-        "dcn_v2_pbt", "deepfm_asha", "deepfm_bohb", "deepfm_multi_objective", "ranking_shootout", "smoke",
-        "wide_deep_hyperband",
+        "dcn_v2_pbt", "deepfm_asha", "deepfm_bohb", "deepfm_multi_objective", "multi_task", "ranking_shootout",
+        "smoke", "wide_deep_hyperband",
     ]  # fmt: skip
 
 
@@ -410,12 +411,12 @@ def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
 
 
 @pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
-def test_a_ready_file_is_valid(data: Path, tmp_path: Path, file: Path) -> None:
+def test_a_ready_file_is_valid(data: Path, two_tasks: Path, tmp_path: Path, file: Path) -> None:
     if file.stem == "deepfm_bohb":
         pytest.importorskip("hpbandster")
     if file.stem == "deepfm_multi_objective":
         pytest.importorskip("optuna")
-    found = ready(file, data, tmp_path)
+    found = ready(file, two_tasks if file.stem == "multi_task" else data, tmp_path)
     assert found.sweep.name == file.stem, "the name is the file's, so that sweeps/<name> tells where it came from"
     base = Path(yaml.safe_load(file.read_text())["base"])
     assert base.parts[:2] == ("..", "configs"), "the data of a configuration has a recipe"
@@ -434,6 +435,13 @@ def test_the_shootout_gives_every_ranking_model_the_same_budget(data: Path, tmp_
     assert found.job.config.train.early_stopping.patience is None
     inner = {v.parent[1] for v in found.space.variables if v.parent is not None}
     assert inner == every - {"lr"}  # which has nothing of its own to vary
+
+
+def test_every_way_of_balancing_has_the_same_budget(two_tasks: Path, tmp_path: Path) -> None:
+    found = ready(next(file for file in READY if file.stem == "multi_task"), two_tasks, tmp_path)
+    counts = Counter(point["balancing"] for point in found.planned())
+    assert set(counts) == set(BALANCING.names()), "name each balancing method in tune_configs/multi_task.yaml"
+    assert len(set(counts.values())) == 1, "trials is not a multiple of the number of methods"
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rechub_ray.batch import Batch, Features
 from rechub_ray.models import MODELS
 from rechub_ray.registry import keyword_arguments
 from rechub_ray.schema import Label
-from rechub_ray.task import Task, shared_task_layers
+from rechub_ray.task import Task, shared_parameters
 
 NAMES = [name for name in MODELS.names() if "heads" in keyword_arguments(MODELS.get(name))]
 LABELS = (
@@ -60,7 +60,7 @@ def test_a_label_that_is_missing_in_all_rows_trains_nothing_of_its_own(name: str
     assert terms.parts["cross_entropy/stars"] == 0
     terms.total.backward()
     own = {n for n, _ in task.model.named_parameters() if n.startswith("towers.stars.")}
-    own -= set(shared_task_layers(task.model))
+    own -= set(shared_parameters(task.model))
     assert own
     for name in own:
         gradient = task.model.get_parameter(name).grad
@@ -71,7 +71,7 @@ def test_a_label_that_is_missing_in_all_rows_trains_nothing_of_its_own(name: str
 def test_what_is_not_in_a_tower_is_shared(name: str, by_hand: Any) -> None:
     model = built(name, by_hand)[0].model
     outside = {n for n, _ in model.named_parameters() if not n.startswith("towers.")}
-    shared = set(shared_task_layers(model))
+    shared = set(shared_parameters(model))
     assert outside <= shared
     if name not in ("aitm", "ple"):  # which pass on what other labels' modules give
         assert outside == shared
