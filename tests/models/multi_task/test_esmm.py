@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from rechub_ray.batch import Batch, Features
 from rechub_ray.errors import ConfigError
-from rechub_ray.outputs import served
+from rechub_ray.metrics import MetricSet
+from rechub_ray.outputs import predictions, served
 from rechub_ray.schema import Label
 from rechub_ray.task import Task
+from rechub_ray.world import World
 
 NODE = {"name": "esmm", "tower_units": [5]}
 CHAIN = (Label("click"), Label("cart"), Label("buy"))
@@ -36,6 +39,20 @@ def test_shared_layers_come_before_the_towers(by_hand: Any) -> None:
     case = by_hand({**NODE, "bottom_units": [4]})
     x = case.hidden(case.x, "bottom")
     np.testing.assert_allclose(case.outputs["logit/click"], case.tower(x, "click")[:, 0], rtol=1e-10)
+
+
+def test_the_conditional_is_measured_over_the_rows_with_a_click(by_hand: Any) -> None:
+    case = by_hand(NODE)
+    nodes = [{"name": "auc", "output": "conditional/buy", "where": "click"}, {"name": "auc", "label": "buy"}]
+    outputs = case.model.outputs
+    metrics = MetricSet(case.model.schema, nodes).bind(predictions(outputs, case.model.schema), outputs)
+    labels = torch.tensor([[1, 0], [1, 1], [0, 0], [1, 0], [0, 0], [1, 1]], dtype=torch.float32)
+    metrics.update(case.model(case.features), Batch(case.features, labels))
+    clicked = labels[:, 0].numpy() == 1
+    assert metrics.compute(World()) == {
+        "buy/auc_where_click": roc_auc_score(labels[clicked, 1], case.outputs["conditional/buy"][clicked]),
+        "buy/auc": roc_auc_score(labels[:, 1], case.outputs["logit/buy"]),
+    }
 
 
 @pytest.mark.parametrize(("a", "b"), [(100.0, 90.0), (-80.0, 3.0), (-300.0, -300.0), (0.5, 500.0)])
