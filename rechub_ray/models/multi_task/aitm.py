@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
 from rechub_ray.batch import Features, Outputs
-from rechub_ray.layers.activation import Activation
-from rechub_ray.layers.embedding import EmbeddingBank
-from rechub_ray.layers.inputs import DeepInput, choose, embedded
 from rechub_ray.layers.linear import Linear
-from rechub_ray.layers.mlp import MLP, HiddenUnits, Probability
-from rechub_ray.layers.towers import Towers
-from rechub_ray.models.base import MODELS, Model
-from rechub_ray.outputs import Output, OutputKind
-from rechub_ray.schema import PositiveInt, Schema
+from rechub_ray.layers.mlp import MLP, HiddenUnits
+from rechub_ray.models.base import MODELS
+from rechub_ray.models.multi_task.base import MultiTaskModel
+from rechub_ray.outputs import Output
+from rechub_ray.schema import Schema
 
 
 @MODELS.register("aitm")
-class AITM(Model):
+class AITM(MultiTaskModel):
     """Labels in the order of a conversion: each takes over what the one before has found out, as much as helps it.
 
     With x = [e_1, ..., e_K, dense] and each label's own layers q_t = bottom_t(x): z_1 = q_1, and for the others
@@ -37,16 +34,10 @@ class AITM(Model):
 
     Args:
         schema: the features, and the labels, in the order of the conversion; they may be of different kinds.
-        embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.
         bottom_units: widths of each label's own layers below the transfer.
-        tower_units: widths of each tower's hidden layers, behind the transfer.
         calibrator_weight: factor of the calibrator, >= 0.
-        activation: after each hidden layer.
-        dropout: in the hidden layers, in [0, 1).
-        batch_norm: whether the hidden layers of bottoms and towers are batch-normalised.
-        deep_features: names of the features to use; None takes all.
-        heads: by label, the kind of its output; filled in from the losses where it is left out.
-        init_std: standard deviation of the initial embeddings, >= 0.
+        common: `embedding_dim`, `tower_units`, `activation`, `dropout`, `batch_norm`, `deep_features`, `heads` and
+            `init_std`, as in `MultiTaskModel`.
 
     Shapes:
         an output a label, (B,), or (B, C) of a multiclass one; `calibrator` ()
@@ -64,32 +55,18 @@ class AITM(Model):
         self,
         schema: Schema,
         *,
-        embedding_dim: PositiveInt = 16,
         bottom_units: HiddenUnits = (256, 128),
-        tower_units: HiddenUnits = (64,),
         calibrator_weight: Annotated[float, Ge(0)] = 0.6,
-        activation: Activation = "relu",
-        dropout: Probability = 0.0,
-        batch_norm: bool = False,
-        deep_features: list[str] | None = None,
-        heads: dict[str, OutputKind] | None = None,
-        init_std: Annotated[float, Ge(0)] = 1e-4,
+        **common: Any,
     ) -> None:
-        super().__init__(schema)
-        names = choose(schema, deep_features, key="deep_features")
-        self.embedding = EmbeddingBank(schema, dim=embedding_dim, features=embedded(schema, names), init_std=init_std)
-        self.deep_input = DeepInput(schema, self.embedding, names)
-        first = self.deep_input.width
-        width = (first, *bottom_units)[-1]
-        self.towers = Towers(
-            schema, width, tower_units, heads=heads, activation=activation, dropout=dropout, batch_norm=batch_norm
-        )
+        super().__init__(schema, **common)
+        width = (self.width, *bottom_units)[-1]
+        self.add_towers(width)
         for i, tower in enumerate(self.towers.each):
-            tower["bottom"] = MLP(first, bottom_units, activation=activation, dropout=dropout, batch_norm=batch_norm)
+            tower["bottom"] = MLP(self.width, bottom_units, **self.hidden)
             if i > 0:
-                tower["info"] = MLP(width, (width,), activation=activation, dropout=dropout)
+                tower["info"] = MLP(width, (width,), **{**self.hidden, "batch_norm": False})
                 tower["transfer"] = _Transfer(width)
-        self.outputs = self.towers.outputs
         is_binary = [
             label.kind == "binary" and o.kind == "logit" for label, o in zip(schema.labels, self.outputs, strict=True)
         ]
@@ -103,7 +80,7 @@ class AITM(Model):
             self.outputs = (*self.outputs, Output("calibrator", "loss"))
 
     def forward(self, features: Features) -> Outputs:
-        x = self.deep_input(self.embedding.flat(features), features.dense)
+        x = self.read(features)
         found: list[Tensor] = []
         for tower in self.towers.each:
             own = tower["bottom"](x)

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from annotated_types import Ge
+from typing import Any
 
 from rechub_ray.batch import Features, Outputs
-from rechub_ray.layers.activation import Activation
-from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.layers.experts import Experts, Gate
-from rechub_ray.layers.inputs import DeepInput, choose, embedded
-from rechub_ray.layers.mlp import HiddenUnits, Probability
-from rechub_ray.layers.towers import Towers
-from rechub_ray.models.base import MODELS, Model
-from rechub_ray.outputs import OutputKind
+from rechub_ray.layers.mlp import HiddenUnits
+from rechub_ray.models.base import MODELS
+from rechub_ray.models.multi_task.base import MultiTaskModel
 from rechub_ray.schema import PositiveInt, Schema
 
 
 @MODELS.register("mmoe")
-class MMoE(Model):
+class MMoE(MultiTaskModel):
     """Experts that all labels share, mixed for each label by a gate of its own.
 
     With x = [e_1, ..., e_K, dense]: `y_t = tower_t(sum_i softmax(W_t x)_i expert_i(x))`.
 
     Args:
         schema: the features, and the labels, which may be of different kinds.
-        embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.
         num_experts: >= 1.
         expert_units: widths of each expert's layers.
-        tower_units: widths of each tower's hidden layers.
-        activation: after each hidden layer.
-        dropout: in the hidden layers of experts and towers, in [0, 1).
-        batch_norm: whether the hidden layers of experts and towers are batch-normalised.
-        deep_features: names of the features to use; None takes all.
-        heads: by label, the kind of its output; filled in from the losses where it is left out.
-        init_std: standard deviation of the initial embeddings, >= 0.
+        common: `embedding_dim`, `tower_units`, `activation`, `dropout`, `batch_norm`, `deep_features`, `heads` and
+            `init_std`, as in `MultiTaskModel`.
 
     Shapes:
         an output a label, (B,), or (B, C) of a multiclass one
@@ -51,40 +39,18 @@ class MMoE(Model):
         self,
         schema: Schema,
         *,
-        embedding_dim: PositiveInt = 16,
         num_experts: PositiveInt = 8,
         expert_units: HiddenUnits = (256, 128),
-        tower_units: HiddenUnits = (64,),
-        activation: Activation = "relu",
-        dropout: Probability = 0.0,
-        batch_norm: bool = False,
-        deep_features: list[str] | None = None,
-        heads: dict[str, OutputKind] | None = None,
-        init_std: Annotated[float, Ge(0)] = 1e-4,
+        **common: Any,
     ) -> None:
-        super().__init__(schema)
-        names = choose(schema, deep_features, key="deep_features")
-        self.embedding = EmbeddingBank(schema, dim=embedding_dim, features=embedded(schema, names), init_std=init_std)
-        self.deep_input = DeepInput(schema, self.embedding, names)
-        width = self.deep_input.width
-        self.experts = Experts(
-            width, expert_units, count=num_experts, activation=activation, dropout=dropout, batch_norm=batch_norm
-        )
-        self.towers = Towers(
-            schema,
-            self.experts.width,
-            tower_units,
-            heads=heads,
-            activation=activation,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
+        super().__init__(schema, **common)
+        self.experts = Experts(self.width, expert_units, count=num_experts, **self.hidden)
+        self.add_towers(self.experts.width)
         for tower in self.towers.each:
-            tower["gate"] = Gate(width, num_experts)
-        self.outputs = self.towers.outputs
+            tower["gate"] = Gate(self.width, num_experts)
 
     def forward(self, features: Features) -> Outputs:
-        x = self.deep_input(self.embedding.flat(features), features.dense)
+        x = self.read(features)
         experts = self.experts(x)
         outputs: Outputs = self.towers([tower["gate"](x, experts) for tower in self.towers.each])
         return outputs
