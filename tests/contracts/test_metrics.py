@@ -208,7 +208,7 @@ rank, store = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
 schema = Schema(features=(), labels=(Label("y"),), group="g")
-metrics = MetricSet(schema, ["auc", "auc_histogram", "gauc", "log_loss", "calibration"])
+metrics = MetricSet(schema, ["auc", "auc_histogram", "gauc", "log_loss", "calibration", "ne", "recall", "pr_auc"])
 generator = torch.Generator().manual_seed(0)
 logits, labels = torch.randn(90, generator=generator), torch.randint(0, 2, (90, 1), generator=generator).float()
 group = torch.randint(0, 4, (90,), generator=generator)
