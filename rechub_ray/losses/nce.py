@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -41,11 +39,12 @@ class NCE(TowerLoss):
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
         (u, v), (users, items) = mine.chunk(2, 1), others.chunk(2, 1)
-        negatives = self.negatives(block)
+        are_none = ~self.negatives(block)
         losses = []
         for view, same, other in ((u, users, items), (v, items, users)):
             across = view @ other.T
-            own = block.own(across)
-            against = [(view @ same.T).masked_fill(~negatives, -math.inf), across.masked_fill(~negatives, -math.inf)]
-            losses.append(torch.cat([own, *against], 1).logsumexp(1) - own.squeeze(1))
+            # not -inf: the gradient of a sum over nothing would be NaN
+            within = (view @ same.T).masked_fill(are_none, torch.finfo(view.dtype).min)
+            total = torch.logaddexp(self.or_own(across, block).logsumexp(1), within.logsumexp(1))
+            losses.append(total - block.own(across).squeeze(1))
         return (losses[0] + losses[1]) / 2

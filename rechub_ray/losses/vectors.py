@@ -21,9 +21,8 @@ from rechub_ray.outputs import Link, Output, OutputKind, find
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
-_BLOCK = 2**23
-"""Similarities that are held at once: 32 MiB a tensor in float32. With fewer, adding up the columns' gradients would
-cost more than the products."""
+_BLOCK = 2**21
+"""Similarities that are held at once: 8 MiB a tensor in float32."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,14 +45,21 @@ class Block:
         Shapes:
             (R, C) -> (R, 1)
         """
-        return similarity.gather(1, (self.places + self.columns.first).unsqueeze(1))
+        return similarity.gather(1, self.own_places)
+
+    @property
+    def own_places(self) -> Tensor:
+        """The rows' places among the columns, (R, 1)."""
+        return (self.places + self.columns.first).unsqueeze(1)
 
     def others(self) -> Tensor:
         """Return which columns take part beside the row itself, (R, C) bool."""
         theirs = self.columns.rows
-        numbers = torch.arange(len(theirs.target), device=self.places.device)
-        others = numbers != (self.places + self.columns.first).unsqueeze(1)
-        return others if theirs.is_there is None else others & theirs.is_there
+        shape = len(self.places), len(theirs.target)
+        others = torch.ones(shape, dtype=torch.bool, device=self.places.device)
+        if theirs.is_there is not None:
+            others &= theirs.is_there
+        return others.scatter_(1, self.own_places, False)
 
     def same_label(self) -> Tensor:
         """Return which columns have a row's label, (R, C) bool."""
@@ -226,7 +232,8 @@ class TowerLoss(VectorLoss):
 
     def negatives(self, block: Block) -> Tensor:
         """Return which columns are negatives of a row, (R, C) bool."""
-        return block.others() if self._id is None else block.others() & ~block.same_group()
+        others = block.others()
+        return others if self._id is None else others.logical_and_(~block.same_group())
 
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
         return super().total_over(prediction / self.temperature, rows, columns)
@@ -237,9 +244,17 @@ class TowerLoss(VectorLoss):
         Shapes:
             (R, C) -> (R,)
         """
-        own = block.own(similarity)
-        against = similarity.masked_fill(~self.negatives(block), -math.inf)
-        return torch.cat([own, against], 1).logsumexp(1) - own.squeeze(1)
+        return self.or_own(similarity, block).logsumexp(1) - block.own(similarity).squeeze(1)
+
+    def or_own(self, similarity: Tensor, block: Block) -> Tensor:
+        """Return the similarities with -inf in columns that are neither a negative of a row nor the row itself.
+
+        Shapes:
+            (R, C) -> (R, C)
+        """
+        if self._id is None and block.columns.rows.is_there is None:  # all of them are: no mask, no copy
+            return similarity
+        return similarity.masked_fill((~self.negatives(block)).scatter_(1, block.own_places, False), -math.inf)
 
     def mean_over_negatives(self, losses: Tensor, block: Block) -> Tensor:
         """Return the means of the rows' losses over their negatives; 0 where there is none.
