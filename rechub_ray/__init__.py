@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.task import shared_task_layers
-    from rechub_ray.trainers import CTRTrainer, evaluate_multi_task
+    from rechub_ray.trainers import CTRTrainer, MTLTrainer, evaluate_multi_task
 
     __version__: str
 
@@ -35,6 +35,7 @@ __all__ = [
     "DenseFeature",
     "Label",
     "MODELS",
+    "MTLTrainer",
     "Model",
     "RechubError",
     "RunConfig",
@@ -68,7 +69,7 @@ _MODULES = {
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "task": ("shared_task_layers",),
-    "trainers": ("CTRTrainer", "evaluate_multi_task"),
+    "trainers": ("CTRTrainer", "MTLTrainer", "evaluate_multi_task"),
 }
 _NAMES = {"load_config": "load"}  # under another name in their module
 

@@ -16,12 +16,13 @@ from rechub_ray.evaluation import evaluate_model
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models.base import Model
 from rechub_ray.outputs import predictions
+from rechub_ray.trainers.unbuilt import Unbuilt, built
 from rechub_ray.world import World
 
 _NAMES = {"log_loss": "logloss"}
 
 
-def evaluate_multi_task(model: Model, data: Any) -> dict[str, dict[str, float]]:
+def evaluate_multi_task(model: Model | Unbuilt, data: Any) -> dict[str, dict[str, float]]:
     """Return the metrics of every label that a model predicts, over every row once, in this process.
 
     A binary label has `auc` and `logloss`, a multiclass one `logloss` and `accuracy`, one of numbers `rmse`; each is
@@ -47,6 +48,7 @@ def evaluate_multi_task(model: Model, data: Any) -> dict[str, dict[str, float]]:
         >>> {task: list(metrics) for task, metrics in evaluate_multi_task(model, [rows]).items()}
         {'click': ['auc', 'logloss'], 'rating': ['rmse']}
     """
+    model = built(model)
     schema = model.schema
     read_as = predictions(model.outputs, schema)
     for label, prediction in read_as.items():

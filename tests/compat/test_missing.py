@@ -10,7 +10,7 @@ import pytest
 MODULES = {
     "basic": "activation layers metaoptimizer metric",
     "data": "convert dataset",
-    "models": "generative matching multi_task",
+    "models": "generative matching",
     "models.generative": "hllm hstu rqvae tiger",
     "models.matching": "comirec dssm dssm_facebook dssm_senet gru4rec mind narm sasrec sine stamp youtube_sbc",
     "models.multi_task": "aitm esmm mmoe ple shared_bottom",
@@ -28,7 +28,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
     text = str(caught.value)
     assert any(f"does not have Torch-RecHub's {part} yet" in text for part in (name, name.rpartition(".")[0]))
     assert "models.ranking (DCNv2, DeepFM, WideDeep)" in text
-    assert "trainers (CTRTrainer)" in text
+    assert "trainers (CTRTrainer, MTLTrainer)" in text
     assert "build" not in text, "of no use to a script"
 
 
@@ -36,7 +36,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
     ("line", "words"),
     [
         ("from rechub_ray.compat.models.matching import DSSM", "does not have Torch-RecHub's models.matching yet"),
-        ("from rechub_ray.compat.models import multi_task", "does not have Torch-RecHub's models.multi_task yet"),
+        ("from rechub_ray.compat.models import generative", "does not have Torch-RecHub's models.generative yet"),
         ("import rechub_ray.compat.serving", "does not have Torch-RecHub's serving yet"),
         ("from rechub_ray.compat.models.ranking import DIN", "does not have Torch-RecHub's DIN yet"),
         ("from rechub_ray.compat.trainers import MatchTrainer", "does not have Torch-RecHub's MatchTrainer yet"),

@@ -19,7 +19,7 @@ from rechub_ray.data.collate import batch_from_table
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, RechubError
 from rechub_ray.models import LR, MODELS, DeepFM, Model
 from rechub_ray.outputs import Output
-from rechub_ray.trainers.ctr_trainer import _place
+from rechub_ray.trainers.base import _place
 
 SCHEMA = Schema(
     (

@@ -18,13 +18,19 @@ _ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "prelu": "prelu", "leakyre
 _MLP_KEYS = ("dims", "activation", "dropout", "output_layer")
 
 
-def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
-    """Return rechub_ray's model `name` on these features, with their initializers applied.
+def build(
+    name: str,
+    features: Sequence[Feature],
+    *,
+    labels: Sequence[house.Label] = (house.Label(LABEL),),
+    **arguments: Any,
+) -> Model:
+    """Return rechub_ray's model `name` on these features and labels, with the features' initializers applied.
 
     Its attribute `padding` has the id that pads, by sequence feature.
     """
     by_name = _by_name(features)
-    model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values())), where="model")
+    model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values()), labels), where="model")
     for feature in by_name.values():
         if not isinstance(feature, DenseFeature) and feature.shared_with is None:
             bank = model.embedding
@@ -37,8 +43,8 @@ def build(name: str, features: Sequence[Feature], **arguments: Any) -> Model:
     return model
 
 
-def schema_of(features: Sequence[Feature]) -> house.Schema:
-    """Return the schema with these features and the binary label `label`.
+def schema_of(features: Sequence[Feature], labels: Sequence[house.Label]) -> house.Schema:
+    """Return the schema with these features and labels.
 
     Raises:
         SchemaError: a feature shares the table of one that is not among them.
@@ -72,7 +78,7 @@ def schema_of(features: Sequence[Feature]) -> house.Schema:
                 f"feature '{feature.name}': pooling '{feature.pooling}' has no meaning for this model",
                 expected="mean or sum",
             )
-    return house.Schema(tuple(converted), (house.Label(LABEL),))
+    return house.Schema(tuple(converted), tuple(labels))
 
 
 def names(features: Sequence[Feature]) -> list[str]:

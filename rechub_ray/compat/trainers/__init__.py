@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rechub_ray.compat.missing import refuse
-from rechub_ray.trainers import CTRTrainer
+from rechub_ray.trainers import CTRTrainer, MTLTrainer
 
-__all__ = ["CTRTrainer"]
+__all__ = ["CTRTrainer", "MTLTrainer"]
 
 
 def __getattr__(name: str) -> Any:
-    refuse(__name__, name, known=__all__, missing=("MTLTrainer", "MatchTrainer", "SeqTrainer"))
+    refuse(__name__, name, known=__all__, missing=("MatchTrainer", "SeqTrainer"))

@@ -113,7 +113,7 @@ def test_frozen_tables_are_refused() -> None:
 def test_a_model_that_is_missing_says_what_is_there() -> None:
     with pytest.raises(ImportError, match=r"DIN yet.*DCNv2, DeepFM, WideDeep"):
         from rechub_ray.compat.models.ranking import DIN  # noqa: F401
-    with pytest.raises(ImportError, match="MTLTrainer yet"):
-        from rechub_ray.compat.trainers import MTLTrainer  # noqa: F401
+    with pytest.raises(ImportError, match="SeqTrainer yet"):
+        from rechub_ray.compat.trainers import SeqTrainer  # noqa: F401
     with pytest.raises(ImportError, match="DepFM"):
         from rechub_ray.compat.models.ranking import DepFM  # noqa: F401
