@@ -197,6 +197,7 @@ def test_a_wrong_argument_is_named_at_once(arguments: dict[str, Any], message: s
         (lambda: MMoE(features=NAMES, num_tasks=2, task_types=["binary"]), "numbers of tasks differ"),
         (lambda: MMoE(features=["user", *ITEM]), "by name or as objects"),
         (lambda: MMoE(features=NAMES, gate_activation="relu"), "'gate_activation'"),
+        (lambda: MMoE(features=NAMES, gate_activaton="softmax"), "no argument 'gate_activaton'"),
         (lambda: MMoE(features=NAMES, n_expert=2, num_experts=2), "one argument"),
         (lambda: SharedBottom(NAMES, None, {"dims": [8]}, [{"dims": [8]}, {"dims": [4]}]), "'tower_units'"),
         (lambda: SharedBottom(NAMES, bottom_params={"dims": [8]}, hidden_units=[8]), "given twice"),

@@ -255,7 +255,9 @@ def _model(
     kinds = label_kinds(["binary"] * count if task_types is None else task_types)
     by_name = [feature for feature in features if isinstance(feature, str)]
     if by_name and len(by_name) == len(features):
-        return Unbuilt(name, by_name, kinds, None if task_names is None else list(task_names), arguments)
+        unbuilt = Unbuilt(name, by_name, kinds, None if task_names is None else list(task_names), arguments)
+        unbuilt.example()  # a wrong argument is an error here, not in `fit`
+        return unbuilt
     names = task_names or [f"task_{i}" for i in range(count)]
     labels = [Label(task, kind) for task, kind in zip(names, kinds, strict=True)]
     objects = [feature for feature in features if not isinstance(feature, str)]
