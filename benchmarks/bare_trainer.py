@@ -32,7 +32,9 @@ def main() -> None:
     file = Path(sys.argv[1]) / "time"
     run_config = RunConfig(name="bare", storage_path=sys.argv[1])
     given = {"file": str(file)}
-    TorchTrainer(step, train_loop_config=given, scaling_config=ScalingConfig(num_workers=2), run_config=run_config).fit()
+    TorchTrainer(
+        step, train_loop_config=given, scaling_config=ScalingConfig(num_workers=2), run_config=run_config
+    ).fit()
     print(json.dumps({"time": float(file.read_text())}))
 
 

@@ -39,7 +39,7 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import CheckpointError, RechubError
-from rechub_ray.files import cannot_write, exists, join, open_filesystem, reason, split, strict_json
+from rechub_ray.files import cannot_write, exists, join, open_filesystem, read_text, reason, split, strict_json
 from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -181,6 +181,26 @@ def read(path: str | Path, *, optimizers: bool = False, weights: bool = True) ->
     skip = () if optimizers else ("optimizers.pt",) if weights else ("optimizers.pt", *_WEIGHTS)
     with _local_copy(filesystem, root, skip=skip) as folder:
         return _read_local(folder, str(path), skip)
+
+
+def read_shapes(path: str) -> Checkpoint:
+    """Return one checkpoint with the names and shapes of its weights, as tensors on the meta device.
+
+    Raises:
+        CheckpointError: see `read`.
+    """
+    found = read(path, weights=False)
+    filesystem, root = open_filesystem(path)
+    try:
+        with filesystem.open_input_file(f"{root}/model.safetensors") as file:  # its header: a length, then JSON
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        model = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        version = json.loads(read_text(join(path, "manifest.json")))["version"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"checkpoint '{path}' is damaged: model.safetensors", got=error) from None
+    found = dataclasses.replace(found, model=model)
+    return _from_version_1(found) if version == 1 else found
 
 
 def load_model(path: str | Path) -> Model:

@@ -47,7 +47,12 @@ def _is_places(value: Any) -> Any:
     return [_is_place(item) for item in items] if isinstance(value, list) else _is_place(value)
 
 
+def _underscored(value: Any) -> Any:
+    return value.replace("-", "_") if isinstance(value, str) else value
+
+
 Place = Annotated[str, MinLen(1), pydantic.AfterValidator(_is_place)]
+Patterns = Annotated[list[Place], pydantic.BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 Places = Annotated[str | list[str], pydantic.PlainValidator(_is_places)]
 
 
@@ -144,6 +149,9 @@ class TrainSection(Section):
         clip_norm: largest global norm of the gradients; null does not clip. An optimizer's own `clip_norm` and
             `clip_value` bound the gradients of its parameters, before these.
         clip_value: largest absolute value of a gradient's entries; null does not clip.
+        freeze: patterns of names, as of an optimizer's `params`, of what is not trained: parameters (`mlp.*`) and
+            single embedding tables (`embedding.tables.item`). They get no gradient, penalty or optimizer, and batch
+            norms among them run by their saved statistics.
         ema_decay: train beside the weights their moving average, and evaluate, save and export that: each step keeps
             this share of it, in (0, 1). Null has no average.
         precision: `float32`, or `bfloat16` (autocast; weights stay float32).
@@ -162,6 +170,7 @@ class TrainSection(Section):
     accumulate_steps: Count = 1
     clip_norm: Annotated[float, Gt(0)] | None = None
     clip_value: Annotated[float, Gt(0)] | None = None
+    freeze: Patterns = []
     ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -245,10 +254,13 @@ class RunConfig(Section):
         model_dir: where checkpoints, logs and exports go; null takes `runs/<name>`.
         seed: of initialisation, shuffling and dropout.
         imports: modules to import on the driver and on every worker (your own components).
-        init_from: checkpoint or run whose weights start this one (fine-tuning); names and shapes must match unless
-            `init_map` maps them.
+        init_from: checkpoint whose weights start this run (fine-tuning), or a run's folder: its newest. What both
+            models have, by name, is taken, unless `init_map` maps names.
+        init_best: of a run's folder take the best checkpoint.
         init_map: file of lines `current<TAB>old`: which parameters to take, under which old name. Embedding tables go
             by feature, `<bank>.tables.<feature>`; `<bank>.weights.<width>` stands for all tables of that width.
+        init_resize: where shapes differ: `error`, or `copy_overlap` (or `copy-overlap`), which copies the part that
+            both have, from row and column 0, and leaves the rest as it is initialised.
         model: a component's node `{name: ..., <arguments>}`, as in all of the following.
         losses: nodes of losses; null gives every label the loss of its kind.
         balancing: how the losses of several labels become one gradient; null adds them up.
@@ -264,7 +276,9 @@ class RunConfig(Section):
     seed: Annotated[int, Ge(0), Lt(2**63)] = 2026
     imports: list[Place] = []
     init_from: Place | None = None
+    init_best: bool = False
     init_map: Place | None = None
+    init_resize: Annotated[Literal["error", "copy_overlap"], pydantic.BeforeValidator(_underscored)] = "error"
     data: DataSection = DataSection()
     model: Node
     losses: list[Node] | None = None
@@ -312,6 +326,8 @@ class RunConfig(Section):
         }
         if self.data.group_by:  # only where it is set, so that runs from before it existed can still be resumed
             parts["data.group_by"] = True
+        if self.train.freeze:
+            parts["train.freeze"] = data["train"]["freeze"]
         return {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
 
 

@@ -24,6 +24,7 @@ from rechub_ray.defaults import build_task, resolved
 from rechub_ray.diagnosis import explain_non_finite
 from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.evaluation import evaluate_model
+from rechub_ray.freezing import freeze, frozen_norms
 from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -81,6 +82,9 @@ class Learner:
         device: where to compute.
         total_steps: optimizer steps over which schedules run.
         total_epochs: epochs over which those schedules run that change between epochs only.
+
+    Attributes:
+        frozen: names of the frozen parameters, tables by feature.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class Learner:
             keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = MODELS.build(config.model, schema, where="model")
+        self.frozen = freeze(self.model, config.train.freeze)
+        self._frozen_norms = frozen_norms(self.model)
         self.model.to(device)
         self.task = build_task(config, schema, self.model, world=world).to(device)
         own = self.task.objective_parameters()
@@ -151,6 +157,8 @@ class Learner:
         else:
             torch.manual_seed(seed)
         self.model.train()
+        for module in self._frozen_norms:
+            module.eval()
         parts = self._parts(batch)
         terms, averaged = self.task.backward(parts, self.gradients, seed=_mix(self.config.seed, step, _ALL_RANKS))
         self._note({"loss": terms.total, **{f"loss/{k}": v for k, v in terms.parts.items()}})

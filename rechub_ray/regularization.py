@@ -26,7 +26,7 @@ class Regularization:
         dense_l2: >= 0.
 
     Example:
-        >>> Regularization(dense_l2=0.5).value(nn.Linear(2, 1, bias=False).requires_grad_(False)).shape
+        >>> Regularization(dense_l2=0.5).value(nn.Linear(2, 1, bias=False)).shape
         torch.Size([])
     """
 
@@ -43,10 +43,12 @@ class Regularization:
 
     @torch.no_grad()
     def value(self, model: nn.Module) -> Tensor:
-        """Return the penalty of the model as it is, over all rows of all tables; reads every weight once."""
+        """Return the penalty of the model as it is, over all rows of all tables that are trained; reads each once."""
         tables = tables_of(model)
         total = torch.zeros((), device=next(model.parameters()).device)
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             l1, l2 = self.coefficients(embedding=name in tables)
             if l1:
                 total += l1 * torch.linalg.vector_norm(parameter, 1)

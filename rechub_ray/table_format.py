@@ -1,6 +1,7 @@
 """The form of embedding tables, and of the optimizers' states of them, in a checkpoint: one by one, by feature.
 
-In memory all tables of a width are rows of one parameter, `<bank>.weights.<width>`: a batch then costs one lookup. On
+In memory all tables of a width are rows of one parameter, `<bank>.weights.<width>` (those of them that are frozen, of
+another one, where others are not): a batch then costs one lookup. On
 disk each is on its own, `<bank>.tables.<feature>`, so that it can be mapped, resized, and read by another model. Packed
 tables are views of the weight: writing takes no second copy of them.
 """
@@ -27,7 +28,7 @@ def table_rows(model: nn.Module) -> TableRows:
     result = {}
     for weight, (bank, key) in tables_of(model).items():
         prefix = weight.removesuffix(f"weights.{key}")
-        tables = [table for table in bank.tables.values() if str(table.width) == key]
+        tables = [table for table in bank.tables.values() if table.weight == key]
         result[weight] = {f"{prefix}tables.{table.name}": table.rows for table in tables}
     return result
 

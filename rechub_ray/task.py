@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rechub_ray.balancing import BALANCING, Balancing
 from rechub_ray.batch import Batch, Features, LossTerms, Outputs, PaddedSequences
 from rechub_ray.device import autocast
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, TrainingError
 from rechub_ray.gradients import Averaged, Gradients, merged, products
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.models import Model
@@ -187,6 +187,9 @@ class Task(nn.Module):
 
         Returns:
             The losses of all parts (detached), and the averaged gradient.
+
+        Raises:
+            TrainingError: nothing that is trained takes part in the losses.
         """
         generator = torch.Generator().manual_seed(seed ^ 1)  # not the numbers that balancing gets
         for loss in self._losses():
@@ -198,6 +201,10 @@ class Task(nn.Module):
             terms = []
             for part in parts:
                 term = self(part, size)
+                if not term.total.requires_grad:
+                    raise TrainingError(
+                        "no parameter that is trained takes part in the losses", hint="See train.freeze."
+                    )
                 torch.autograd.backward(term.total)
                 terms.append(LossTerms(term.total.detach(), term.parts))
             return _added(terms), gradients.average()
@@ -214,6 +221,8 @@ class Task(nn.Module):
             tasks, own, values = self._terms(part, size)
             roots = [*tasks.unbind(), *([own] if self.own_losses else [])]
             for i, root in enumerate(roots):
+                if not root.requires_grad:  # all that it is computed from is frozen
+                    continue
                 gradients.give(taken[i])
                 torch.autograd.backward(root, retain_graph=i < count - 1)
                 taken[i] = gradients.take()
@@ -324,6 +333,8 @@ def _labels_reached(model: Model) -> dict[str, int]:
         reached: dict[str, int] = {}
         for prediction in predictions(model.outputs, model.schema).values():
             total = outputs[prediction.output.name].sum()
+            if not total.requires_grad:
+                continue
             found = torch.autograd.grad(total, [p for _, p in named], retain_graph=True, allow_unused=True)
             for (name, _), gradient in zip(named, found, strict=True):
                 reached[name] = reached.get(name, 0) + (gradient is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from rechub_ray import checkpoint, config
+from rechub_ray import checkpoint, config, yaml_text
+from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError
-from rechub_ray.fine_tuning import initialise_from
+from rechub_ray.fine_tuning import check_start, initialise_from, start_of
+from rechub_ray.freezing import freeze
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.runtime import launch
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
 SCHEMA = Schema((SparseFeature("user", 5), DenseFeature("age")), (Label("click"),))
@@ -42,7 +47,7 @@ def one(tmp_path: Path) -> Path:
 def test_weights_by_name(one: Path) -> None:
     model = make_model(0.0)
     report = initialise_from(model, str(one), None)
-    assert report == {"restored": NAMES, "not_restored": []}
+    assert (list(report.taken), report.new, report.skipped) == (NAMES, [], [])
     assert {float(value) for p in model.parameters() for value in p.detach().flatten()} == {3.0}
 
 
@@ -50,7 +55,8 @@ def test_weights_by_a_map(one: Path, tmp_path: Path) -> None:
     (tmp_path / "map").write_text("\nlinear.bias\tlinear.bias\n\n")
     model = make_model(0.0)
     report = initialise_from(model, str(one), str(tmp_path / "map"))
-    assert report == {"restored": ["linear.bias"], "not_restored": [name for name in NAMES if name != "linear.bias"]}
+    rest = [name for name in NAMES if name != "linear.bias"]
+    assert (report.taken, report.new, report.skipped) == ({"linear.bias": "linear.bias"}, rest, rest)
     for name, tensor in model.state_dict().items():
         assert bool((tensor == (3.0 if name == "linear.bias" else 0.0)).all())
 
@@ -104,8 +110,9 @@ def test_a_table_comes_from_a_model_with_other_tables(tmp_path: Path) -> None:
     old = save(tmp_path / "old", items_numbered(make_model(3.0, OLD)))
     model: Any = make_model(0.0, NEW)
     report = initialise_from(model, str(old), None)
-    assert report["restored"] == ["embedding.tables.item", "linear.bias", "linear.embedding.tables.item"]
-    assert report["not_restored"] == ["embedding.tables.city", "linear.embedding.tables.city"]
+    assert list(report.taken) == ["embedding.tables.item", "linear.bias", "linear.embedding.tables.item"]
+    assert report.new == ["embedding.tables.city", "linear.embedding.tables.city"]
+    assert report.skipped == ["embedding.tables.user", "linear.embedding.tables.user"]
     assert torch.equal(model.embedding.rows("history"), torch.arange(14.0).view(7, 2))
     assert model.embedding.rows("city").eq(0).all()
     assert model.linear.embedding.rows("item").eq(3).all()
@@ -116,7 +123,8 @@ def test_a_table_under_another_name(tmp_path: Path) -> None:
     schema = Schema((SparseFeature("candidate", 7), SparseFeature("city", 3)), (Label("click"),))
     model: Any = make_model(0.0, schema)
     (tmp_path / "map").write_text("embedding.tables.candidate\tembedding.tables.item\n")
-    assert initialise_from(model, str(old), str(tmp_path / "map"))["restored"] == ["embedding.tables.candidate"]
+    report = initialise_from(model, str(old), str(tmp_path / "map"))
+    assert report.taken == {"embedding.tables.candidate": "embedding.tables.item"}
     assert torch.equal(model.embedding.rows("candidate"), torch.arange(14.0).view(7, 2))
     assert model.embedding.rows("city").eq(0).all()
 
@@ -126,8 +134,8 @@ def test_a_weight_stands_for_its_tables(tmp_path: Path) -> None:
     old = save(tmp_path / "old", items_numbered(make_model(3.0, OLD)))
     turned: Any = make_model(0.0, Schema(OLD.features[::-1], OLD.labels))
     (tmp_path / "map").write_text("embedding.weights.2\tembedding.weights.2\n")
-    restored = initialise_from(turned, str(old), str(tmp_path / "map"))["restored"]
-    assert restored == ["embedding.tables.item", "embedding.tables.user"]
+    taken = initialise_from(turned, str(old), str(tmp_path / "map")).taken
+    assert list(taken) == ["embedding.tables.item", "embedding.tables.user"]
     assert torch.equal(turned.embedding.rows("item"), torch.arange(14.0).view(7, 2))
     assert turned.embedding.rows("user").eq(3).all()
     with pytest.raises(
@@ -153,3 +161,141 @@ def test_the_first_format_by_name(tmp_path: Path) -> None:
     initialise_from(model, str(old), str(tmp_path / "map"))
     assert torch.equal(model.embedding.rows("item"), item)
     assert model.linear.embedding.rows("item").eq(0).all()
+
+
+# --- shapes that differ ---------------------------------------------------------------------------------------------
+
+GROWN = Schema((SparseFeature("user", 3), SparseFeature("item", 9)), (Label("click"),))
+
+
+def test_the_part_that_both_have_is_copied_on_request(tmp_path: Path) -> None:
+    old = save(tmp_path / "old", items_numbered(make_model(3.0, OLD)))
+    model: Any = make_model(0.0, GROWN, embedding_dim=3)
+    with pytest.raises(
+        CheckpointError,
+        match=r"'embedding.tables.item' of .* does not fit 'embedding.tables.item', nor do others: "
+        r"embedding.tables.user.*Expected: shape \(9, 3\)\. Got: shape \(7, 2\)\. .*init_resize=copy_overlap",
+    ):
+        initialise_from(model, str(old), None)
+    report = initialise_from(model, str(old), None, resize="copy_overlap")
+    expected = torch.zeros(9, 3)
+    expected[:7, :2] = torch.arange(14.0).view(7, 2)
+    assert torch.equal(model.embedding.rows("item"), expected)
+    assert torch.equal(model.embedding.rows("user"), torch.tensor([[3.0, 3, 0]] * 3))
+    assert torch.equal(model.linear.embedding.rows("item").flatten(), torch.tensor([3.0] * 7 + [0, 0]))
+    assert report.resized["embedding.tables.item"] == ((7, 2), (9, 3))
+    assert report.new == report.skipped == []
+    assert "1 restored, 4 in part" in str(report)
+    assert "embedding.tables.item (7, 2) -> (9, 3)" in str(report)
+
+
+def test_a_vector_is_no_part_of_a_matrix(one: Path, tmp_path: Path) -> None:
+    (tmp_path / "map").write_text("embedding.tables.user\tlinear.bias\n")
+    with pytest.raises(CheckpointError, match=r"does not fit.*Got: shape \(1,\)"):
+        initialise_from(make_model(0.0), str(one), str(tmp_path / "map"), resize="copy_overlap")
+
+
+def test_a_frozen_table_takes_its_rows(tmp_path: Path) -> None:
+    old = save(tmp_path / "old", items_numbered(make_model(3.0, OLD)))
+    model: Any = make_model(0.0, OLD)
+    frozen = freeze(model, ["embedding.tables.item"])
+    report = initialise_from(model, str(old), None, frozen=frozen)
+    assert report.to_dict()["frozen"] == ["embedding.tables.item"]
+    assert torch.equal(model.embedding.rows("item"), torch.arange(14.0).view(7, 2))
+    assert model.embedding.rows("user").eq(3).all()
+
+
+# --- before a worker starts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with two checkpoints, of which the older one is the best."""
+    content = {"model": {"name": "fm", "embedding_dim": 2}, "optimizers": ["adam"]}
+
+    def fill(value: float) -> Any:
+        model = make_model(value)
+        return lambda folder: checkpoint.write(
+            folder, config=config.load(content), schema=SCHEMA, model=model, optimizers=[], state={}
+        )
+
+    store = checkpoint.Store(str(tmp_path / "run"))
+    store.save(10, fill(1.0), is_best=True)
+    store.save(20, fill(2.0), is_best=False)
+    return tmp_path / "run"
+
+
+def test_a_runs_newest_checkpoint_or_on_request_its_best(run: Path) -> None:
+    newest, best = start_of(str(run)), start_of(str(run), best=True)
+    assert [Path(place).name for place in (newest, best)] == ["step_0000000020", "step_0000000010"]
+    assert start_of(best) == start_of(best, best=True) == best
+    model = make_model(0.0)
+    initialise_from(model, newest, None)
+    assert all(bool(value.eq(2).all()) for value in model.parameters())
+
+
+def test_without_an_evaluation_there_is_no_best(run: Path) -> None:
+    (run / "checkpoints" / "index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"nothing has been evaluated.*step_0000000020"):
+        start_of(str(run), best=True)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in"):
+        start_of(str(run / "checkpoints" / "nothing"))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_driver_finds_the_same_from_shapes_alone(run: Path, wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Schema((SparseFeature("user", 6 if wrong else 5), DenseFeature("age")), SCHEMA.labels)
+    node = {"name": "fm", "embedding_dim": 2}
+    with torch.device("meta"):
+        model = MODELS.build(node, schema)
+    given = config.load({"model": node, "init_from": start_of(str(run))})
+    real = make_model(0.0, schema)
+    if wrong:
+        messages = []
+        for attempt in (lambda: check_start(given, model), lambda: initialise_from(real, str(given.init_from), None)):
+            with pytest.raises(CheckpointError, match="does not fit") as caught:
+                attempt()
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+        return
+    expected = initialise_from(real, str(given.init_from), None)
+    monkeypatch.setattr(checkpoint, "load_file", None)
+    assert check_start(given, model) == expected
+
+
+def test_shapes_of_a_damaged_file(run: Path) -> None:
+    place = Path(start_of(str(run)))
+    whole = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(b"\xff" * len(whole))
+    with pytest.raises(CheckpointError, match=r"damaged: model.safetensors"):
+        checkpoint.read_shapes(str(place))
+
+
+def test_shapes_of_the_first_format() -> None:
+    old = Path(__file__).parent / "fixtures" / "format_1" / "step_0000000003"
+    assert {name: tensor.shape for name, tensor in checkpoint.read_shapes(str(old)).model.items()} == {
+        name: tensor.shape for name, tensor in checkpoint.read(old).model.items()
+    }
+
+
+def test_the_documents_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
+    example, names = re.findall(r"```(?:yaml)?\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_click_logs(tmp_path / "data" / "clicks", rows=3000, seed=1)
+    Path("names.tsv").write_text(names)
+    Path("fine.yaml").write_text(example)
+    quiet = {"trackers": ["jsonl"], "train.threads": 1, "export.onnx": False}
+    own = ("name", "init_from", "init_best", "init_map", "init_resize", "train")
+    base = {key: value for key, value in yaml_text.read_yaml("fine.yaml").items() if key not in own}
+    launch.train(config.load({**base, "name": "base"}, quiet))
+    launch.train(config.load("fine.yaml", quiet))
+    old, new = (checkpoint.read(Path("runs", name)).model for name in ("base", "fine"))
+    report = json.loads(Path("runs", "fine", "fine_tuning.json").read_text())
+    assert report["restored"]["mlp.0.weight"] == "mlp.0.weight"
+    assert "linear.embedding.tables.item" in report["restored"]
+    assert {"mlp.0.bias", "embedding.tables.item"} <= {*report["new"]}
+    assert report["frozen"] == ["embedding.tables.user", "mlp.0.weight", "mlp.0.bias", "mlp.1.weight", "mlp.1.bias"]
+    same = {name for name in old if torch.equal(old[name], new[name])}
+    assert {"embedding.tables.user", "mlp.0.weight"} <= same
+    assert same & {"embedding.tables.item", "linear.embedding.tables.user", "mlp.0.bias", "mlp.3.weight"} == set()

@@ -479,10 +479,19 @@ def test_bfloat16_learns(data: Path, tmp_path: Path) -> None:
     assert abs(result.metrics["auc"] - reference.metrics["auc"]) < 0.05
 
 
-def test_fine_tuning_starts_from_another_runs_weights(data: Path, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_another_runs_weights(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(settings(data, tmp_path / "old", train__epochs=1))
-    frozen = {"optimizers": [{"name": "sgd", "lr": 0.0}], "train__epochs": 1, "init_from": str(tmp_path / "old")}
-    train(settings(data, tmp_path / "new", **frozen))
+    frozen: dict[str, Any] = {
+        "optimizers": [{"name": "sgd", "lr": 0.0}],
+        "train__epochs": 1,
+        "init_from": str(tmp_path / "old"),
+    }
+    train(settings(data, tmp_path / "new", **frozen, trackers=["console"]))
+    report = json.loads((tmp_path / "new" / "fine_tuning.json").read_text())
+    assert (report["source"], report["new"], report["skipped"]) == (Store(str(tmp_path / "old")).path(18), [], [])
+    assert f"weights from {report['source']}: {len(report['restored'])} restored" in capsys.readouterr().err
     old, new = weights(tmp_path / "old"), weights(tmp_path / "new")
     tables = [name for name in old if name.startswith("embedding.tables.")]
     assert len(tables) > 1

@@ -64,7 +64,7 @@ class MetaBalance(Balancing):
     def bind(self, model: nn.Module) -> None:
         super().bind(model)
         for name, (bank, key) in tables_of(model).items():
-            own = [table.rows.start for table in bank.tables.values() if str(table.width) == key]
+            own = [table.rows.start for table in bank.tables.values() if table.weight == key]
             self.table_starts[name] = torch.tensor(sorted(own))
         count = 0
         for name, _ in model.named_parameters():

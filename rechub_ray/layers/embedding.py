@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,23 +21,26 @@ Embeddable = SparseFeature | SequenceFeature
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table: `rows` of the weight of its width.
+    """One table: `rows` of a weight that the trained tables of its width share, or the frozen ones.
 
     Args:
         name: the feature that owns it; other features may share it.
         width: columns.
-        rows: which rows of its width's weight.
+        rows: which rows of the weight.
+        weight: the weight's key in its bank.
     """
 
     name: str
     width: int
     rows: range
+    weight: str
 
 
 @dataclasses.dataclass(frozen=True)
-class _WidthGroup:
-    """The features of one width. Positions count within the schema's sparse (sequence) features."""
+class _Group:
+    """The features of one weight. Positions count within the schema's sparse (sequence) features."""
 
+    key: str
     width: int
     sparse: tuple[int, ...]
     sequences: tuple[int, ...]
@@ -60,19 +63,28 @@ class Embeddings(nn.Module, abc.ABC):
         super().__init__()
         self.features: tuple[Embeddable, ...] = tuple(features)
         self.widths = tuple(table.width for table in tables)
-        self._sequences = len(schema.sequences)
-        self._tables = {f.name: table for f, table in zip(features, tables, strict=True)}
-        self._groups: list[_WidthGroup] = []
-        for width in dict.fromkeys(self.widths):
-            table_of = {name: table for name, table in self._tables.items() if table.width == width}
+        self._schema, self._sequences = schema, len(schema.sequences)
+        self._place({f.name: table for f, table in zip(features, tables, strict=True)})
+
+    def _place(self, tables: dict[str, Table]) -> None:
+        """Take the tables of the features, by feature, and group the features by weight: each is one lookup."""
+        schema, self._tables = self._schema, tables
+        self._groups: list[_Group] = []
+        for key, width in {table.weight: table.width for table in tables.values()}.items():
+            table_of = {name: table for name, table in tables.items() if table.weight == key}
             sparse = [i for i, f in enumerate(schema.sparse) if f.name in table_of]
             sequences = [i for i, f in enumerate(schema.sequences) if f.name in table_of]
-            self._groups.append(_WidthGroup(width, tuple(sparse), tuple(sequences)))
+            self._groups.append(_Group(key, width, tuple(sparse), tuple(sequences)))
             lists = [schema.sequences[i] for i in sequences]
-            self._constant(f"_columns_{width}", sparse)
-            self._constant(f"_sparse_starts_{width}", [table_of[schema.sparse[i].name].rows.start for i in sparse])
-            self._constant(f"_sequence_starts_{width}", [table_of[f.name].rows.start for f in lists])
-            self._constant(f"_is_mean_{width}", [f.pooling == "mean" for f in lists])
+            self._constant(f"_columns_{key}", sparse)
+            self._constant(f"_sparse_starts_{key}", [table_of[schema.sparse[i].name].rows.start for i in sparse])
+            self._constant(f"_sequence_starts_{key}", [table_of[f.name].rows.start for f in lists])
+            self._constant(f"_is_mean_{key}", [f.pooling == "mean" for f in lists])
+
+    def lay_out(self, tables: Mapping[str, Table]) -> None:
+        """Look the features up where the bank's tables, by name, are now."""
+        self._place({feature: tables[table.name] for feature, table in self._tables.items()})
+        self.to(next((weight.device for weight in self.bank.weights.values()), torch.device("cpu")))
 
     @property
     @abc.abstractmethod
@@ -110,7 +122,7 @@ class Embeddings(nn.Module, abc.ABC):
         if name not in self._tables:
             raise SchemaError(f"there is no embedding of '{name}'", hint=nearest(name, self._tables))
         table = self._tables[name]
-        weight, by_rows = self._weight(table.width)
+        weight, by_rows = self._weight(table.weight)
         if ids is None:
             return look_up_range(weight, table.rows.start, table.rows.stop, by_rows=by_rows)
         return look_up(weight, ids + table.rows.start, by_rows=by_rows)
@@ -126,13 +138,15 @@ class Embeddings(nn.Module, abc.ABC):
         Raises:
             SchemaError: features differ in width.
         """
-        if len(self._groups) != 1:
+        if len(set(self.widths)) != 1:
             raise SchemaError(
                 "this model stacks its embeddings, so all features need one width",
                 got=", ".join(f"{f.name}: {width}" for f, width in zip(self.features, self.widths, strict=True))
                 or "no sparse or sequence feature",
             )
-        return self._vectors(self._groups[0], features)
+        if len(self._groups) == 1:
+            return self._vectors(self._groups[0], features)
+        return torch.stack(self._by_feature(features), dim=1)
 
     def flat(self, features: Features) -> Tensor:
         """Return every feature's vector side by side, (B, flat_dim), in the order of `features`."""
@@ -140,8 +154,7 @@ class Embeddings(nn.Module, abc.ABC):
             return features.dense.new_zeros(features.dense.shape[0], 0)
         if len(self._groups) == 1:
             return self._vectors(self._groups[0], features).flatten(1)
-        vectors = {b.width: iter(self._vectors(b, features).unbind(1)) for b in self._groups}
-        return torch.cat([next(vectors[width]) for width in self.widths], dim=1)
+        return torch.cat(self._by_feature(features), dim=1)
 
     def sum(self, features: Features) -> Tensor:
         """Return the sum of all numbers of `flat`, (B,): with dim 1, a first-order term."""
@@ -174,7 +187,12 @@ class Embeddings(nn.Module, abc.ABC):
         padded = vectors.new_zeros(rows * longest, group.width).index_copy(0, places, vectors)
         return padded.view(rows, longest, group.width), mask
 
-    def _vectors(self, group: _WidthGroup, features: Features) -> Tensor:
+    def _by_feature(self, features: Features) -> list[Tensor]:
+        """Return each feature's vectors, (B, dim), in the order of `features`."""
+        vectors = {group.key: iter(self._vectors(group, features).unbind(1)) for group in self._groups}
+        return [next(vectors[table.weight]) for table in self._tables.values()]
+
+    def _vectors(self, group: _Group, features: Features) -> Tensor:
         """Return the vectors of one group, (B, K, width)."""
         parts = []
         if group.sparse:
@@ -188,14 +206,14 @@ class Embeddings(nn.Module, abc.ABC):
                 parts.append(self._pool_ragged(group, sequences))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _rows(self, group: _WidthGroup, features: Features) -> Tensor:
+    def _rows(self, group: _Group, features: Features) -> Tensor:
         """Return the rows of a group's sparse features, (B, K)."""
         ids = features.sparse
         if len(group.sparse) != ids.shape[1]:
             ids = ids.index_select(1, self._get("_columns", group))
         return ids + self._get("_sparse_starts", group)
 
-    def _pool_ragged(self, group: _WidthGroup, sequences: RaggedSequences) -> Tensor:
+    def _pool_ragged(self, group: _Group, sequences: RaggedSequences) -> Tensor:
         values, offsets = sequences.values, sequences.offsets
         rows = (offsets.numel() - 1) // self._sequences
         if len(group.sequences) != self._sequences:
@@ -204,7 +222,7 @@ class Embeddings(nn.Module, abc.ABC):
         borders = offsets[torch.arange(count + 1, device=offsets.device) * rows]
         starts = self._get("_sequence_starts", group)
         values = values + torch.repeat_interleave(starts, borders.diff(), output_size=values.numel())
-        weight, by_rows = self._weight(group.width)
+        weight, by_rows = self._weight(group.key)
         pooled = F.embedding_bag(values, weight, offsets, mode="sum", sparse=by_rows, include_last_offset=True).view(
             count, rows, group.width
         )
@@ -212,7 +230,7 @@ class Embeddings(nn.Module, abc.ABC):
         divisor = torch.where(self._get("_is_mean", group).view(-1, 1, 1), lengths, 1)
         return (pooled / divisor).transpose(0, 1)
 
-    def _pool_padded(self, group: _WidthGroup, sequences: PaddedSequences) -> Tensor:
+    def _pool_padded(self, group: _Group, sequences: PaddedSequences) -> Tensor:
         pooled = []
         starts, is_mean = self._get("_sequence_starts", group), self._get("_is_mean", group)
         for at, position in enumerate(group.sequences):
@@ -221,39 +239,34 @@ class Embeddings(nn.Module, abc.ABC):
             pooled.append(vectors.sum(1) / torch.where(is_mean[at], lengths, 1))
         return torch.stack(pooled, dim=1)
 
-    def _padded(self, group: _WidthGroup, ids: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _padded(self, group: _Group, ids: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         mask = ids >= 0
         vectors = self._look_up(group, ids.clamp(min=0) + start)
         return vectors * mask.unsqueeze(-1).to(vectors.dtype), mask
 
-    def _look_up(self, group: _WidthGroup, rows: Tensor) -> Tensor:
-        weight, by_rows = self._weight(group.width)
+    def _look_up(self, group: _Group, rows: Tensor) -> Tensor:
+        weight, by_rows = self._weight(group.key)
         return look_up(weight, rows, by_rows=by_rows)
 
-    def _weight(self, width: int) -> tuple[Tensor, bool]:
-        """Return the weight of one width, and whether its gradient is sparse."""
-        bank, key = self.bank, str(width)
-        return bank.weights[key], bank.row_gradients[key]
+    def _weight(self, key: str) -> tuple[Tensor, bool]:
+        """Return a weight, and whether its gradient is sparse."""
+        return self.bank.weights[key], self.bank.row_gradients[key]
 
-    def _find(self, name: str) -> tuple[_WidthGroup, int]:
+    def _find(self, name: str) -> tuple[_Group, int]:
         """Return the group of a sequence feature, and its place among the group's sequences."""
         sequences = [f.name for f in self.features if isinstance(f, SequenceFeature)]
         if name not in sequences:
             raise SchemaError(f"there is no sequence feature '{name}' to embed", hint=nearest(name, sequences))
-        width = self.widths[[f.name for f in self.features].index(name)]
-        alike = [
-            f.name
-            for f, w in zip(self.features, self.widths, strict=True)
-            if w == width and isinstance(f, SequenceFeature)
-        ]
-        return next(b for b in self._groups if b.width == width), alike.index(name)
+        key = self._tables[name].weight
+        alike = [other for other in sequences if self._tables[other].weight == key]
+        return next(group for group in self._groups if group.key == key), alike.index(name)
 
     def _constant(self, name: str, values: Sequence[int] | Sequence[bool]) -> None:
         dtype = torch.bool if values and isinstance(values[0], bool) else torch.int64
         self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
 
-    def _get(self, name: str, group: _WidthGroup) -> Tensor:
-        return self.get_buffer(f"{name}_{group.width}")
+    def _get(self, name: str, group: _Group) -> Tensor:
+        return self.get_buffer(f"{name}_{group.key}")
 
 
 class EmbeddingBank(Embeddings):
@@ -282,7 +295,7 @@ class EmbeddingBank(Embeddings):
         features: the embedded features: sparse ones, then sequences, each in schema order.
         widths: their widths, in the same order.
         tables: the tables by the names of the features that own them.
-        weights: `weights.<width>`, (rows, width) each.
+        weights: `weights.<width>`, (rows, width) each, and those that `move` made.
         row_gradients: `sparse_grad` of each weight, by its key.
 
     Raises:
@@ -319,7 +332,7 @@ class EmbeddingBank(Embeddings):
             if owner.name not in tables:
                 start = sizes.get(width, 0)
                 sizes[width] = start + owner.vocab_size
-                tables[owner.name] = Table(owner.name, width, range(start, sizes[width]))
+                tables[owner.name] = Table(owner.name, width, range(start, sizes[width]), str(width))
         super().__init__(schema, picked, [tables[owner.name] for owner in owners])
         self.init_std, self.name = init_std, name
         self.tables: Mapping[str, Table] = tables
@@ -336,8 +349,28 @@ class EmbeddingBank(Embeddings):
     def reset_parameters(self) -> None:
         """Draw all rows anew."""
         for table in self.tables.values():
-            rows = self.weights[str(table.width)].detach()[table.rows.start : table.rows.stop]
+            rows = self.weights[table.weight].detach()[table.rows.start : table.rows.stop]
             draw_initial_rows(rows, f"{self.name}/{table.name}", std=self.init_std)
+
+    def move(self, names: Collection[str], key: str) -> None:
+        """Move tables out of the weight that they share with others, to a weight of their own; views have to follow.
+
+        Args:
+            names: tables of one weight, but not all of it.
+            key: of the new weight, as `weights` has it.
+        """
+        old = self.tables[next(iter(names))].weight
+        weight, moved = self.weights[old], dict(self.tables)
+        for to, own in {old: False, key: True}.items():
+            taken = [t for t in self.tables.values() if t.weight == old and (t.name in names) == own]
+            self.weights[to] = nn.Parameter(torch.cat([weight.detach()[t.rows.start : t.rows.stop] for t in taken]))
+            start = 0
+            for table in taken:
+                rows = range(start, start := start + len(table.rows))
+                moved[table.name] = dataclasses.replace(table, rows=rows, weight=to)
+        self.row_gradients[key] = self.row_gradients[old]
+        self.tables = moved
+        self.lay_out(moved)
 
     def table_of(self, feature: Embeddable) -> Table | None:
         """Return this bank's table for a feature, by its name or that of the feature whose table it shares, or None."""

@@ -207,12 +207,16 @@ def _check_patterns(patterns: list[list[str]], names: list[str], where: str) -> 
     for i, own in enumerate(patterns):
         for pattern in own:
             if not fnmatch.filter(names, pattern):
-                stems = {name[:at] + ".*" for name in names for at, letter in enumerate(name) if letter == "."}
-                meant = nearest(pattern, [*stems, *names])
                 raise ConfigError(
-                    f"'{where}.{i}.params': the pattern '{pattern}' matches no parameter",
-                    hint=(f"{meant} " if meant.startswith("Did") else "") + f"The parameters are {_some(names)}.",
+                    f"'{where}.{i}.params': the pattern '{pattern}' matches no parameter", hint=hint_for(pattern, names)
                 )
+
+
+def hint_for(pattern: str, names: Sequence[str]) -> str:
+    """Return which pattern on `names` may have been meant by one that matches none of them, and the first names."""
+    stems = {name[:at] + ".*" for name in names for at, letter in enumerate(name) if letter == "."}
+    meant = nearest(pattern, [*stems, *names])
+    return (f"{meant} " if meant.startswith("Did") else "") + f"The parameters are {_some(names)}."
 
 
 def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list[str]]:
@@ -227,7 +231,7 @@ def _claim(patterns: list[list[str]], names: list[str], where: str) -> list[list
                 got=", ".join(own),
                 hint=f"All it matches is taken by the optimizers before it: {_some(taken)}. First match wins."
                 if taken
-                else "All it matches is frozen.",
+                else "All it matches is frozen: leave this optimizer out.",
             )
         claims.append(mine)
         left = [name for name in left if name not in mine]

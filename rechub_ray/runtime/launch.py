@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from rechub_ray.defaults import resolved
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.files import is_uri, join, masked, strict_json, write_text
+from rechub_ray.fine_tuning import is_own
 from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
@@ -109,6 +111,8 @@ def _train(
             Store(directory).set_aside()
         write_text(join(directory, "config.yaml"), config_module.dump(config))
         same_data.note(job)
+        if job.start is not None and step == 0 and not is_own(config) and _has_console(config):
+            print(job.start, file=sys.stderr, flush=True)
         listener = _Listener(job, trackers, callback_fn, step)
         try:
             report = (executor or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
@@ -201,6 +205,10 @@ def _log_directory(config: RunConfig) -> str:
     """Return the folder of the logs: a local one, wherever the checkpoints go."""
     directory = config.directory()
     return os.path.abspath(f"runs/{config.name}" if is_uri(directory) else directory)
+
+
+def _has_console(config: RunConfig) -> bool:
+    return any(node["name"] == "console" for node in config.trackers)
 
 
 class _Listener:

@@ -71,7 +71,7 @@ def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> l
             gradient, largest = p.numel() * size * (2 if config.processes > 1 else 1), ""
             if name in tables:
                 bank, key = tables[name]
-                own = [f for f, width in zip(bank.features, bank.widths, strict=True) if str(width) == key]
+                own = [f for f in bank.features if (table := bank.table_of(f)) and table.weight == key]
                 sizes = {f.shared_with or f.name: f.vocab_size for f in own}
                 if bank.row_gradients[key]:
                     lookups = min(rows_per_worker * len(own), p.shape[0])
@@ -80,6 +80,9 @@ def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> l
                 largest = "rows of " + ", ".join(f"{feature}: {rows:,}" for feature, rows in top)
             average = 2 * p.numel() * size if config.train.ema_decay is not None else 0
             result.append(Need(name, p.numel() * size, states, gradient, largest, average))
+    trained = {need.name for need in result}
+    frozen = {name: p for name, p in parameters.items() if name not in trained}
+    result += [Need(name, p.numel() * p.element_size(), 0, 0) for name, p in frozen.items()]
     return sorted(result, key=lambda need: -need.total)
 
 

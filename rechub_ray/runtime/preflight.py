@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 
-from rechub_ray.checkpoint import Store
 from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.plan import geometry
 from rechub_ray.defaults import build_task, resolved
 from rechub_ray.device import pick_device
-from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, named, nearest
-from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
+from rechub_ray.errors import ConfigError, ResourceError, named, nearest
+from rechub_ray.files import absolute, check_writable, join, join_all, masked
+from rechub_ray.fine_tuning import Start, check_start, start_of
+from rechub_ray.freezing import freeze
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
@@ -49,6 +50,7 @@ class Job:
         valid: the row groups of the validation split, if there is one.
         test: the row groups of the test split, if there is one.
         groups: those of the training split, with `data.group_by`.
+        start: what the model takes from `init_from`, with that.
     """
 
     config: RunConfig
@@ -57,6 +59,7 @@ class Job:
     valid: Manifest | None
     test: Manifest | None
     groups: Groups | None = None
+    start: Start | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,7 +88,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         ConfigError: a setting or component does not fit the data or this machine.
         SchemaError: the schema cannot be read, or does not fit a component.
         DataError: a split cannot be read, or does not fit the schema.
-        CheckpointError: there is no checkpoint at `init_from`.
+        CheckpointError: there is no checkpoint at `init_from`, or it does not fit the model.
         ResourceError: the model does not fit into memory.
     """
     config = _anchored(config)
@@ -117,6 +120,9 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         )
     job = dataclasses.replace(job, groups=_groups(job) if data.group_by else None)
     _check_start(config)
+    if config.init_from is not None:  # from here on one checkpoint: a run that is still training may save others
+        config = config.model_copy(update={"init_from": start_of(config.init_from, best=config.init_best)})
+        job = dataclasses.replace(job, config=config, start=_start(config, schema))
     check_writable(config.directory(), what="'model_dir'")
     return job
 
@@ -224,6 +230,7 @@ def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
     try:
         with torch.device("meta"):
             model = MODELS.build(config.model, schema, where="model")
+            freeze(model, config.train.freeze)
         sizes = {name: weight.numel() * weight.element_size() for name, weight in model.named_parameters()}
     except RuntimeError as error:
         if "overflow" not in str(error).lower():
@@ -341,16 +348,22 @@ def check_device(config: RunConfig) -> None:
 
 
 def _check_start(config: RunConfig) -> None:
-    """Check that the checkpoint and the map from which the run starts exist."""
-    if config.init_map is not None:
-        if config.init_from is None:
-            raise ConfigError("'init_map' says how to take weights from 'init_from', which is null")
-        if not os.path.isfile(config.init_map):
-            raise ConfigError(f"'init_map': there is no file '{config.init_map}'")
-    if config.init_from is not None and not Store(config.init_from).names():
-        filesystem, root = open_filesystem(config.init_from)
-        if not exists(filesystem, f"{root}/manifest.json"):
-            raise CheckpointError(f"'init_from': no checkpoint in '{config.init_from}'")
+    """Check that the settings of the run's start fit each other."""
+    if config.init_from is None:
+        given = {"init_map": config.init_map, "init_best": config.init_best, "init_resize": config.init_resize}
+        for key in (key for key, value in given.items() if value not in (None, False, "error")):
+            raise ConfigError(f"'{key}' says how to take weights from 'init_from', which is null")
+        if config.train.freeze:
+            _log.warning("train.freeze without init_from: what it names stays at its random initial values")
+    elif config.init_map is not None and not os.path.isfile(config.init_map):
+        raise ConfigError(f"'init_map': there is no file '{config.init_map}'")
+
+
+def _start(config: RunConfig, schema: Schema) -> Start:
+    with torch.device("meta"):
+        model = MODELS.build(config.model, schema, where="model")
+        frozen = freeze(model, config.train.freeze)
+    return check_start(config, model, frozen)
 
 
 @dataclasses.dataclass(frozen=True)

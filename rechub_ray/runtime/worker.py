@@ -13,8 +13,8 @@ import torch.distributed as dist
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
-from rechub_ray.files import exists, join, open_filesystem
-from rechub_ray.fine_tuning import initialise_from
+from rechub_ray.files import exists, join, masked, open_filesystem, strict_json, write_text
+from rechub_ray.fine_tuning import FILE, initialise_from, is_own
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
 from rechub_ray.runtime.board import WorkerPlace
@@ -86,8 +86,13 @@ def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Prog
     newest = store.read_newest(say=hooks.say) if world.is_main else None
     path = world.broadcast(newest.path if newest is not None else None)
     if path is None:
-        if learner.config.init_from is not None:
-            initialise_from(learner.model, learner.config.init_from, learner.config.init_map)
+        config = learner.config
+        if config.init_from is not None:
+            start = initialise_from(
+                learner.model, config.init_from, config.init_map, resize=config.init_resize, frozen=learner.frozen
+            )
+            if world.is_main and not is_own(config):
+                write_text(join(config.directory(), FILE), masked(strict_json(start.to_dict())))
         return Progress()
     return learner.restore(newest or read(path, optimizers=True))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from rechub_ray.config import RunConfig, Section
+from rechub_ray.freezing import freeze
 from rechub_ray.models import MODELS
 from rechub_ray.schema import Schema
 
@@ -36,6 +37,7 @@ def model_size(config: RunConfig, schema: Schema) -> dict[str, int]:
     """Return the size of a run's model by the names in `SIZES`, without memory for its weights."""
     with torch.device("meta"):
         model = MODELS.build(config.model, schema, where="model")
+        freeze(model, config.train.freeze)
     weights = [p for p in model.parameters() if p.requires_grad]
     sizes = (sum(p.numel() for p in weights), sum(p.numel() * p.element_size() for p in weights))
     return dict(zip(SIZES, sizes, strict=True))

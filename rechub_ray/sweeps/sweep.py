@@ -40,7 +40,10 @@ from rechub_ray.sweeps.search import Search, check_packages
 
 Count = Annotated[int, Ge(1)]
 DEFAULT_TRIALS = 10
-_FIXED = ("name", "model_dir", "data.root", "imports", "trackers", "scaling", "export", "init_from", "init_map")
+_FIXED = (
+    *("name", "model_dir", "data.root", "imports", "trackers", "scaling", "export"),
+    *("init_from", "init_best", "init_map", "init_resize"),
+)
 
 
 class Stop(Section):
@@ -510,7 +513,13 @@ def _check_exchange(checked: CheckedSweep) -> None:
 
 
 def _is_exchange(path: str) -> bool:
-    return path.endswith((".name", ".params")) or path in ("optimizers", "losses", "metrics", "train.accumulate_steps")
+    return path.endswith((".name", ".params")) or path in (
+        "optimizers",
+        "losses",
+        "metrics",
+        "train.accumulate_steps",
+        "train.freeze",
+    )
 
 
 def _shapes(config: RunConfig, job: Job) -> dict[str, tuple[int, ...]]:

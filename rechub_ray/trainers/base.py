@@ -97,7 +97,12 @@ class Trainer:
             **objective,
             "optimizers": optimizer_nodes(optimizer_fn, optimizer_params),
             "regularization": dict(regularization_params or {}),
-            "train": {"epochs": n_epoch, "device": train_device, "early_stopping": dict(early_stopping)},
+            "train": {
+                "epochs": n_epoch,
+                "device": train_device,
+                "early_stopping": dict(early_stopping),
+                "freeze": model.__dict__.get("freeze", []),  # of models of compat
+            },
             "scaling": workers,
             "export": {"onnx": False},
         }

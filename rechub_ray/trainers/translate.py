@@ -51,7 +51,8 @@ def model_node(model: Any) -> dict[str, Any]:
         raise ConfigError(
             f"'model': this {name} is not what its constructor builds",
             got=f"layers changed or frozen afterwards: {', '.join(differing[:5])}",
-            hint="Workers build it again from its class and arguments: make the change in a class of your own.",
+            hint="Workers build it again from its class and arguments: make the change in a class of your own; what is "
+            "not to be trained is named in overrides={'train.freeze': [...]}.",
         )
     return node
 

@@ -14,7 +14,13 @@ __all__ = ["Initializer", "Pretrained", "RandomNormal", "RandomUniform", "Xavier
 
 
 class Initializer(abc.ABC):
-    """Fills a table."""
+    """Fills a table.
+
+    Attributes:
+        freeze: whether the table is not trained.
+    """
+
+    freeze = False
 
     @abc.abstractmethod
     def fill(self, table: Tensor) -> None:
@@ -66,18 +72,14 @@ class Pretrained(Initializer):
 
     Args:
         embedding_weight: (V, D).
-        freeze: must be False: tables of equal width are one weight here, and no part of it can be frozen.
+        freeze: whether the rows stay as they are; trainers then have the table in `train.freeze`.
 
     Raises:
-        ConfigError: freeze is True, or the shape is not the feature's.
+        ConfigError: the shape is not the feature's.
     """
 
     def __init__(self, embedding_weight: Any, freeze: bool = True) -> None:
-        if freeze:
-            raise ConfigError(
-                "Pretrained(freeze=True): single tables cannot be frozen",
-                hint="Write freeze=False; a table then starts from these rows and goes on learning.",
-            )
+        self.freeze = freeze
         self.embedding_weight = torch.as_tensor(embedding_weight, dtype=torch.float32)
 
     def fill(self, table: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -27,19 +28,21 @@ def build(
 ) -> Model:
     """Return rechub_ray's model `name` on these features and labels, with the features' initializers applied.
 
-    Its attribute `padding` has the id that pads, by sequence feature.
+    Its attribute `padding` has the id that pads, by sequence feature, and `freeze` the tables that are not trained.
     """
     by_name = _by_name(features)
     model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values()), labels), where="model")
+    freeze = []
     for feature in by_name.values():
         if not isinstance(feature, DenseFeature) and feature.shared_with is None:
             bank = model.embedding
             if isinstance(bank, EmbeddingBank) and feature.name in [f.name for f in bank.features]:
                 feature.initializer.fill(bank.rows(feature.name).detach())
+                freeze += [f"embedding.tables.{glob.escape(feature.name)}"] if feature.initializer.freeze else []
     padding = {
         f.name: f.padding_idx for f in by_name.values() if isinstance(f, SequenceFeature) and f.padding_idx is not None
     }
-    model.__dict__["padding"] = padding
+    model.__dict__.update(padding=padding, freeze=freeze)
     return model
 
 

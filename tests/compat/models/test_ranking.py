@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from rechub_ray import CTRTrainer
 from rechub_ray import models as house
 from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from rechub_ray.compat.basic.initializers import Pretrained, RandomUniform, XavierNormal, XavierUniform
@@ -81,6 +85,21 @@ def test_initializers_fill_their_own_table() -> None:
         tables.rows("usr")
 
 
+def test_pretrained_rows_are_frozen_as_torch_rechub_freezes_them(tmp_path: Path) -> None:
+    """By default, whatever else has that width, and with its dense Adam; the first-order weights are trained."""
+    rows, random = torch.randn(20, 4), np.random.default_rng(0)
+    lists = [SparseFeature("user", 30, 4), SparseFeature("item", 20, 4, initializer=Pretrained(rows))]
+    model = DeepFM(lists, lists, MLP)
+    user = bank(model).rows("user").detach().clone()
+    data = pd.DataFrame({name: random.integers(0, 20, 300) for name in ("user", "item")})
+    trainer = CTRTrainer(model, n_epoch=1, model_path=str(tmp_path), optimizer_params={"lr": 0.01}, model_logger=[])
+    trainer.fit(data.assign(label=random.integers(0, 2, 300)))
+    assert torch.equal(bank(model).rows("item"), rows)
+    assert not torch.equal(bank(model).rows("user"), user)
+    assert "freeze:\n  - embedding.tables.item" in (tmp_path / "config.yaml").read_text()
+    assert not (tmp_path / "fine_tuning.json").exists()
+
+
 def test_the_width_of_a_feature_without_one() -> None:
     assert SparseFeature("user", vocab_size=16).embed_dim == 12
 
@@ -102,10 +121,8 @@ def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
         DeepFM(**(arguments | change))
 
 
-def test_frozen_tables_are_refused() -> None:
-    with pytest.raises(ConfigError, match="freeze=False"):
-        Pretrained([[1.0]])
-    one = [SparseFeature("item", 20, 4, initializer=Pretrained(torch.zeros(3, 4), freeze=False))]
+def test_rows_of_another_shape_are_refused() -> None:
+    one = [SparseFeature("item", 20, 4, initializer=Pretrained(torch.zeros(3, 4)))]
     with pytest.raises(ConfigError, match=r"\(20, 4\).*\(3, 4\)"):
         DeepFM(one, one, MLP)
 
