@@ -107,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     prepare = add("prepare", _prepare, "Encode raw logs into parquet shards and a schema.")
-    prepare.add_argument("recipe", help="YAML recipe, as in configs/data/")
+    prepare.add_argument("recipe", nargs="?", help="YAML recipe, as in configs/data/")
     prepare.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in source=DIR out=DIR")
+    prepare.add_argument("--like", metavar="DIR", help="encode by the vocabularies of this data set, or of this run's")
+    prepare.add_argument("--adopt", metavar="DIR", help="only add a fingerprint to a data set or run from before them")
 
     for name, run, text in (
         ("train", _train, "Train, evaluate and export one run."),
@@ -194,6 +196,17 @@ def _prepare(options: argparse.Namespace) -> None:
     from rechub_ray import config as config_module
     from rechub_ray.preparation import prepare, print_report
 
+    if options.adopt is not None:
+        from rechub_ray.runtime.adoption import adopt
+
+        if options.recipe is not None or options.like is not None:
+            raise ConfigError("--adopt stands alone", expected=f"rechub-ray prepare --adopt {options.adopt}")
+        print(f"{masked(adopt(options.adopt))} has its fingerprint")
+        return
+    if options.recipe is None:
+        raise ConfigError("the recipe is missing", expected="rechub-ray prepare RECIPE [path=value ...]")
+    if options.like is not None:
+        options.overrides.append(f"like={json.dumps(options.like)}")
     result = prepare(config_module.merge(config_module.read_yaml(options.recipe), options.overrides))
     print_report(result.stats)
     print(f"\n{len(result.schema.features)} features -> {masked(result.out)}")

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -70,14 +71,15 @@ def locked(directory: str, *, what: str, hint: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing_folder(root: str) -> Iterator[Path]:
+def writing_folder(root: str, prefix: str = WRITING) -> Iterator[Path]:
     """Make a temporary folder in `root` that `remove_stale` leaves alone; remove it at the end unless it was moved.
 
     Args:
         root: a local folder that is there.
+        prefix: of the folder's name.
     """
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=root))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
         with contextlib.suppress(FileNotFoundError):  # removed by another process before it was locked
             handle = os.open(folder, os.O_RDONLY)
             _handles.add(handle)
@@ -93,9 +95,9 @@ def writing_folder(root: str) -> Iterator[Path]:
         _close(handle)
 
 
-def remove_stale(root: str) -> None:
+def remove_stale(root: str, prefix: str = WRITING) -> None:
     """Remove the temporary folders that dead processes left in `root`."""
-    for folder in Path(root).glob(f"{WRITING}*"):
+    for folder in Path(root).glob(f"{glob.escape(prefix)}*"):
         try:
             handle = os.open(folder, os.O_RDONLY)
         except OSError:  # moved to its final place

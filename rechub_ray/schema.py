@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -34,21 +34,30 @@ class SparseFeature:
         vocab_size: number of ids; every value lies in [0, vocab_size). Id 0 stands for unseen values and nulls.
         embed_dim: width of this feature's embedding; None takes the model's `embedding_dim`.
         shared_with: name of the feature whose table this one uses.
+        encoding: fingerprint of how `prepare` makes these values of raw ones; empty where it is not known.
     """
 
     name: str
     vocab_size: PositiveInt
     embed_dim: PositiveInt | None = None
     shared_with: str | None = None
+    encoding: str = ""
     kind: Literal["sparse"] = "sparse"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class DenseFeature:
-    """A numeric column: a scalar (dim 1), or a list of `dim` numbers a row."""
+    """A numeric column.
+
+    Args:
+        name: the parquet column.
+        dim: numbers a row; 1 is a scalar column, otherwise it is a list.
+        encoding: as for SparseFeature.
+    """
 
     name: str
     dim: PositiveInt = 1
+    encoding: str = ""
     kind: Literal["dense"] = "dense"
 
 
@@ -63,6 +72,7 @@ class SequenceFeature:
         pooling: how the row's embeddings become one vector where a model wants one (an empty list gives zeros).
         embed_dim: as for SparseFeature.
         shared_with: as for SparseFeature (the target item of a history, for instance).
+        encoding: as for SparseFeature.
     """
 
     name: str
@@ -71,6 +81,7 @@ class SequenceFeature:
     pooling: Literal["mean", "sum"] = "mean"
     embed_dim: PositiveInt | None = None
     shared_with: str | None = None
+    encoding: str = ""
     kind: Literal["sequence"] = "sequence"
 
 
@@ -256,11 +267,30 @@ class Schema:
             teachers=tuple(label for label in self.targets if label.name in teachers),
         )
 
+    def encoded(self, encodings: Mapping[str, str]) -> Schema:
+        """Return the schema with the features' encodings; those that `encodings` does not name have none."""
+        features = (dataclasses.replace(f, encoding=encodings.get(f.name, "")) for f in self.features)
+        return dataclasses.replace(self, features=tuple(features))
+
+    def encoded_otherwise(self, other: Schema) -> list[str]:
+        """Return the features that another data set makes of raw values in another way, with what can be said of it.
+
+        Where one of the two does not know how, nothing is said.
+        """
+        theirs, found = {f.name: f for f in other.features}, []
+        for mine in self.features:
+            feature = theirs.get(mine.name, mine)
+            if mine.encoding and feature.encoding and mine.encoding != feature.encoding:
+                sizes = [getattr(f, "vocab_size", None) for f in (feature, mine)]
+                said = f"{sizes[0]:,} ids, was {sizes[1]:,}" if sizes[0] != sizes[1] else "encoded otherwise"
+                found.append(f"'{mine.name}' ({said})")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         teachers = {"teachers": [dataclasses.asdict(label) for label in self.teachers]} if self.teachers else {}
         return {
             "version": VERSION,
-            "features": [dataclasses.asdict(f) for f in self.features],
+            "features": [_plain(f) for f in self.features],
             "labels": [dataclasses.asdict(label) for label in self.labels],
             "group": self.group,
             "weight": self.weight,
@@ -321,6 +351,10 @@ class Schema:
         """Return 16 hex digits that change when anything in the schema changes."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(feature: Feature) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(feature).items() if key != "encoding" or value}
 
 
 def _list(data: dict[str, Any], key: str, where: str) -> list[Any]:

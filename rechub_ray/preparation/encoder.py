@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from rechub_ray.data.fingerprint import FILE, VOCABULARIES
 from rechub_ray.errors import DataError, nearest
+from rechub_ray.files import join, open_filesystem, read_text
 from rechub_ray.preparation.forms import FeatureSpec, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
 from rechub_ray.preparation.transforms import (
@@ -33,7 +35,6 @@ from rechub_ray.preparation.values import Flaws, flat
 from rechub_ray.schema import Feature
 
 VERSION = 1
-FILE = "preprocess.json"
 _SPECS: pydantic.TypeAdapter[list[FeatureSpec]] = pydantic.TypeAdapter(list[FeatureSpec])
 
 
@@ -85,6 +86,42 @@ class Encoder:
     @property
     def features(self) -> tuple[Feature, ...]:
         return tuple(transform.feature() for transform in self.transforms)
+
+    @property
+    def encodings(self) -> dict[str, str]:
+        """The fingerprint of each feature's transform: equal ones make the same of the same raw values."""
+        return {transform.spec.name: transform.encoding for transform in self.transforms}
+
+    def take(self, other: Encoder) -> list[str]:
+        """Take the fitted transforms of another encoder.
+
+        Returns:
+            The features that it lacks, or that it would encode in another way; they are not fitted.
+        """
+        theirs, differing = {transform.spec.name: transform for transform in other.transforms}, []
+        vocabularies = {
+            transform.spec.name: (transform.ids, table_name(transform.spec))
+            for transform in other.transforms
+            if isinstance(transform, CategoricalTransform | SequenceTransform) and isinstance(transform.ids, Vocabulary)
+        }
+        tables: dict[str, str] = {}
+        for mine in self.transforms:
+            fitted = theirs.get(mine.spec.name)
+            is_fitted = True
+            if isinstance(mine, NumericTransform) and isinstance(fitted, NumericTransform):
+                mine.shift, mine.scale = fitted.shift, fitted.scale
+            elif isinstance(mine, BucketTransform) and isinstance(fitted, BucketTransform):
+                mine.boundaries = fitted.boundaries
+            elif isinstance(mine, CategoricalTransform | SequenceTransform):
+                name = table_name(mine.spec)
+                vocabulary, table = vocabularies.get(mine.spec.name, (None, ""))
+                if mine.ids is None and vocabulary is not None:
+                    mine.ids = vocabulary
+                    self.counts.setdefault(name, other.counts[table])
+                is_fitted = mine.ids is not None and tables.setdefault(name, mine.ids.digest) == mine.ids.digest
+            if fitted is None or not is_fitted or mine.encoding != fitted.encoding:
+                differing.append(f"'{mine.spec.name}'")
+        return differing
 
     def parse(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
         """Return raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""
@@ -151,6 +188,28 @@ class Encoder:
                 case BucketTransform(), Quantiles():
                     transform.finish(fitted)
 
+    def grow(self, state: FitState) -> dict[str, int]:
+        """Give ids after those that are there to the values of the merged state that have none.
+
+        Returns:
+            How many there are, by table.
+        """
+        grown = {}
+        for name, part in state.parts.items():
+            owner = next(spec for spec in self.specs if spec.name == name)
+            assert isinstance(owner, Table)
+            assert isinstance(part, Counter)
+            known, counts = self.vocabulary(name), self.counts[name]
+            table = part.table(owner.min_frequency)
+            table = table.filter(pa.array(Vocabulary(known)(flat(table["value"])) == 0))
+            if owner.max_values is not None:
+                table = table.slice(0, max(owner.max_values - len(known), 0))
+            values = pa.concat_arrays([known, flat(table["value"])])
+            counts = pa.concat_arrays([counts, flat(table["count"]).cast(counts.type)])
+            self._set_vocabulary(name, pa.table({"value": values, "count": counts}))
+            grown[name] = table.num_rows
+        return grown
+
     def _set_vocabulary(self, name: str, table: pa.Table) -> None:
         vocabulary = Vocabulary(flat(table["value"]))
         self.counts[name] = flat(table["count"])
@@ -193,26 +252,31 @@ class Encoder:
                 fitted[transform.spec.name] = {"shift": transform.shift, "scale": transform.scale}
             elif isinstance(transform, BucketTransform):
                 fitted[transform.spec.name] = {"boundaries": transform.boundaries}
-        document = {"version": VERSION, "features": [s.model_dump(mode="json") for s in self.specs], "fitted": fitted}
+        document = {
+            "version": VERSION,
+            "features": [s.model_dump(mode="json") for s in self.specs],
+            "fitted": fitted,
+            "encodings": self.encodings,
+        }
         (root / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         for name, counts in self.counts.items():
-            (root / "vocab").mkdir(exist_ok=True)
+            (root / VOCABULARIES).mkdir(exist_ok=True)
             values = self.vocabulary(name)
             columns = {"value": values, "count": counts, "id": pa.array(range(1, len(values) + 1), pa.int64())}
-            pq.write_table(pa.table(columns), root / "vocab" / f"{name}.parquet")
+            pq.write_table(pa.table(columns), root / VOCABULARIES / f"{name}.parquet")
 
     @classmethod
     def load(cls, root: str | Path) -> Encoder:
-        """Return the encoder that `prepare` wrote into `root`.
+        """Return the encoder in a folder or URI that `prepare` wrote, or a run's copy of it.
 
         Raises:
             DataError: a file is missing or of another version.
         """
-        root = Path(root)
+        place = join(str(root), FILE)
         try:
-            document = json.loads((root / FILE).read_text(encoding="utf-8"))
+            document = json.loads(read_text(place))
             if document.get("version") != VERSION:
-                raise DataError(f"{root / FILE} has version {document.get('version')}", expected=f"version {VERSION}")
+                raise DataError(f"{place} has version {document.get('version')}", expected=f"version {VERSION}")
             encoder = cls(tuple(_SPECS.validate_python(document["features"])))
             for transform in encoder.transforms:
                 values = document["fitted"].get(transform.spec.name, {})
@@ -220,7 +284,8 @@ class Encoder:
                     setattr(transform, key, value)
             for name, part in encoder.fit_state().parts.items():
                 if isinstance(part, Counter):
-                    encoder._set_vocabulary(name, pq.read_table(root / "vocab" / f"{name}.parquet"))
+                    filesystem, file = open_filesystem(join(str(root), f"{VOCABULARIES}/{name}.parquet"))
+                    encoder._set_vocabulary(name, pq.read_table(file, filesystem=filesystem))
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{root} holds no readable encoder", got=error, hint=f"`rechub-ray prepare` writes {FILE} and vocab/."

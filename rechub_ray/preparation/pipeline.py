@@ -20,6 +20,7 @@ from rechub_ray.preparation import histories
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.clusters import Cluster
 from rechub_ray.preparation.columns import Column
+from rechub_ray.preparation.earlier import Earlier
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.forms import ByTime, Format, LabelSpec
 from rechub_ray.preparation.labels import Classes
@@ -29,7 +30,7 @@ from rechub_ray.preparation.progress import Progress
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable, group_name, row_id_name
 from rechub_ray.preparation.runner import RAY_BYTES, ray_is_up, run
-from rechub_ray.preparation.sketch import Quantiles
+from rechub_ray.preparation.sketch import Counter, Quantiles
 from rechub_ray.preparation.sources import Source, Task, plan
 from rechub_ray.preparation.splits import empty_split, fitted_starts, given_starts
 from rechub_ray.preparation.staging import check_free, put_in_place, staged
@@ -78,7 +79,9 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
     if not recipe.out:
         raise ConfigError("'out' is missing", expected="the folder to write", hint="Give out=DIR.")
     # reading tasks may run in other processes, which do not share this one's working folder
-    recipe = recipe.model_copy(update={"source": absolute(recipe.source), "out": absolute(recipe.out)})
+    places = {"source": absolute(recipe.source), "out": absolute(recipe.out)}
+    places["like"] = recipe.like and absolute(recipe.like)
+    recipe = recipe.model_copy(update=places)
     check_free(recipe)
     place = tempfile.gettempdir() if is_uri(recipe.out) else recipe.out
     with writing(place), staged(recipe.out) as staging, Progress() as progress:
@@ -94,7 +97,13 @@ class _Run:
     """One call of `prepare`: the passes, and their results."""
 
     def __init__(self, recipe: Recipe, staging: Path, use_ray: bool | None, progress: Progress) -> None:
+        if recipe.like:
+            earlier = Earlier.load(recipe.like)
+            recipe, self.encoder = earlier.settled(recipe), earlier.encoder_of(recipe)
+        else:
+            self.encoder = Encoder(recipe.features, None if recipe.history is None else recipe.history.name)
         self.recipe, self.staging, self.progress = recipe, staging, progress
+        self.grown: dict[str, int] = {}
         self.work = staging / "work"
         source = Source.open(recipe.source)
         source.verify(recipe.checksums, recipe.url)
@@ -116,7 +125,7 @@ class _Run:
             self._by_user()
         if isinstance(recipe.split, ByTime):
             self.reader = dataclasses.replace(self.reader, starts=tuple(self._starts(recipe.split)))
-        encoder, classes = self._fit()
+        encoder, classes = self.encoder, self._fit()
         labels = tuple(classes.label(spec) for spec in recipe.labels)
         self._settle(tuple(label.num_classes for label in labels))
         schema = Schema(encoder.features, labels, group_name(recipe), recipe.weight, row_id_name(recipe))
@@ -127,6 +136,8 @@ class _Run:
         splits = {n: numbers.to_dict(schema.features, schema.labels) for n, numbers in encoded.splits.items()}
         said = check_joins(self.reader.sides, encoded.matched, encoded.rows, self._example)
         said += notes(recipe, schema, encoder, classes, splits, self.tied)
+        for name, count in self.grown.items():
+            said += [f"feature '{name}': {count:,} new ids, after those of {recipe.like}"] if count else []
         stats = {"splits": splits, "bad_rows": self.bad, "notes": said}
         schema.save(staging / "schema.json")
         encoder.save(staging)
@@ -166,11 +177,18 @@ class _Run:
             times.merge(part)
         return times
 
-    def _fit(self) -> tuple[Encoder, Classes]:
-        recipe = self.recipe
-        encoder = Encoder(recipe.features, None if recipe.history is None else recipe.history.name)
+    def _fit(self) -> Classes:
+        recipe, encoder = self.recipe, self.encoder
         total = Fitted(encoder.fit_state(), Classes(recipe.labels), len(recipe.joins))
-        if total.state.parts or total.classes.seen:
+        is_open = bool(total.classes.seen)
+        if recipe.like:
+            is_open = any(spec.kind == "multiclass" and spec.num_classes is None for spec in recipe.labels)
+            total.state.parts = {
+                k: part for k, part in total.state.parts.items() if recipe.grow and type(part) is Counter
+            }
+        if not total.state.parts and not is_open:
+            total.classes = Classes(())
+        else:
             everywhere = recipe.on_bad_rows == "error"
             tasks = [task for task in self.tasks if everywhere or task.split in ("", TRAIN)]
             for part in self._over("fitting", FitTask(self.reader, encoder), tasks, self._sizes(tasks)):
@@ -178,8 +196,11 @@ class _Run:
             if not total.state.rows:
                 raise self._empty(TRAIN)
             check_joins(self.reader.sides, total.matched, total.rows, self._example)
-            encoder.finish(total.state)
-        return encoder, total.classes
+            if recipe.like:
+                self.grown = encoder.grow(total.state)
+            else:
+                encoder.finish(total.state)
+        return total.classes
 
     def _settle(self, counts: tuple[int | None, ...]) -> None:
         """Hold the rows of every split to the classes that training has."""

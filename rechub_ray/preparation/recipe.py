@@ -48,6 +48,9 @@ class Recipe(Form):
     Args:
         source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
         out: the folder to write; it must not exist, unless `overwrite`.
+        like: folder of a prepared data set, or of a run: rows are encoded by its vocabularies and transforms, and
+            nothing is fitted. Values that it does not have become id 0.
+        grow: with `like`, values of the training split that it does not have get ids after those that are there.
         files: path, folder, glob (`*`, `?`, `[ab]`, `**` for any folders) or list of them, relative to `source`; a
             mapping `split: path` for a split by file. Folders `key=value` bring a column `key`. In place of a path,
             `{path: ..., format: {...}}` overrides keys of `format` for these files.
@@ -73,6 +76,8 @@ class Recipe(Form):
     source: str = "."
     out: str = ""
     overwrite: bool = False
+    like: str = ""
+    grow: bool = False
     files: dict[str, tuple[File, ...]]
     format: Format = Format()
     time_format: tuple[str, ...] = ()
@@ -301,6 +306,8 @@ def _checked(form: type[AnyForm], data: Mapping[Any, Any], where: str = "") -> A
 
 
 def _check_names(recipe: Recipe) -> None:
+    if recipe.grow and not recipe.like:
+        raise ConfigError("'grow' is for 'like', which is missing", expected="like: the data set or run to start from")
     for key in ("files", "features"):
         if not getattr(recipe, key):
             raise ConfigError(f"'{key}' is empty", expected=f"at least one {key.removesuffix('s')}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -14,6 +16,7 @@ import pyarrow.fs as pafs
 
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import check_writable, exists, is_uri, open_filesystem, reason
+from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.preparation.recipe import Recipe
 
 
@@ -23,6 +26,8 @@ def check_free(recipe: Recipe) -> None:
     Raises:
         ConfigError: it exists and may not be overwritten, or takes no files.
     """
+    if not is_uri(recipe.out):
+        _mend(os.path.realpath(recipe.out))
     filesystem, root = open_filesystem(recipe.out)
     if exists(filesystem, root):
         raise ConfigError(f"'out': {recipe.out} is a file", expected="a folder that does not exist yet")
@@ -39,19 +44,28 @@ def check_free(recipe: Recipe) -> None:
     check_writable(recipe.out, what="'out'")
 
 
+def _mend(out: str) -> None:
+    """Bring back the old data set where a process ended between two renames; remove it where that ended after them."""
+    aside = _aside(out)
+    if os.path.isdir(aside):
+        with contextlib.suppress(OSError):
+            if os.path.exists(out):
+                shutil.rmtree(aside)
+            else:
+                os.rename(aside, out)
+
+
 @contextlib.contextmanager
 def staged(out: str) -> Iterator[Path]:
     """Give the folder in which everything is made first: beside `out`, or a temporary one where that is remote."""
-    if is_uri(out):
-        with tempfile.TemporaryDirectory(prefix="preparing-") as folder:
-            yield Path(folder)
-        return
-    staging = Path(out).with_name(f".{Path(out).name}.preparing-{os.getpid()}")
-    staging.mkdir(parents=True)
-    try:
+    place, name = (tempfile.gettempdir(), "rechub") if is_uri(out) else os.path.split(os.path.realpath(out))
+    prefix = f".{name}.preparing-"
+    os.makedirs(place, exist_ok=True)
+    remove_stale(place, prefix)
+    with writing_folder(place, prefix) as folder:
+        staging = folder / "data"
+        staging.mkdir()  # with the permissions of an ordinary folder, which temporary ones do not have
         yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def put_in_place(staging: Path, out: str) -> None:
@@ -62,17 +76,18 @@ def put_in_place(staging: Path, out: str) -> None:
         OSError: a local one cannot be written.
     """
     if not is_uri(out):
-        old = Path(out).with_name(f".{Path(out).name}.old-{os.getpid()}")
-        replaced = os.path.exists(out)
-        if replaced:
-            os.rename(out, old)
-        try:
+        out = os.path.realpath(out)
+        if not os.path.exists(out):
             staging.rename(out)
-        except OSError:
-            if replaced:
-                os.rename(old, out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        elif not _exchange(staging, out):
+            aside = _aside(out)
+            os.rename(out, aside)
+            try:
+                staging.rename(out)
+            except OSError:
+                os.rename(aside, out)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
         return
     filesystem, root = open_filesystem(out)
     replaced = exists(filesystem, f"{root}/schema.json")
@@ -92,6 +107,25 @@ def put_in_place(staging: Path, out: str) -> None:
             filesystem.delete_dir(new)
     except OSError as error:
         raise DataError(f"cannot write into '{out}'", got=f"{reason(error)}; {left}") from None
+
+
+def _aside(out: str) -> str:
+    """Return where the old data set is, between two renames, on a disk that cannot exchange two folders."""
+    return os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.replaced")
+
+
+def _exchange(one: Path, other: str) -> bool:
+    """Exchange two folders in one step of the filesystem; return False where it cannot do that."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), other)
 
 
 def _upload(staging: Path, filesystem: pafs.FileSystem, root: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rechub_ray.data.fingerprint import digest
 from rechub_ray.preparation.forms import Bucket, Categorical, Numeric, Sequence, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
 from rechub_ray.preparation.values import (
@@ -28,9 +30,12 @@ State: TypeAlias = Counter | Moments | Quantiles
 
 
 class Ids(Protocol):
-    """Turns texts into ids in [0, size)."""
+    """Turns texts into ids in [0, size); `digest` tells two ways of doing so apart."""
 
     size: int
+
+    @property
+    def digest(self) -> str: ...
 
     def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]: ...
 
@@ -44,6 +49,10 @@ class Vocabulary:
     def __init__(self, values: pa.Array) -> None:
         self.values = values
         self.size = len(values) + 1
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return digest("vocabulary", self.values)
 
     def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
         coded = texts.dictionary_encode()
@@ -74,6 +83,7 @@ class Hashing:
 
     def __init__(self, buckets: int) -> None:
         self.size = buckets
+        self.digest = digest("hashing", buckets)
 
     def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
         coded = texts.dictionary_encode()
@@ -102,10 +112,21 @@ class CategoricalTransform:
         assert self.ids is not None
         return pa.array(self.ids(values), id_type(self.ids.size))
 
+    @property
+    def encoding(self) -> str:
+        assert self.ids is not None
+        return digest("categorical", self.ids.digest)
+
     def feature(self) -> Feature:
         assert self.ids is not None
         spec = self.spec
-        return SparseFeature(spec.name, self.ids.size, embed_dim=spec.embed_dim, shared_with=spec.shared_with)
+        return SparseFeature(
+            spec.name,
+            self.ids.size,
+            embed_dim=spec.embed_dim,
+            shared_with=spec.shared_with,
+            encoding=self.encoding,
+        )
 
 
 class SequenceTransform:
@@ -127,6 +148,11 @@ class SequenceTransform:
         ids = pa.array(self.ids(kept.flatten()), id_type(self.ids.size))
         return pa.ListArray.from_arrays(kept.offsets, ids)
 
+    @property
+    def encoding(self) -> str:
+        assert self.ids is not None
+        return digest("sequence", self.ids.digest, self.spec.separator, self.spec.max_length)
+
     def feature(self) -> Feature:
         assert self.ids is not None
         spec = self.spec
@@ -137,6 +163,7 @@ class SequenceTransform:
             pooling=spec.pooling,
             embed_dim=spec.embed_dim,
             shared_with=spec.shared_with,
+            encoding=self.encoding,
         )
 
 
@@ -213,8 +240,14 @@ class NumericTransform:
         encoded = pa.array(numbers)
         return encoded if self.spec.dim == 1 else pa.FixedSizeListArray.from_arrays(encoded, self.spec.dim)
 
+    @property
+    def encoding(self) -> str:
+        spec = self.spec
+        separator = spec.separator if spec.dim > 1 else None
+        return digest("numeric", "log1p" in spec.transforms, self.shift, self.scale, spec.fill, spec.dim, separator)
+
     def feature(self) -> Feature:
-        return DenseFeature(self.spec.name, self.spec.dim)
+        return DenseFeature(self.spec.name, self.spec.dim, encoding=self.encoding)
 
 
 class BucketTransform:
@@ -243,8 +276,13 @@ class BucketTransform:
         ids = 1 + np.searchsorted(np.asarray(self.boundaries), numbers, side="left")
         return pa.array(np.where(known, ids, 0), pa.int32())
 
+    @property
+    def encoding(self) -> str:
+        return digest("bucket", self.boundaries)
+
     def feature(self) -> Feature:
-        return SparseFeature(self.spec.name, len(self.boundaries) + 2, embed_dim=self.spec.embed_dim)
+        size = len(self.boundaries) + 2
+        return SparseFeature(self.spec.name, size, embed_dim=self.spec.embed_dim, encoding=self.encoding)
 
 
 Transform: TypeAlias = CategoricalTransform | SequenceTransform | NumericTransform | BucketTransform

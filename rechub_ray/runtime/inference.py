@@ -33,6 +33,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.outputs import Output, predictions, served
 from rechub_ray.runtime.preflight import check_device
+from rechub_ray.runtime.same_encoding import check_encoding, trained_on
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
 
@@ -141,6 +142,7 @@ def _job(
         raise ConfigError(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
+    check_encoding(trained_on(saved), config, {key: path}, of=saved.path)
     manifest = Manifest.scan(join_all(config.data.root, path), saved.schema, targets=targets, key=key)
     for line in remarks({key: manifest}):
         _log.warning("%s", line)

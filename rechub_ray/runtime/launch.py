@@ -17,6 +17,7 @@ import torch
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model
 from rechub_ray.config import RunConfig
+from rechub_ray.data.fingerprint import find
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
 from rechub_ray.defaults import resolved
@@ -30,6 +31,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
 from rechub_ray.runtime.memory import host_memory
 from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, local_cpus
+from rechub_ray.runtime.same_encoding import keep_transforms, otherwise, trained_on
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
@@ -113,6 +115,9 @@ def _train(
         same_data.note(job)
         if job.start is not None and step == 0 and not is_own(config) and _has_console(config):
             print(job.start, file=sys.stderr, flush=True)
+        place = Store(directory).location
+        if step == 0 or find(place) is None:
+            keep_transforms(config, place)
         listener = _Listener(job, trackers, callback_fn, step)
         try:
             report = (executor or (_in_process if config.scaling.num_workers == 0 else _on_ray))(job, listener)
@@ -187,17 +192,24 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
         return 0
     checkpoint = store.read_newest(weights=False, say=say)
     assert checkpoint is not None
+    trained = trained_on(checkpoint)
+    changed = trained.encoded_otherwise(job.schema)
+    if changed:
+        raise otherwise(f"'data.root': {config.data.root}", changed, checkpoint.path)
     # the configuration is resolved again: an earlier version may have left out defaults that are written out now
     old, new = resolved(checkpoint.config, checkpoint.schema).fingerprint(), config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if checkpoint.schema.fingerprint() != job.schema.fingerprint():
-        differing.append("the schema")
+    before, now = checkpoint.schema.encoded({}), job.schema.encoded({})
+    if before != now:
+        names = {part.name for part in {*before.features, *before.targets} ^ {*now.features, *now.targets}}
+        differing.append(f"the schema ({', '.join(sorted(names)) or 'roles of columns'})")
     if differing:
         raise ConfigError(
             f"model_dir '{config.directory()}' holds another run, which differs in {', '.join(differing)}",
             hint="Name another --model-dir, or begin anew with --resume never (which sets the old checkpoints aside).",
         )
-    same_data.check_same(job, Position.from_dict(checkpoint.state["position"]))
+    is_alike = all(feature.encoding for schema in (trained, job.schema) for feature in schema.features)
+    same_data.check_same(job, Position.from_dict(checkpoint.state["position"]), is_alike=is_alike)
     return int(checkpoint.state["step"])
 
 

@@ -28,6 +28,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.optimizers import BuiltOptimizer, build_optimizers
 from rechub_ray.outputs import predictions
 from rechub_ray.runtime.memory import check_fits, gpu_memory, host_memory, missing_bfloat16_flags, needs
+from rechub_ray.runtime.same_encoding import check_encoding
 from rechub_ray.schedules import SCHEDULES, Schedule
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
@@ -110,6 +111,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
             valid=_scan(config, "valid", schema) if data.valid else None,
             test=_scan(config, "test", schema) if data.test else None,
         )
+        places = {f"data.{split}": getattr(data, split) for split in ("train", "valid", "test")}
+        check_encoding(schema, config, places, of=data.root)
         for line in remarks({"data.train": job.train, "data.valid": job.valid, "data.test": job.test}):
             _log.warning("%s", line)
     if config.rows_per_step > job.train.rows:

@@ -22,7 +22,7 @@ def note(job: Job) -> None:
     write_text(join(job.config.directory(), FILE), masked(json.dumps(splits)))
 
 
-def check_same(job: Job, position: Position) -> None:
+def check_same(job: Job, position: Position, *, is_alike: bool = False) -> None:
     """Check that a run's files are those that it began with.
 
     Between two epochs files may come and go, which is logged in one line.
@@ -30,6 +30,8 @@ def check_same(job: Job, position: Position) -> None:
     Args:
         job: the run as it would go on.
         position: where it stands.
+        is_alike: the data is known to be encoded as the run's was, so between two epochs other files may take the
+            place of those that the run began with.
 
     Raises:
         DataError: a file has another checksum, or the run stopped in the middle of an epoch of other files.
@@ -46,16 +48,18 @@ def check_same(job: Job, position: Position) -> None:
         raise CheckpointError(f"{place} is damaged", got=error, hint=hint) from None
     for split, now in _splits(job).items():
         if split in noted:
-            _compare(f"data.{split}", noted[split], now, fixed=split == "train" and position.steps_done > 0)
+            fixed = split == "train" and position.steps_done > 0
+            _compare(f"data.{split}", noted[split], now, fixed=fixed, replaceable=is_alike and not position.steps_done)
 
 
-def _compare(key: str, before: Manifest, now: Manifest, *, fixed: bool) -> None:
+def _compare(key: str, before: Manifest, now: Manifest, *, fixed: bool, replaceable: bool) -> None:
     parts = 1
     while parts < 64 and any(len(_by_name(some, parts)) < len(some.files) for some in (before, now)):
         parts += 1
     old, new = _by_name(before, parts), _by_name(now, parts)
-    for name in old.keys() & new.keys():
-        if old[name].checksum != new[name].checksum:
+    replaced = [name for name in old.keys() & new.keys() if old[name].checksum != new[name].checksum]
+    for name in replaced:
+        if not replaceable:
             raise DataError(
                 f"'{key}': {new[name].path} is not the file that this run began with",
                 expected=f"checksum {old[name].checksum}",
@@ -64,6 +68,7 @@ def _compare(key: str, before: Manifest, now: Manifest, *, fixed: bool) -> None:
             )
     changes = [f"{old[name].path} is gone" for name in old.keys() - new.keys()]
     changes += [f"{new[name].path} is new" for name in new.keys() - old.keys()]
+    changes += [f"{new[name].path} is another file" for name in replaced]
     if not changes and list(old) != list(new):
         changes = ["its files stand in another order"]
     if not changes:

@@ -25,7 +25,9 @@ from rechub_ray.lock import locked
 from rechub_ray.reports import write_report
 from rechub_ray.runtime.cluster import connected, nodes_of
 from rechub_ray.runtime.preflight import Node, check_memory
+from rechub_ray.runtime.same_encoding import otherwise
 from rechub_ray.runtime.share import kept, room_for_trials
+from rechub_ray.schema import Schema
 from rechub_ray.space import Point
 from rechub_ray.sweeps import sweep as sweep_module
 from rechub_ray.sweeps.console import SweepConsole
@@ -90,6 +92,7 @@ def tune(
                 f"'{directory}' holds a sweep already",
                 hint=f"Go on with --resume {directory}, or name another sweep_dir.",
             )
+        _check_data(checked)
         write_text(f"{directory}/sweep.yaml", sweep_module.dump(sweep))
         # one Ray for the trials and what comes after them; it starts after the console, which shields it from SIGHUP
         cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
@@ -117,6 +120,16 @@ def _resumed(directory: Path, overrides: Sequence[str] | Mapping[str, Any]) -> S
         if key not in changeable and getattr(old, key) != getattr(new, key):
             raise ConfigError(f"'{key}' cannot change when a sweep is resumed", expected=", ".join(sorted(changeable)))
     return new
+
+
+def _check_data(checked: CheckedSweep) -> None:
+    """Check that a sweep goes on with data that is encoded as it was; note how in `schema.json`."""
+    file, job = Path(checked.sweep.directory(), "schema.json"), checked.job
+    if file.is_file():
+        changed = Schema.load(file).encoded_otherwise(job.schema)
+        if changed:
+            raise otherwise(f"'base.data.root': {job.config.data.root}", changed, str(file.parent))
+    write_text(str(file), json.dumps(job.schema.to_dict(), indent=1))
 
 
 def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) -> SweepResult:

@@ -18,6 +18,7 @@ from rechub_ray.errors import ConfigError, ExportError, RechubError
 from rechub_ray.files import write_text
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.runtime.same_encoding import keep_transforms
 from rechub_ray.sweeps.exports import NAME as ONNX
 from rechub_ray.sweeps.group import train_trial
 
@@ -195,6 +196,7 @@ def _place(best: Path, folder: str, told: Refit, run: RunConfig) -> None:
     for file in Path(folder).glob(f"{ONNX}*"):
         shutil.copy2(file, new / file.name)
     (new / "config.yaml").write_text(config_module.dump(run), encoding="utf-8")
+    keep_transforms(run, str(new))
     metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
     own = {
         "trial_id": told.trial_id,

@@ -19,6 +19,7 @@ from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
 from rechub_ray.reports.read import label
 from rechub_ray.runtime.inference import evaluate
+from rechub_ray.runtime.same_encoding import keep_transforms
 from rechub_ray.sweeps.exports import NAME as ONNX
 from rechub_ray.sweeps.exports import export_trial
 from rechub_ray.sweeps.ledger import Ledger, Record
@@ -89,6 +90,7 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     ledger.write()
     checkpoint = read(new / "checkpoint")
     (new / "config.yaml").write_text(config_module.dump(checkpoint.config), encoding="utf-8")
+    keep_transforms(checkpoint.config, str(new))
     metrics = {key: record[key] for key in ("trial_id", "best_params", "seed", "score", "metrics", "test_metrics")}
     values = values_of(record, checked.objectives) or []
     metrics["objectives"] = {o.metric: value for o, value in zip(checked.objectives, values, strict=True)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from rechub_ray.errors import DataError, RechubError
+from rechub_ray.errors import ConfigError, DataError, RechubError
+from rechub_ray.lock import writing_folder
 from rechub_ray.preparation import encoder, prepare, staging
 
 RAW = "user,item,price,tags,rating\n1,a,2,x,5\n2,b,3,y,1\n"
@@ -129,3 +132,91 @@ def test_the_disk_of_a_temporary_folder_is_named(lab: Any, monkeypatch: pytest.M
     monkeypatch.setattr(encoder.Path, "write_text", full)
     with pytest.raises(DataError, match=str(lab.folder)):
         prepare(lab.recipe(out="memory://elsewhere/out"))
+
+
+def contents(lab: Any) -> dict[str, bytes]:
+    return {str(path.relative_to(lab.folder)): path.read_bytes() for path in lab.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_data_set_is_replaced_with_nothing_left_over(
+    lab: Any, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.write(train__csv=RAW, test__csv=RAW)
+    lab.prepare()
+    lab.write(train__csv=RAW + "3,c,4,z,5\n")
+    lab.prepare(out=str(lab.folder / "expected"))
+    if not exchanges:
+        monkeypatch.setattr(staging, "_exchange", lambda *_: False)
+    lab.prepare(overwrite=True)
+    found = {name.removeprefix("out/"): text for name, text in contents(lab).items() if name.startswith("out/")}
+    assert {name: found[name] for name in found if name != "recipe.json"} == {
+        name.removeprefix("expected/"): text
+        for name, text in contents(lab).items()
+        if name.startswith("expected/") and "recipe" not in name
+    }
+    assert sorted(path.name for path in lab.folder.iterdir()) == ["expected", "out", "raw"]
+    assert (lab.out / "train").stat().st_mode == lab.raw.stat().st_mode == lab.out.stat().st_mode
+
+
+def test_folders_are_exchanged_at_once(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schema.json").write_text(name)
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add((tmp_path / "two" / "schema.json").read_text())  # raises where it is missing for a moment
+        seen.add("looked")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    end = time.monotonic() + 10
+    for _ in range(1000):
+        assert staging._exchange(tmp_path / "one", str(tmp_path / "two")), "Linux on an ordinary disk"
+    while len(seen) < 2 and time.monotonic() < end:
+        staging._exchange(tmp_path / "one", str(tmp_path / "two"))
+        time.sleep(0.001)
+    done.set()
+    thread.join()
+    assert seen == {"one", "two", "looked"}
+    with pytest.raises(FileNotFoundError):
+        staging._exchange(tmp_path / "none", str(tmp_path / "two"))
+
+
+def test_what_dead_processes_left_is_removed_and_the_rest_is_not(lab: Any) -> None:
+    lab.write(train__csv=RAW, test__csv=RAW)
+    for name in (".out.preparing-4711", ".other.preparing-1"):
+        (lab.folder / name / "train").mkdir(parents=True)
+    with writing_folder(str(lab.folder), ".out.preparing-") as live:
+        lab.prepare()
+        names = {path.name for path in lab.folder.iterdir()}
+        assert names == {"raw", "out", ".other.preparing-1", live.name}
+
+
+def test_a_crash_between_two_renames_is_mended(lab: Any) -> None:
+    """On disks that cannot exchange folders."""
+    lab.write(train__csv=RAW, test__csv=RAW)
+    lab.prepare()
+    before = contents(lab)
+    os.rename(lab.out, lab.folder / ".out.replaced")
+    with pytest.raises(ConfigError, match="exists already"):
+        lab.prepare()
+    assert contents(lab) == before
+    (lab.folder / ".out.replaced").mkdir()  # a crash after them
+    lab.prepare(overwrite=True)
+    assert sorted(path.name for path in lab.folder.iterdir()) == ["out", "raw"]
+
+
+def test_a_link_to_the_data_set_stays(lab: Any) -> None:
+    lab.write(train__csv=RAW, test__csv=RAW)
+    lab.prepare()
+    link = lab.folder / "link"
+    link.symlink_to(lab.out)
+    lab.write(train__csv=RAW + "3,c,4,z,5\n")
+    lab.prepare(out=str(link), overwrite=True)
+    assert link.is_symlink()
+    assert len(lab.split()["user"]) == 3
+    assert sorted(path.name for path in lab.folder.iterdir()) == ["link", "out", "raw"]

@@ -1,0 +1,96 @@
+"""The check that data is encoded as a run's own was, by the fingerprints that lie in their schemas."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+from rechub_ray.checkpoint import Checkpoint
+from rechub_ray.config import RunConfig
+from rechub_ray.data.fingerprint import FILE, encodings_in, find, homes, is_there, keep
+from rechub_ray.errors import DataError, SchemaError
+from rechub_ray.files import join
+from rechub_ray.schema import Schema
+
+_log = logging.getLogger(__name__)
+
+
+def check_encoding(
+    schema: Schema, config: RunConfig, places: Mapping[str, str | Sequence[str] | None], *, of: str
+) -> None:
+    """Check that each data set is encoded as the features of `schema` are; say where that cannot be known.
+
+    Args:
+        schema: what the data is compared with, of the features in use.
+        config: its `data.root` and `data.schema_file`.
+        places: files and folders of shards, by the configuration key that names them.
+        of: the data set or checkpoint that has `schema`.
+
+    Raises:
+        DataError: a data set differs; names it and the features.
+    """
+    for key, home, theirs in _data_sets(config, places):
+        differing = schema.encoded_otherwise(theirs)
+        if differing:
+            raise otherwise(f"'{key}': {home}", differing, of)
+        known, is_prepared = is_known(schema), is_there(join(home, FILE))
+        if is_prepared and not is_known(theirs):
+            _log.warning(
+                "%s has no fingerprint, so other data that is put in its place would go unnoticed; "
+                "`rechub-ray prepare --adopt %s` adds it",
+                home,
+                home,
+            )
+        elif is_prepared and not known:
+            _log.warning(
+                "%s has no fingerprint of its data, so %s was not compared with it; `rechub-ray prepare --adopt %s` "
+                "adds it",
+                of,
+                home,
+                of,
+            )
+
+
+def otherwise(where: str, differing: list[str], of: str) -> DataError:
+    """Return the error to raise where data is encoded in another way than that of a run."""
+    features = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+    return DataError(
+        f"{where} was prepared with other vocabularies or transforms than the data of {of}: {features}",
+        hint=f"`rechub-ray prepare RECIPE --like {of}` encodes new rows as that data is.",
+    )
+
+
+def trained_on(checkpoint: Checkpoint) -> Schema:
+    """Return a checkpoint's schema; where it has no fingerprints, with those of the transforms that its run keeps."""
+    place = None if is_known(checkpoint.schema) else find(checkpoint.path)
+    if place is None:
+        return checkpoint.schema
+    return checkpoint.schema.encoded(encodings_in(place))
+
+
+def keep_transforms(config: RunConfig, target: str) -> bool:
+    """Copy the transforms of a run's training data into the folder `target`; return whether it has any."""
+    for home in homes(config.data.root, config.data.schema_file, config.data.train).values():
+        if is_there(join(home, FILE)):
+            keep(home, target)
+            return True
+    return False
+
+
+def _data_sets(
+    config: RunConfig, places: Mapping[str, str | Sequence[str] | None]
+) -> Iterator[tuple[str, str, Schema]]:
+    """Yield each data set once: the first key that names it, its folder, its schema; some have no schema."""
+    seen = set()
+    for key, paths in places.items():
+        for file, home in homes(config.data.root, config.data.schema_file, paths or []).items():
+            if file not in seen:
+                seen.add(file)
+                with contextlib.suppress(SchemaError):
+                    yield key, home, Schema.load(file)
+
+
+def is_known(schema: Schema) -> bool:
+    """Return whether a schema has fingerprints."""
+    return any(feature.encoding for feature in schema.features)
