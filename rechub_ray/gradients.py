@@ -100,9 +100,20 @@ class Gradients:
         for name, parameter in self._all().items():
             parameter.grad = gradients.get(name)
 
-    @torch.no_grad()
     def average(self) -> Averaged:
         """Average the gradients of one step over ranks; those of several backward calls have added up.
+
+        Raises:
+            TrainingError: a table's gradient is dense although its optimizer takes rows.
+        """
+        return self.average_each([self.take()])[0]
+
+    @torch.no_grad()
+    def average_each(self, taken: Sequence[Mapping[str, Tensor]]) -> list[Averaged]:
+        """Average several tasks' gradients over ranks, in one exchange; rows that tasks share are sorted once.
+
+        Args:
+            taken: of each task, what `take` returned.
 
         Raises:
             TrainingError: a table's gradient is dense although its optimizer takes rows.
@@ -110,11 +121,18 @@ class Gradients:
         by_rows = {name for name, (bank, key) in self._tables.items() if bank.row_gradients[key]}
         sparse = {name: p for name, p in self._parameters.items() if name in by_rows}
         dense = {name: p for name, p in self._all().items() if name not in sparse}
-        reached = frozenset(name for name, p in self._all().items() if p.grad is not None)
         scale = 1.0 / self._world.size
-        averaged = self._average_dense(list(dense.values()), scale)
-        rows = self._average_rows(sparse, scale)
-        return Averaged(dict(zip(dense, averaged, strict=True)), dict(zip(sparse, rows, strict=True)), reached)
+        of_dense = self._average_dense([(p, mine.get(name)) for mine in taken for name, p in dense.items()], scale)
+        # table by table: neighbours have the same rows
+        of_rows = self._average_rows([(name, p, mine.get(name)) for name, p in sparse.items() for mine in taken], scale)
+        return [
+            Averaged(
+                dict(zip(dense, of_dense[len(dense) * i :], strict=False)),
+                dict(zip(sparse, of_rows[i :: len(taken)], strict=True)),
+                frozenset(mine),
+            )
+            for i, mine in enumerate(taken)
+        ]
 
     @torch.no_grad()
     def put(self, averaged: Averaged) -> Tensor:
@@ -151,22 +169,23 @@ class Gradients:
     def _all(self) -> dict[str, nn.Parameter]:
         return {**self._parameters, **self._objective}
 
-    def _average_dense(self, parameters: list[nn.Parameter], scale: float) -> list[Tensor]:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    def _average_dense(self, given: Sequence[tuple[Tensor, Tensor | None]], scale: float) -> list[Tensor]:
+        """Return the averages of parameters' gradients; None is one of zeros."""
+        gradients = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in given]
         if self._world.size > 1 and gradients:
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             self._world.sum_(flat)
-            split = torch.split(flat, [p.numel() for p in parameters])
-            gradients = [gradient.view_as(p) for gradient, p in zip(split, parameters, strict=True)]
+            split = torch.split(flat, [p.numel() for p, _ in given])
+            gradients = [gradient.view_as(p) for gradient, (p, _) in zip(split, given, strict=True)]
         if scale != 1:
             for gradient in gradients:
                 gradient.mul_(scale)
         return gradients
 
-    def _average_rows(self, parameters: dict[str, nn.Parameter], scale: float) -> list[RowGradient]:
+    def _average_rows(self, given: Sequence[tuple[str, Tensor, Tensor | None]], scale: float) -> list[RowGradient]:
+        """Return the averages of tables' gradients, by name and table; None is one without rows."""
         gradients = []
-        for name, parameter in parameters.items():
-            gradient = parameter.grad
+        for name, parameter, gradient in given:
             if gradient is None:
                 empty = torch.empty(0, dtype=torch.int64, device=parameter.device)
                 gradients.append((empty, parameter.new_empty(0, parameter.shape[1])))
@@ -177,7 +196,7 @@ class Gradients:
                     f"the table '{name}' has a dense gradient, but its optimizer takes row gradients",
                     hint="Something reads the table without a lookup: use bank.rows(feature), or adam for it.",
                 )
-        sizes = [parameter.shape[0] for parameter in parameters.values()]
+        sizes = [parameter.shape[0] for _, parameter, _ in given]
         if self._world.size > 1 and gradients:
             if not self._world.shares_memory(gradients[0][1].device):  # a shorter message is worth a second sorting
                 gradients = coalesce(gradients, sizes)
@@ -264,19 +283,17 @@ def products(
 def merged(
     gradients: Sequence[Averaged],
     coefficients: Mapping[str, Tensor],
-    others: Tensor | None = None,
     table_starts: Mapping[str, Tensor] | None = None,
 ) -> Averaged:
     """Return the sum of several tasks' gradients, each parameter's times its coefficients.
 
     Args:
         gradients: one a task.
-        coefficients: by parameter, (T,), or (P, T) of a weight in `table_starts`.
-        others: of parameters without coefficients, (T,); None takes 1.
+        coefficients: by parameter, (T,), or (P, T) of a weight in `table_starts`; 1 of parameters that it lacks.
         table_starts: as for `products`.
     """
     first = gradients[0]
-    ones = torch.ones(len(gradients)) if others is None else others
+    ones = torch.ones(len(gradients))
 
     def added(name: str, values: Tensor, rows: Tensor | None = None) -> Tensor:
         factors = coefficients.get(name, ones).to(values)

@@ -100,9 +100,12 @@ class Task(nn.Module):
         self._check(trained)
         self.links = links_of(built)
         self.balancing: Balancing | None = None
+        self._watched: tuple[str, ...] = ()
         if balancing is not None:
             self.balancing = BALANCING.build(balancing, self.labels, where="balancing")
             self.balancing.bind(model)
+            if self.balancing.watches:
+                self._watched = tuple(self.balancing.watched(shared_parameters(model)))
 
     def _check(self, trained: set[str]) -> None:
         if not self.names and not self.own_losses:
@@ -197,18 +200,21 @@ class Task(nn.Module):
         if self.balancing is not None:
             self.balancing.draw(torch.Generator().manual_seed(seed ^ 2))
         size = self.size(parts)
-        if self.balancing is None or not self.balancing.needs_gradients:
-            terms = []
-            for part in parts:
-                term = self(part, size)
-                if not term.total.requires_grad:
-                    raise TrainingError(
-                        "no parameter that is trained takes part in the losses", hint="See train.freeze."
-                    )
-                torch.autograd.backward(term.total)
-                terms.append(LossTerms(term.total.detach(), term.parts))
-            return _added(terms), gradients.average()
-        return self._balanced(parts, size, gradients, self.balancing, seed)
+        if self.balancing is not None and self.balancing.needs_gradients:
+            return self._balanced(parts, size, gradients, self.balancing, seed)
+        terms = []
+        seen = _Seen([dict(self.model.named_parameters())[name] for name in self._watched], len(self.labels))
+        for part in parts:
+            tasks, own, values = self._terms(part, size)
+            seen.add(tasks)
+            total = self._combined(tasks, part.rows / size.rows) + own
+            if not total.requires_grad:
+                raise TrainingError("no parameter that is trained takes part in the losses", hint="See train.freeze.")
+            torch.autograd.backward(total)
+            terms.append(LossTerms(total.detach(), values))
+        if self.balancing is not None and self._watched:
+            self.balancing.observe(*seen.products(self.world))
+        return _added(terms), gradients.average()
 
     def _balanced(
         self, parts: Sequence[Batch], size: StepSize, gradients: Gradients, balancing: Balancing, seed: int
@@ -228,22 +234,16 @@ class Task(nn.Module):
                 taken[i] = gradients.take()
             terms.append(LossTerms((tasks.sum() + own).detach(), values))
             totals += tasks.detach()
-        averaged = []
-        for mine in taken:
-            gradients.give(mine)
-            averaged.append(gradients.average())
-            gradients.give({})
+        averaged = gradients.average_each(taken)
         of_tasks = averaged[: len(self.labels)]
         names = [name for name in _shared(of_tasks) if not name.startswith(("losses.", "balancing."))]
         generator = torch.Generator().manual_seed(seed)
         losses = self.world.sum_(totals) / self.world.size
         gram = products(of_tasks, names, balancing.table_starts)
         coefficients = balancing.coefficients(gram, losses, generator)
-        others = balancing.others()
         if self.own_losses:
             coefficients = {name: nn.functional.pad(c, (0, 1), value=1.0) for name, c in coefficients.items()}
-            others = None if others is None else torch.cat([others, others.new_ones(1)])
-        return _added(terms), merged(averaged, coefficients, others, balancing.table_starts)
+        return _added(terms), merged(averaged, coefficients, balancing.table_starts)
 
     def _terms(self, batch: Batch, size: StepSize) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""
@@ -275,6 +275,36 @@ class Task(nn.Module):
 
     def _losses(self) -> Iterator[Loss]:
         return (loss for loss in self.losses if isinstance(loss, Loss))
+
+
+class _Seen:
+    """The gradients of the tasks' losses of a few parameters, added up over the parts of a step.
+
+    Args:
+        parameters: none where nothing is watched.
+        tasks: their number, T.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], tasks: int) -> None:
+        self._parameters = parameters
+        count = sum(parameter.numel() for parameter in parameters)
+        self._sums = torch.zeros(tasks, count + 1, device=parameters[0].device) if parameters else None
+
+    def add(self, losses: Tensor) -> None:
+        """Add the gradients of one part's losses (T,), whose graph is kept."""
+        if self._sums is None:
+            return
+        for mine, loss in zip(self._sums, losses, strict=True):
+            found = torch.autograd.grad(loss, self._parameters, retain_graph=True, materialize_grads=True)
+            mine[:-1] += torch.cat([gradient.flatten() for gradient in found])
+            mine[-1] += loss.detach()
+
+    def products(self, world: World) -> tuple[Tensor, Tensor]:
+        """Return the inner products (T, T), in float64, of the averages over ranks, and the losses (T,)."""
+        assert self._sums is not None
+        sums = world.sum_(self._sums) / world.size
+        flat = sums[:, :-1].double()
+        return flat @ flat.T, sums[:, -1]
 
 
 def links_of(losses: Sequence[Loss]) -> dict[str, Link]:

@@ -18,9 +18,10 @@ from rechub_ray.schema import Label
 class Balancing(nn.Module, abc.ABC):
     """Base of all balancing methods.
 
-    A task is a label with its losses; its loss is their weighted sum. A method of losses overrides `combine`. A method
-    of gradients sets `needs_gradients` and overrides `coefficients`: then there is one backward a task, the gradients
-    are averaged over ranks first, and their inner products are the same bits on every rank.
+    A task is a label with its losses; its loss is their weighted sum. A method of losses overrides `combine`; one that
+    learns from the gradients of a few parameters sets `watches`, with `watched` and `observe`. A method of gradients
+    sets `needs_gradients` and overrides `coefficients`: then there is one backward a task. Gradients are averaged over
+    ranks first, and their inner products are the same bits on every rank.
 
     Its parameters and buffers are checkpointed, resumed and cloned with the model, and never exported.
 
@@ -38,6 +39,7 @@ class Balancing(nn.Module, abc.ABC):
 
     registered_name: ClassVar[str]
     needs_gradients: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
     fewest_tasks: ClassVar[int] = 1
 
     def __init__(self, tasks: Sequence[Label]) -> None:
@@ -76,6 +78,22 @@ class Balancing(nn.Module, abc.ABC):
         """
         return losses.sum()
 
+    def watched(self, names: Sequence[str]) -> Sequence[str]:
+        """Return the shared parameters, of `names`, whose gradients of each task `observe` is told about."""
+        return names
+
+    def observe(self, products: Tensor, losses: Tensor) -> None:
+        """Take note of a step, after its losses were combined; called where it `watches`.
+
+        Args:
+            products: inner products of the tasks' gradients of the watched parameters, in float64, before weighting.
+            losses: one a task, over all rows of the step.
+
+        Shapes:
+            products (T, T); losses (T,)
+        """
+        return
+
     @torch.no_grad()
     def coefficients(
         self, products: Mapping[str, Tensor], losses: Tensor, generator: torch.Generator
@@ -91,10 +109,6 @@ class Balancing(nn.Module, abc.ABC):
             products (T, T); losses (T,) -> (T,) each; with P tables (P, T, T) -> (P, T)
         """
         raise NotImplementedError
-
-    def others(self) -> Tensor | None:
-        """Return the factors of the tasks' gradients of parameters that are not shared, (T,); None leaves them."""
-        return None
 
     @torch.no_grad()
     def weights(self) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -24,7 +24,7 @@ class GradNorm(Balancing):
     `sum_t |G_t - mean(G) r_t^alpha|`, in which the second term is constant; then w is scaled to the sum T. A step uses
     the weights from before it. L(0) are the losses of the first step.
 
-    The last shared layer is the last parameter of the model, tables left out, that several tasks have gradients of.
+    The last shared layer is the last parameter of the model, tables left out, that several tasks are computed from.
     Deviations from the paper: plain gradient descent of w; w_t stays above 0.001; where a loss is not positive its
     ratio is 1.
 
@@ -36,7 +36,7 @@ class GradNorm(Balancing):
     Reference: Chen et al., GradNorm: Gradient Normalization for Adaptive Loss Balancing, arXiv 1711.02257, algorithm 1.
     """
 
-    needs_gradients = True
+    watches = True
     fewest_tasks = 2
     task_weights: Tensor
     first_losses: Tensor
@@ -46,28 +46,21 @@ class GradNorm(Balancing):
     ) -> None:
         super().__init__(tasks)
         self.alpha, self.lr = alpha, lr
-        self._used = torch.ones(len(self.tasks))
         self.register_buffer("task_weights", torch.ones(len(self.tasks)))
         self.register_buffer("first_losses", torch.full((len(self.tasks),), -1.0))
 
+    def watched(self, names: Sequence[str]) -> Sequence[str]:
+        return [name for name in names if name not in self.tables][-1:]
+
+    def combine(self, losses: Tensor, share: Tensor | float) -> Tensor:
+        return (self.task_weights * losses).sum()
+
     @torch.no_grad()
-    def coefficients(
-        self, products: Mapping[str, Tensor], losses: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        self._used = used = self.task_weights.clone()
+    def observe(self, products: Tensor, losses: Tensor) -> None:
         if (self.first_losses < 0).all():
             self.first_losses.copy_(losses.clamp(min=0))
-        layers = [name for name in products if name not in self.tables]
-        if layers:
-            norms = products[layers[-1]].diagonal().clamp(min=0).sqrt()
-            self._step(norms, losses.to(norms))
-        return dict.fromkeys(products, used)
-
-    def others(self) -> Tensor:
-        return self._used
-
-    def _step(self, norms: Tensor, losses: Tensor) -> None:
-        weights, first = self.task_weights.to(norms), self.first_losses.to(norms)
+        norms = products.diagonal().clamp(min=0).sqrt()
+        losses, weights, first = losses.to(norms), self.task_weights.to(norms), self.first_losses.to(norms)
         scaled = weights * norms
         ratios = torch.where((first > 0) & (losses > 0), losses / first.clamp(min=1e-12), 1)
         target = scaled.mean() * (ratios / ratios.mean()) ** self.alpha

@@ -9,12 +9,6 @@ from rechub_ray.errors import ConfigError
 from rechub_ray.schema import Label
 
 TASKS = (Label("a"), Label("b"))
-GENERATOR = torch.Generator()
-
-
-def products(*norms: float) -> dict[str, torch.Tensor]:
-    gram = torch.diag(torch.tensor(norms, dtype=torch.float64).square())
-    return {"embedding": 100 * gram, "first": 9 * gram, "last": gram, "table": 100 * gram}
 
 
 def balancing(**arguments: float) -> GradNorm:
@@ -23,13 +17,21 @@ def balancing(**arguments: float) -> GradNorm:
     return built
 
 
+def take(built: GradNorm, norms: tuple[float, ...] | list[float], losses: list[float]) -> None:
+    built.observe(torch.diag(torch.tensor(norms, dtype=torch.float64).square()), torch.tensor(losses))
+
+
+def test_the_layer_is_the_last_shared_one() -> None:
+    assert balancing().watched(["embedding", "first", "last", "table"]) == ["last"]
+    assert balancing().watched(["table"]) == []
+
+
 def test_a_step_is_that_of_the_paper() -> None:
     built = balancing(alpha=1.5, lr=0.1)
     weights, first = np.ones(2), np.array([0.7, 2.0])
     for losses, norms in (([0.7, 2.0], [3.0, 1.0]), ([0.5, 1.9], [2.0, 1.5]), ([0.4, 0.6], [1.0, 0.5])):
-        found = built.coefficients(products(*norms), torch.tensor(losses), GENERATOR)
-        assert all(factors.tolist() == pytest.approx(weights.tolist()) for factors in found.values())
-        assert built.others().tolist() == pytest.approx(weights.tolist()), "towers have the same weights"
+        assert built.combine(torch.tensor(losses), 1.0).item() == pytest.approx(float(weights @ losses))
+        take(built, norms, losses)
         ratios = np.array(losses) / first
         scaled = weights * np.array(norms)
         target = scaled.mean() * (ratios / ratios.mean()) ** 1.5
@@ -48,7 +50,7 @@ def test_equal_rates_end_with_equal_norms() -> None:
     built = balancing(lr=0.002)
     for step in range(2000):
         left = 0.999**step
-        built.coefficients(products(4.0, 1.0), torch.tensor([left, 3 * left]), GENERATOR)
+        take(built, [4.0, 1.0], [left, 3 * left])
     assert built.weights().tolist() == pytest.approx([0.4, 1.6], abs=0.02)
 
 
@@ -56,9 +58,9 @@ def test_a_task_that_lags_behind_gains_weight_and_alpha_says_how_much() -> None:
     ends = []
     for alpha in (0.0, 0.5, 1.5):
         built = balancing(lr=0.002, alpha=alpha)
-        built.coefficients(products(1.0, 1.0), torch.tensor([1.0, 1.0]), GENERATOR)
+        take(built, [1.0, 1.0], [1.0, 1.0])
         for _ in range(2000):
-            built.coefficients(products(1.0, 1.0), torch.tensor([1.0, 0.25]), GENERATOR)
+            take(built, [1.0, 1.0], [1.0, 0.25])
         ends.append(built.weights()[0].item())
     # r = (1.6, 0.4), so the second task's gradient ends at its target, 0.4^alpha; the first has what is left of the sum
     assert ends == pytest.approx([2 - 0.4**alpha for alpha in (0.0, 0.5, 1.5)], abs=0.02)
@@ -66,20 +68,19 @@ def test_a_task_that_lags_behind_gains_weight_and_alpha_says_how_much() -> None:
 
 def test_its_state_is_saved() -> None:
     built = balancing()
-    built.coefficients(products(4.0, 1.0), torch.tensor([1.0, 3.0]), GENERATOR)
+    take(built, [4.0, 1.0], [1.0, 3.0])
     again = balancing()
     again.load_state_dict(built.state_dict())
     for one in (built, again):
-        one.coefficients(products(2.0, 1.0), torch.tensor([0.5, 2.9]), GENERATOR)
+        take(one, [2.0, 1.0], [0.5, 2.9])
     assert torch.equal(again.weights(), built.weights())
     assert set(built.state_dict()) == {"task_weights", "first_losses"}
 
 
-def test_nothing_shared_and_losses_of_zero_leave_the_weights_finite() -> None:
+def test_losses_of_zero_leave_the_weights_finite() -> None:
     built = balancing()
-    assert built.coefficients({}, torch.zeros(2), GENERATOR) == {}
-    built.coefficients(products(0.0, 0.0), torch.zeros(2), GENERATOR)
-    built.coefficients(products(1.0, 0.0), torch.tensor([-1.0, 0.0]), GENERATOR)
+    take(built, [0.0, 0.0], [0.0, 0.0])
+    take(built, [1.0, 0.0], [-1.0, 0.0])
     assert built.weights().isfinite().all()
     assert built.weights().sum().item() == pytest.approx(2)
 
