@@ -7,15 +7,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from rechub_ray.checkpoint import Checkpoint, Store, read, read_shapes
 from rechub_ray.config import RunConfig
+from rechub_ray.data.fingerprint import FILE as TRANSFORMS
+from rechub_ray.data.fingerprint import encodings_in, find, homes, is_there
 from rechub_ray.errors import CheckpointError, nearest
 from rechub_ray.files import exists, join, masked, open_filesystem
 from rechub_ray.models.base import Model
-from rechub_ray.table_format import pack_tables, tables_named
+from rechub_ray.preparation.encoder import Encoder
+from rechub_ray.preparation.transforms import Vocabulary
+from rechub_ray.schema import Schema
+from rechub_ray.table_format import pack_tables, table_rows, tables_named
 
 FILE = "fine_tuning.json"
 
@@ -28,6 +35,8 @@ class Start:
         source: the checkpoint.
         taken: for each name of the model that gets values, the name in the checkpoint.
         resized: of the names in `taken` whose shapes differ: the shape there, and the one here.
+        by_key: of the tables in `taken` whose vocabularies differ: the number of rows with a key that both have (and of
+            row 0, the unknown), of all rows there, and of all rows here.
         skipped: names in the checkpoint that nothing takes.
         new: names of the model that keep their initial values.
         frozen: names of the model that are not trained.
@@ -36,6 +45,7 @@ class Start:
     source: str
     taken: dict[str, str]
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    by_key: dict[str, tuple[int, int, int]]
     skipped: list[str]
     new: list[str]
     frozen: list[str]
@@ -44,7 +54,11 @@ class Start:
         """Return the report that a run's folder keeps as `fine_tuning.json`."""
         return {
             "source": self.source,
-            "restored": {new: old for new, old in self.taken.items() if new not in self.resized},
+            "restored": {n: old for n, old in self.taken.items() if n not in {*self.resized, *self.by_key}},
+            "restored_by_key": {
+                new: {"from": self.taken[new], "rows": rows, "rows_there": there, "rows_here": here}
+                for new, (rows, there, here) in self.by_key.items()
+            },
             "restored_in_part": {
                 new: {"from": self.taken[new], "shape_there": list(old), "shape_here": list(own)}
                 for new, (old, own) in self.resized.items()
@@ -55,16 +69,17 @@ class Start:
         }
 
     def __str__(self) -> str:
-        in_part = [f"{name} {old} -> {own}" for name, (old, own) in self.resized.items()]
         lists = {
-            "in part": in_part,
+            "by key": [f"{name} {rows:,} of {here:,} rows" for name, (rows, _, here) in self.by_key.items()],
+            "in part": [f"{name} {old} -> {own}" for name, (old, own) in self.resized.items()],
             "new": self.new,
             "skipped": self.skipped,
             "frozen": self.frozen,
             "frozen with initial values": [name for name in self.frozen if name in set(self.new)],
         }
         counts = "".join(f", {len(names)} {key}" for key, names in lists.items() if names and "with" not in key)
-        lines = [f"weights from {masked(self.source)}: {len(self.taken) - len(in_part)} restored{counts}"]
+        whole = len(self.taken) - len({*self.resized, *self.by_key})
+        lines = [f"weights from {masked(self.source)}: {whole} restored{counts}"]
         return "\n".join(lines + [f"  {key}: {_some(names)}" for key, names in lists.items() if names])
 
 
@@ -108,15 +123,29 @@ def check_start(config: RunConfig, model: Model, frozen: Sequence[str] = ()) -> 
         CheckpointError: as `initialise_from`.
     """
     assert config.init_from is not None
-    return _plan(model, read_shapes(config.init_from), config.init_map, config.init_resize, frozen)
+    transforms = transforms_of(config)
+    return _plan(model, read_shapes(config.init_from), config.init_map, config.init_resize, frozen, transforms)[0]
+
+
+def transforms_of(config: RunConfig) -> str | None:
+    """Return the folder with the vocabularies of a run's training data; None where it has none."""
+    found = homes(config.data.root, config.data.schema_file, config.data.train).values()
+    return next((home for home in found if is_there(join(home, TRANSFORMS))), None)
 
 
 def initialise_from(
-    model: Model, source: str, map_file: str | None, *, resize: str = "error", frozen: Sequence[str] = ()
+    model: Model,
+    source: str,
+    map_file: str | None,
+    *,
+    resize: str = "error",
+    frozen: Sequence[str] = (),
+    transforms: str | None = None,
 ) -> Start:
     """Take weights from another checkpoint (fine-tuning).
 
-    Tables go by feature, `<bank>.tables.<feature>`, whatever other tables the two models have.
+    Tables go by feature, `<bank>.tables.<feature>`, whatever other tables the two models have; rows of one go by key
+    where its vocabulary differs from the one that it was trained on.
 
     Args:
         model: takes the weights, in place.
@@ -125,21 +154,30 @@ def initialise_from(
             stands for all tables of that width.
         resize: `copy_overlap` copies the part that both have where shapes differ; `error` raises.
         frozen: names that are not trained, for the report.
+        transforms: folder or URI with the vocabularies of the data that the model is for; None: there are none.
 
     Returns:
         What was taken and what was not.
 
     Raises:
-        CheckpointError: the checkpoint or the map cannot be read, a name does not exist, shapes differ, or the two
-            have no parameter in common.
+        CheckpointError: the checkpoint or the map cannot be read, a name does not exist, shapes differ, a vocabulary
+            that differs is gone, or the two have no parameter in common.
     """
-    old = read(source)
-    start, current = _plan(model, old, map_file, resize, frozen), pack_tables(model, model.state_dict())
+    old, current = read(source), pack_tables(model, model.state_dict())
+    start, rows = _plan(model, old, map_file, resize, frozen, transforms)
     with torch.no_grad():
         for new, name in start.taken.items():
-            part = tuple(slice(min(pair)) for pair in zip(current[new].shape, old.model[name].shape, strict=True))
-            current[new][part].copy_(old.model[name][part])
+            here, there = current[new], old.model[name]
+            part = tuple(slice(min(pair)) for pair in zip(here.shape, there.shape, strict=True))
+            if new not in rows:
+                here[part].copy_(there[part])
+                continue
+            for to in torch.split((rows[new] >= 0).nonzero().squeeze(1), _ROWS_AT_ONCE):
+                here[:, part[1]].index_copy_(0, to.to(here.device), there[rows[new][to]][:, part[1]].to(here))
     return start
+
+
+_ROWS_AT_ONCE = 1 << 20
 
 
 def is_own(config: RunConfig) -> bool:
@@ -147,13 +185,30 @@ def is_own(config: RunConfig) -> bool:
     return config.init_from is not None and config.init_from.startswith(config.directory().rstrip("/") + "/")
 
 
-def _plan(model: Model, source: Checkpoint, map_file: str | None, resize: str, frozen: Sequence[str]) -> Start:
+def _plan(
+    model: Model,
+    source: Checkpoint,
+    map_file: str | None,
+    resize: str,
+    frozen: Sequence[str],
+    transforms: str | None,
+) -> tuple[Start, dict[str, Tensor]]:
+    """Return what to take, and of each table that goes by key which old row each of its rows takes (-1: none), (V,)."""
     old, current = source.model, pack_tables(model, model.state_dict())
     pairs = {name: name for name in current if name in old} if map_file is None else _read_map(map_file, current, old)
     if not pairs:
         raise CheckpointError(f"'{source.path}' has no parameter of this model", hint="init_map can rename them.")
     shapes = {new: (tuple(old[name].shape), tuple(current[new].shape)) for new, name in pairs.items()}
-    resized = {new: (there, here) for new, (there, here) in shapes.items() if there != here}
+    vocabularies = _Vocabularies(model.schema, transforms), _Vocabularies(*_trained_on(source))
+    tables = {table for weight in table_rows(model).values() for table in weight}
+    rows = {}
+    for new in sorted(tables & pairs.keys()):
+        found = _rows_by_key(pairs[new], new, shapes[new], *vocabularies, is_checked=resize == "error")
+        if found is not None:
+            rows[new] = found
+    resized = {
+        new: (there, here) for new, (there, here) in shapes.items() if there[new in rows :] != here[new in rows :]
+    }
     cut = resize == "copy_overlap"
     unfit = sorted(new for new, (there, here) in resized.items() if not cut or len(there) != len(here))
     if unfit:
@@ -167,14 +222,93 @@ def _plan(model: Model, source: Checkpoint, map_file: str | None, resize: str, f
             + (", or copy the part that both have with init_resize=copy_overlap." if not cut else "."),
         )
     taken = set(pairs.values())
-    return Start(
+    start = Start(
         source=source.path,
         taken=dict(sorted(pairs.items())),
         resized=dict(sorted(resized.items())),
+        by_key={new: (int((rows[new] >= 0).sum()), shapes[new][0][0], shapes[new][1][0]) for new in sorted(rows)},
         skipped=sorted(name for name in old if name not in taken),
         new=sorted(name for name in current if name not in pairs),
         frozen=list(frozen),
     )
+    return start, rows
+
+
+class _Vocabularies:
+    """The vocabularies that the ids of some features come from; they are read when one is asked for.
+
+    Args:
+        schema: the features.
+        folder: has `preprocess.json` and `vocab/`; None: there are none.
+    """
+
+    def __init__(self, schema: Schema, folder: str | None) -> None:
+        self.encodings = {feature.name: feature.encoding for feature in schema.features}
+        self.folder = folder
+        self._encoder: Encoder | None = None
+
+    def of(self, feature: str, rows: int) -> pa.Array | None:
+        """Return the keys of the ids from 1 on; None where they are not known, or others than a table of `rows` has."""
+        if self.folder is None:
+            return None
+        self._encoder = self._encoder or Encoder.load(self.folder)
+        ids = next((getattr(t, "ids", None) for t in self._encoder.transforms if t.spec.name == feature), None)
+        return ids.values if isinstance(ids, Vocabulary) and ids.size == rows else None
+
+
+def _trained_on(source: Checkpoint) -> tuple[Schema, str | None]:
+    """Return a checkpoint's schema with fingerprints, where they are known, and the folder of its vocabularies."""
+    kept = find(source.path)
+    if kept is None:
+        return source.schema, transforms_of(source.config)
+    known = any(feature.encoding for feature in source.schema.features)
+    return source.schema if known else source.schema.encoded(encodings_in(kept)), kept
+
+
+def _rows_by_key(
+    name: str,
+    new: str,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    own: _Vocabularies,
+    other: _Vocabularies,
+    *,
+    is_checked: bool,
+) -> Tensor | None:
+    """Return for each row of a table the row of the old one with the same key, -1 where there is none, (V,) int64.
+
+    Row 0 stands for unknown keys in both.
+
+    Returns:
+        None where rows go by number: the vocabularies are the same, or not known.
+
+    Raises:
+        CheckpointError: they are known to differ and one of them is gone, with `is_checked`.
+    """
+    theirs, mine = (table.rpartition("tables.")[2] for table in (name, new))
+    encodings = other.encodings.get(theirs), own.encodings.get(mine)
+    if name.rpartition("tables.")[1] == "" or len(shapes[0]) != 2:
+        return None
+    if (encodings[0] and encodings[0] == encodings[1]) or (own.folder, mine) == (other.folder, theirs):
+        return None
+    keys = own.of(mine, shapes[1][0])
+    if keys is None:
+        return None
+    old = other.of(theirs, shapes[0][0])
+    if old is not None:
+        if old.equals(keys):
+            return None
+        found = np.concatenate([[0], Vocabulary(old)(keys)])
+        found[1:][found[1:] == 0] = -1
+        return torch.from_numpy(found)
+    if is_checked and all(encodings):
+        raise CheckpointError(
+            f"'{name}' was trained on another vocabulary than that of '{mine}' in {own.folder}, and its own is gone",
+            expected="preprocess.json and vocab/ in the run's checkpoints, or in the data that it was trained on",
+            got=other.folder or "neither",
+            hint="Bring them back, leave the table out with an init_map, or copy rows by their numbers with "
+            "init_resize=copy_overlap.",
+        )
+    return None
 
 
 def _read_map(map_file: str, current: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
@@ -18,7 +21,9 @@ from rechub_ray.fine_tuning import check_start, initialise_from, start_of
 from rechub_ray.freezing import freeze
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.preparation import Encoder, prepare
 from rechub_ray.runtime import launch
+from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
 SCHEMA = Schema((SparseFeature("user", 5), DenseFeature("age")), (Label("click"),))
@@ -299,3 +304,119 @@ def test_the_documents_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     same = {name for name in old if torch.equal(old[name], new[name])}
     assert {"embedding.tables.user", "mlp.0.weight"} <= same
     assert same & {"embedding.tables.item", "linear.embedding.tables.user", "mlp.0.bias", "mlp.3.weight"} == set()
+
+
+# --- rows by key ----------------------------------------------------------------------------------------------------
+
+
+def month(folder: Path, number: int) -> None:
+    """A prepared data set: another month has other users, and the items in another order."""
+    random = np.random.default_rng(number)
+    (folder / "raw").mkdir(exist_ok=True)
+    users, items = random.integers(0, 6 + 2 * number, 300) + 2 * number, random.integers(4, 20, 300) * (number + 1) % 9
+    lines = [f"u{user},i{item},{i % 2}" for i, (user, item) in enumerate(zip(users, items, strict=True))]
+    (folder / "raw" / f"{number}.csv").write_text("\n".join(["user,item,y", *lines]))
+    hashed = {"kind": "categorical", "name": "hashed", "column": "item", "hash_buckets": 8}
+    liked = {"kind": "sequence", "name": "liked", "column": "item", "separator": "|", "shared_with": "item"}
+    recipe = {
+        "source": str(folder / "raw"),
+        "files": f"{number}.csv",
+        "out": str(folder / f"month{number}"),
+        "labels": [{"name": "y"}],
+        "features": [{"kind": "categorical", "columns": ["user", "item"]}, liked, hashed],
+    }
+    prepare(recipe)
+
+
+def run_on(data: Path, folder: Path, **changes: Any) -> config.RunConfig:
+    content = {
+        "data": {"root": str(data), "valid": None, "test": None, "batch_size": 64},
+        "model": {"name": "fm", "embedding_dim": 3, "init_std": 0.5},
+        "train": {"epochs": 1, "threads": 1},
+        "trackers": [],
+        "export": {"onnx": False},
+        "model_dir": str(folder),
+    }
+    return config.load({**content, **changes})
+
+
+@pytest.fixture(scope="module")
+def months(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two months of data, and a run on the first one, which has gone since."""
+    folder = tmp_path_factory.mktemp("months")
+    for number in (0, 1):
+        month(folder, number)
+    launch.train(run_on(folder / "month0", folder / "old"))
+    (folder / "month0").rename(folder / "elsewhere")
+    return folder
+
+
+def keys(folder: Path, feature: str) -> list[str]:
+    vocabulary: list[str] = pq.read_table(folder / "vocab" / f"{feature}.parquet")["value"].to_pylist()
+    return vocabulary
+
+
+def test_rows_go_by_key_where_the_vocabulary_differs(months: Path, tmp_path: Path) -> None:
+    still = {"optimizers": [{"name": "sgd", "lr": 0.0}]}
+    launch.train(run_on(months / "month1", tmp_path / "new", init_from=str(months / "old"), **still))
+    launch.train(run_on(months / "month1", tmp_path / "fresh", **still))
+    old, new, fresh = (checkpoint.read(f).model for f in (months / "old", tmp_path / "new", tmp_path / "fresh"))
+    for feature in ("user", "item"):
+        before, now = keys(months / "elsewhere", feature), keys(months / "month1", feature)
+        assert set(before) & set(now)
+        assert before != now[: len(before)]
+        for table in (f"embedding.tables.{feature}", f"linear.embedding.tables.{feature}"):
+            assert torch.equal(new[table][0], old[table][0])
+            for row, key in enumerate(now, start=1):
+                source = old[table][before.index(key) + 1] if key in before else fresh[table][row]
+                assert torch.equal(new[table][row], source), (table, key)
+    assert torch.equal(new["embedding.tables.hashed"], old["embedding.tables.hashed"])
+    report = json.loads((tmp_path / "new" / "fine_tuning.json").read_text())
+    both = len({*keys(months / "elsewhere", "user")} & {*keys(months / "month1", "user")})
+    assert report["restored_by_key"]["embedding.tables.user"] == {
+        "from": "embedding.tables.user",
+        "rows": both + 1,
+        "rows_there": len(keys(months / "elsewhere", "user")) + 1,
+        "rows_here": len(keys(months / "month1", "user")) + 1,
+    }
+    assert "embedding.tables.hashed" in report["restored"]
+
+
+def test_other_columns_are_copied_by_key_too(months: Path, tmp_path: Path) -> None:
+    wider = {"name": "fm", "embedding_dim": 4}
+    given = {"init_from": str(months / "old"), "model": wider, "optimizers": [{"name": "sgd", "lr": 0.0}]}
+    with pytest.raises(CheckpointError, match=r"does not fit.*init_resize"):
+        check(run_on(months / "month1", tmp_path / "new", **given))
+    launch.train(run_on(months / "month1", tmp_path / "new", init_resize="copy-overlap", **given))
+    old, new = (checkpoint.read(folder).model["embedding.tables.item"] for folder in (months / "old", tmp_path / "new"))
+    before, now = keys(months / "elsewhere", "item"), keys(months / "month1", "item")
+    for key in {*before} & {*now}:
+        assert torch.equal(new[now.index(key) + 1, :3], old[before.index(key) + 1])
+
+
+def test_the_same_vocabulary_is_not_read(months: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "load", None)
+    start = check(run_on(months / "elsewhere", tmp_path / "new", init_from=str(months / "old"))).start
+    assert start is not None
+    assert (start.by_key, start.new, start.skipped) == ({}, [], [])
+
+
+def test_a_vocabulary_that_is_gone(months: Path, tmp_path: Path) -> None:
+    shutil.copytree(months / "old", tmp_path / "old")
+    (tmp_path / "old" / "checkpoints" / "preprocess.json").unlink()
+    given = {"init_from": str(tmp_path / "old")}
+    with pytest.raises(CheckpointError, match=r"'embedding.tables.item' was trained on another vocabulary.*init_map"):
+        check(run_on(months / "month1", tmp_path / "new", **given))
+    start = check(run_on(months / "month1", tmp_path / "new", init_resize="copy_overlap", **given)).start
+    assert start is not None
+    assert "embedding.tables.user" in start.resized
+    assert start.by_key == {}
+
+
+def test_rows_of_a_table_under_another_name(months: Path, tmp_path: Path) -> None:
+    """Of the same data: two features, two vocabularies."""
+    (tmp_path / "map").write_text("embedding.tables.user\tembedding.tables.item\n")
+    given = {"init_from": str(months / "old"), "init_map": str(tmp_path / "map")}
+    start = check(run_on(months / "elsewhere", tmp_path / "new", **given)).start
+    assert start is not None
+    assert start.by_key == {"embedding.tables.user": (1, 10, 7)}  # no user is called as an item: the unknown alone

@@ -14,7 +14,7 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader, TrainSource
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, masked, open_filesystem, strict_json, write_text
-from rechub_ray.fine_tuning import FILE, initialise_from, is_own
+from rechub_ray.fine_tuning import FILE, initialise_from, is_own, transforms_of
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
 from rechub_ray.runtime.board import WorkerPlace
@@ -89,7 +89,12 @@ def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Prog
         config = learner.config
         if config.init_from is not None:
             start = initialise_from(
-                learner.model, config.init_from, config.init_map, resize=config.init_resize, frozen=learner.frozen
+                learner.model,
+                config.init_from,
+                config.init_map,
+                resize=config.init_resize,
+                frozen=learner.frozen,
+                transforms=transforms_of(config),
             )
             if world.is_main and not is_own(config):
                 write_text(join(config.directory(), FILE), masked(strict_json(start.to_dict())))
