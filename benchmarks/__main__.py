@@ -29,6 +29,8 @@ BENCHMARKS = {
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",
     "frappe": "Published results on Frappe",
+    "multi_task": "Multi-task models and balancing on Census-Income",
+    "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "sweeps": "Sweeps on Frappe",
 }
 # modules that print their own text: what it shows, arguments in full, arguments for --quick

@@ -35,7 +35,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Rows a second of every side, all sides in turn, `repeats` times."""
     rows = settings.pick(ROWS, 40 * BATCH)
     data = criteo_like(settings, rows=rows)
-    skipped = _missing_torch_rechub()
+    skipped = missing_torch_rechub()
     speeds: Speeds = {}
     whole: Speeds = {}
     for number in range(settings.repeats):
@@ -44,18 +44,18 @@ def run(settings: Settings) -> dict[str, Any]:
             for loader, name, steps in (("ready", READY, 150), ("own", OWN, 60)):
                 command = ["torch_rechub_side", str(data), "--loader", loader, "--threads", "2"]
                 command += ["--steps", str(settings.pick(steps, 8)), "--warm-up", str(settings.pick(10, 2))]
-                _note(speeds, name, _answer(settings, command)["rows_per_second"])
+                note(speeds, name, answer(settings, command)["rows_per_second"])
         for name, (workers, threads, precision) in OURS.items():
             lengths = {"train__epochs": settings.pick(3, 2), "train__log_every_steps": settings.pick(50, 10)}
             given = config(data, workers=workers, threads=threads, train__precision=precision, **lengths)
             done = run_training(settings, "compare", given)
-            _note(speeds, name, done.steady)
+            note(speeds, name, done.steady)
             whole.setdefault(name, []).append(done.whole)
         for geometry, (processes, threads) in GEOMETRIES.items():
             command = ["limit", "--processes", str(processes), "--threads", str(threads)]
             command += ["--batch", str(BATCH // processes), "--seconds", str(settings.pick(15, 2))]
-            for name, speed in _answer(settings, command).items():
-                _note(speeds, f"{name}, {geometry}", speed)
+            for name, speed in answer(settings, command).items():
+                note(speeds, f"{name}, {geometry}", speed)
     return {
         "rows": rows,
         "ids": IDS,
@@ -66,23 +66,24 @@ def run(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _missing_torch_rechub() -> str | None:
+def missing_torch_rechub() -> str | None:
+    """Why its side cannot run; None where it can."""
     if importlib.util.find_spec("torch_rechub") is None:
         return f"torch-rechub is not installed (pip install torch-rechub=={OTHER})"
     found = importlib.metadata.version("torch-rechub")
     return None if found == OTHER else f"torch-rechub {found} is installed, the comparison is with {OTHER}"
 
 
-def _answer(settings: Settings, command: list[str]) -> dict[str, float]:
-    """The figures that a side's process prints last."""
-    log = settings.work / "side.txt"
+def answer(settings: Settings, command: list[str], *, name: str = "side") -> dict[str, float]:
+    """The figures that a side's process prints last; `name` tells processes apart that run at the same time."""
+    log = settings.work / f"{name}.txt"
     run_process([sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]], log=log)
     last = next(line for line in reversed(log.read_text(errors="replace").splitlines()) if line.startswith("{"))
     log.unlink()
     return {name: float(value) for name, value in json.loads(last).items()}
 
 
-def _note(speeds: Speeds, name: str, value: float) -> None:
+def note(speeds: Speeds, name: str, value: float) -> None:
     speeds.setdefault(name, []).append(value)
     print(f"    {name}: {value:,.0f} rows/s (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
 
@@ -97,14 +98,14 @@ def table(result: dict[str, Any]) -> str:
         "|---" * 7 + "|",
     ]
     for name, speed in speeds.items():
-        ratios = ["" if other is None else f"{_ratio(speed, other):.1f}" for other in others]
+        ratios = ["" if other is None else f"{ratio(speed, other):.1f}" for other in others]
         cells = [name, f"{speed['median']:,.0f} ({speed['low']:,.0f} - {speed['high']:,.0f})", *ratios, "", "", ""]
         if name in OURS:
             workers, _, precision = OURS[name]
             geometry = list(GEOMETRIES)[max(workers, 1) - 1]
             same = next(side for side in fair if SIDES[side][1] == precision)
             limits = [speeds[f"{side}, {geometry}"] for side in (strict, same)]
-            cells[4:] = [*(f"{_ratio(speed, limit):.2f}" for limit in limits)]
+            cells[4:] = [*(f"{ratio(speed, limit):.2f}" for limit in limits)]
             cells.append(f"{result['whole'][name]['median']:,.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     head = (
@@ -115,6 +116,6 @@ def table(result: dict[str, Any]) -> str:
     return head + "\n\n" + "\n".join(lines) + skipped
 
 
-def _ratio(speed: dict[str, Any], other: dict[str, Any]) -> float:
+def ratio(speed: dict[str, Any], other: dict[str, Any]) -> float:
     """Of the sides of one round, which ran within minutes: the machine's speed drifts from round to round."""
     return statistics.median(a / b for a, b in zip(speed["values"], other["values"], strict=True))

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 import torch
 
 from rechub_ray.balancing import BALANCING
+from rechub_ray.defaults import default_metrics
 from rechub_ray.errors import ConfigError, named, nearest
 from rechub_ray.models.base import Model
 from rechub_ray.schema import LabelKind
+from rechub_ray.tracking import Tracker
+from rechub_ray.tracking.adapter import Logger
 from rechub_ray.trainers.base import Trainer
+from rechub_ray.trainers.metabalance import MetaBalance
+from rechub_ray.trainers.task_logger import TaskLogger
 from rechub_ray.trainers.translate import optimizer_nodes
 from rechub_ray.trainers.unbuilt import Unbuilt, built
 
-TASK_TYPES: dict[str, LabelKind] = {"binary": "binary", "classification": "binary", "regression": "regression"}
+TASK_TYPES: dict[str, LabelKind] = {
+    "binary": "binary",
+    "classification": "binary",
+    "regression": "regression",
+    "multiclass": "multiclass",
+}
 """Names of task types, and the kind of label each one is."""
-_SCORES: dict[LabelKind, str] = {"binary": "auc", "regression": "rmse", "multiclass": "log_loss"}
+_SCORES: dict[LabelKind, str] = {"binary": "auc", "regression": "mse", "multiclass": "log_loss"}
 
 
 def label_kinds(task_types: Sequence[str]) -> tuple[LabelKind, ...]:
@@ -39,14 +52,20 @@ class MTLTrainer(Trainer):
     """Trains a multi-task model on several labels, evaluates it, predicts with it and exports it.
 
     Tasks are the labels of the model's schema, in its order. Their losses are those of their kinds (log loss, squared
-    error), their scores AUC, or the root mean squared error of a regression.
+    error, cross-entropy), their scores AUC, the mean squared error of a regression, the log loss of several classes.
+
+    An ESMM of two labels with three `task_types` has three tasks, as in Torch-RecHub: the conversion given a click, the
+    click, both. The first is not trained on; its score is the AUC over rows with a click. Of three columns of labels
+    the first is left out.
+
+    A logger also gets `train/task_{i}_loss`, `val/task_{i}_score`, and the score of `earlystop_taskid` as `auc`.
 
     Data is as for `CTRTrainer`, with a column for each label, or labels (B, T) in a DataLoader.
 
     Args:
         model: a model of this library, or one of `rechub_ray.compat.models.multi_task` with features given by name.
-        task_types: `binary` (or `classification`) or `regression`, one a task; None takes the model's labels as they
-            are.
+        task_types: `binary` (or `classification`), `multiclass` or `regression`, one a task; None takes the model's
+            labels as they are.
         optimizer_fn: as for `CTRTrainer`.
         optimizer_params: as for `CTRTrainer`.
         regularization_params: as for `CTRTrainer`.
@@ -56,18 +75,18 @@ class MTLTrainer(Trainer):
             method of `rechub_ray.balancing`. `gradnorm` has alpha 0.16 here unless it is given.
         n_epoch: passes over the training data, >= 1; None takes `n_epochs`, or 10.
         earlystop_taskid: the task whose score stops training and chooses the best weights, in [0, T).
-        earlystop_mode: `max` or `min`; None takes the direction of the task's score.
         earlystop_patience: stop at the epoch that makes this many in a row without a better score, >= 1.
         device: as for `CTRTrainer`.
         gpus: as for `CTRTrainer`.
         model_path: as for `CTRTrainer`.
         model_logger: as for `CTRTrainer`.
+        earlystop_mode: `max` or `min`; None takes the direction of the task's score.
         n_epochs: another name of `n_epoch`.
         task_weights_strategy: name of a balancing method.
         gradnorm_alpha: alpha of the strategy `gradnorm`, >= 0; None takes 1.5.
         task_weights: fixed weights of the tasks' losses, >= 0, one a task or by label.
         task_specific_lr: by label, the learning rate of its tower; the others keep the optimizer's.
-        optimizer: not there yet: an optimizer that balances tasks.
+        optimizer: a `MetaBalance`, which balances the tasks' gradients; the steps are those of `optimizer_fn`.
         num_workers: as for `CTRTrainer`.
         batch_size: as for `CTRTrainer`.
         overrides: as for `CTRTrainer`.
@@ -96,26 +115,25 @@ class MTLTrainer(Trainer):
         adaptive_params: Mapping[str, Any] | None = None,
         n_epoch: int | None = None,
         earlystop_taskid: int = 0,
-        earlystop_mode: Literal["max", "min"] | None = None,
         earlystop_patience: int = 10,
         device: str | torch.device = "cpu",
         gpus: Sequence[int] | None = None,
         model_path: str | Path | None = None,
         model_logger: Any = None,
+        earlystop_mode: Literal["max", "min"] | None = None,
         *,
         n_epochs: int | None = None,
         task_weights_strategy: str | None = None,
         gradnorm_alpha: float | None = None,
         task_weights: Sequence[float] | Mapping[str, float] | None = None,
         task_specific_lr: Mapping[str, float] | None = None,
-        optimizer: Any = None,
+        optimizer: MetaBalance | None = None,
         num_workers: int = 0,
         batch_size: int | None = None,
         overrides: Sequence[str] | Mapping[str, Any] = (),
     ) -> None:
         if n_epoch is not None and n_epochs is not None:
             raise ConfigError("'n_epoch' and 'n_epochs' are one argument", got=f"{n_epoch} and {n_epochs}")
-        _refuse(optimizer)
         self._task_types = None if task_types is None else label_kinds(task_types)
         if task_specific_lr is not None:
             nodes = optimizer_nodes(optimizer_fn, optimizer_params)
@@ -123,7 +141,7 @@ class MTLTrainer(Trainer):
                 raise ConfigError("'task_specific_lr' has no meaning beside a list of optimizers", got=f"{len(nodes)}")
             optimizer_fn, optimizer_params = [{**nodes[0], "task_specific_lr": dict(task_specific_lr)}], None
         self._stop = (earlystop_taskid, earlystop_mode, earlystop_patience)
-        self._balancing = _balancing(adaptive_params, task_weights_strategy, gradnorm_alpha, task_weights)
+        self._balancing = _balancing(adaptive_params, task_weights_strategy, gradnorm_alpha, task_weights, optimizer)
         self._common: dict[str, Any] = {
             "optimizer_fn": optimizer_fn,
             "optimizer_params": optimizer_params,
@@ -143,8 +161,17 @@ class MTLTrainer(Trainer):
         # a model on a made-up schema shows what is wrong before there is data
         self._begin(model.example() if isinstance(model, Unbuilt) else model)
 
-    def fit(self, train_dataloader: Any, val_dataloader: Any = None, **options: Any) -> Any:
+    def fit(
+        self, train_dataloader: Any, val_dataloader: Any = None, mode: str = "base", seed: int = 0, **options: Any
+    ) -> Any:
         """Train; see `CTRTrainer.fit`. A model whose features were given by name is built from this data first.
+
+        Args:
+            train_dataloader: as for `CTRTrainer.fit`.
+            val_dataloader: likewise.
+            mode: has no effect, as `seed`: they name a file in Torch-RecHub.
+            seed: see `mode`.
+            options: as for `CTRTrainer.fit`.
 
         Returns:
             (best score of the task `earlystop_taskid`, all metrics of that evaluation), or (-1, None) without
@@ -155,10 +182,10 @@ class MTLTrainer(Trainer):
         return super().fit(train_dataloader, val_dataloader, **options)
 
     def evaluate(self, model: Model | Unbuilt, data_loader: Any) -> list[float]:
-        """Return the score of each task over every row once: AUC, or the root mean squared error of a regression."""
+        """Return the score of each task over every row once; see the class."""
         model = built(model)
         found = self._metrics(model, data_loader)
-        return [found[_score(model, i)] for i in range(len(model.schema.labels))]
+        return [found[key] for key in self._scores(model)]
 
     def predict(self, model: Model | Unbuilt, data_loader: Any) -> npt.NDArray[np.float32]:
         """Return what is predicted of each task, (rows, T), in the data's order; labels are not needed.
@@ -167,18 +194,20 @@ class MTLTrainer(Trainer):
             ConfigError: a task has several classes, so that a row has no one number.
         """
         model = built(model)
-        table, several = self._predictions(model, data_loader), len(model.schema.labels) > 1
-        columns = []
-        for label in model.schema.labels:
-            name = "value" if label.kind == "regression" else "probability"
-            name = f"{name}/{label.name}" if several else name
-            if name not in table.column_names:
+        labels = model.schema.labels
+        for label in labels:
+            if label.kind == "multiclass":
                 raise ConfigError(
                     f"predict gives one number a task, and '{label.name}' has several",
                     hint="rechub_ray.predict writes the probabilities of all classes.",
                 )
-            columns.append(table[name].to_numpy())
-        return np.stack(columns, 1).astype(np.float32, copy=False)
+        names = ["value" if label.kind == "regression" else "probability" for label in labels]
+        if len(labels) > 1:
+            names = [f"{name}/{label.name}" for name, label in zip(names, labels, strict=True)]
+        if self._is_chain:
+            names = [f"conditional/{labels[1].name}", *names]
+        table = self._predictions(model, data_loader)
+        return np.stack([table[name].to_numpy() for name in names], 1).astype(np.float32, copy=False)
 
     def export_onnx(self, output_path: str | Path, *arguments: Any, **options: Any) -> Any:
         """Export `model` with one output a task; see `CTRTrainer.export_onnx`."""
@@ -191,19 +220,20 @@ class MTLTrainer(Trainer):
             raise ConfigError("'model' has no labels", expected="a multi-task model", got=type(model).__name__)
         labels, (task, mode, patience) = model.schema.labels, self._stop
         kinds = tuple(label.kind for label in labels)
-        if self._task_types is not None and self._task_types != kinds:
+        self._is_chain = model.registered_name == "esmm" and len(kinds) == 2 and self._task_types == ("binary",) * 3
+        if self._task_types not in (None, kinds) and not self._is_chain:
             raise ConfigError(
                 "'task_types' are not those of the model's labels",
                 expected=", ".join(f"{label.name}: {label.kind}" for label in labels),
-                got=", ".join(self._task_types),
+                got=", ".join(self._task_types or ()),
             )
-        if task not in range(len(labels)):
-            raise ConfigError("'earlystop_taskid': no such task", expected=f"0 to {len(labels) - 1}", got=task)
-        score = _SCORES[labels[task].kind]
-        direction = "max" if score == "auc" else "min"
+        scores = self._scores(model)
+        if task not in range(len(scores)):
+            raise ConfigError("'earlystop_taskid': no such task", expected=f"0 to {len(scores) - 1}", got=task)
+        direction = "max" if scores[task].rpartition("/")[2].startswith("auc") else "min"
         if mode not in (None, direction):
             raise ConfigError(
-                f"'earlystop_mode' would keep the worst model: task {task} is scored by {score}",
+                f"'earlystop_mode' would keep the worst model: task {task} is scored by {scores[task]}",
                 expected=direction,
                 got=mode,
             )
@@ -211,19 +241,54 @@ class MTLTrainer(Trainer):
             name, node = self._balancing
             with named(name):
                 BALANCING.build(node, labels, where=name)
+        metrics = default_metrics(model.schema)
+        metrics += [{"name": "mse", "label": label.name} for label in labels if label.kind == "regression"]
+        if self._is_chain:
+            metrics.append({"name": "auc", "output": f"conditional/{labels[1].name}", "where": labels[0].name})
         self._set_up(
             model,
-            objective={"losses": None, "metrics": None, "balancing": self._balancing[1] if self._balancing else None},
-            early_stopping={"metric": _score(model, task), "patience": patience},
+            objective={
+                "losses": None,
+                "metrics": metrics,
+                "balancing": self._balancing[1] if self._balancing else None,
+            },
+            early_stopping={"metric": scores[task], "patience": patience},
             **self._common,
         )
+        several = len(labels) > 1
+        losses = {i + self._is_chain: f"/{label.name}" if several else "" for i, label in enumerate(labels)}
+        self._loggers = [
+            TaskLogger(x, losses, scores, task) if isinstance(x, Logger) and not isinstance(x, Tracker) else x
+            for x in self._loggers
+        ]
+
+    def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
+        is_table = isinstance(data, str | os.PathLike | pd.DataFrame | pa.Table) or hasattr(data, "iter_batches")
+        if self._is_chain and not is_table and isinstance(data, Iterable):
+            data = _WithoutFirst(data)
+        return super()._stored(data, folder, model, what=what, targets=targets)
+
+    def _scores(self, model: Model) -> list[str]:
+        """Return by task the key of its score among the metrics."""
+        labels = model.schema.labels
+        keys = [_SCORES[label.kind] for label in labels]
+        if len(labels) > 1:
+            keys = [f"{label.name}/{key}" for label, key in zip(labels, keys, strict=True)]
+        return [f"{labels[1].name}/auc_where_{labels[0].name}", *keys] if self._is_chain else keys
 
 
-def _score(model: Model, task: int) -> str:
-    """Return the key of a task's score among the metrics."""
-    label = model.schema.labels[task]
-    name = _SCORES[label.kind]
-    return f"{label.name}/{name}" if len(model.schema.labels) > 1 else name
+class _WithoutFirst:
+    """The batches of a loader; of three columns of labels the last two."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            if isinstance(batch, tuple | list) and len(batch) == 2 and np.shape(batch[1])[1:] == (3,):
+                yield batch[0], batch[1][:, 1:]
+            else:
+                yield batch
 
 
 def _balancing(
@@ -231,9 +296,22 @@ def _balancing(
     strategy: str | None,
     alpha: float | None,
     weights: Sequence[float] | Mapping[str, float] | None,
+    optimizer: Any,
 ) -> tuple[str, dict[str, Any]] | None:
     """Return the argument that decides how tasks are balanced, and the configuration's node."""
-    given = {"adaptive_params": adaptive_params, "task_weights_strategy": strategy, "task_weights": weights}
+    if optimizer is not None and not isinstance(optimizer, MetaBalance):
+        raise ConfigError(
+            "'optimizer' balances tasks",
+            expected="a MetaBalance",
+            got=type(optimizer).__name__,
+            hint="What takes the steps is optimizer_fn, with optimizer_params.",
+        )
+    given = {
+        "adaptive_params": adaptive_params,
+        "task_weights_strategy": strategy,
+        "task_weights": weights,
+        "optimizer": optimizer,
+    }
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ConfigError("tasks are balanced in one way", expected=f"one of {', '.join(given)}", got=", ".join(names))
@@ -250,18 +328,6 @@ def _balancing(
     if strategy is not None:
         return "task_weights_strategy", {"name": strategy, **({} if alpha is None else {"alpha": alpha})}
     if weights is not None:
-        return "task_weights", {
-            "name": "fixed",
-            "task_weights": dict(weights) if isinstance(weights, Mapping) else list(weights),
-        }
-    return None
-
-
-def _refuse(optimizer: Any) -> None:
-    if optimizer is not None:
-        raise ConfigError(
-            "'optimizer': MTLTrainer takes no optimizer object yet",
-            expected="optimizer_fn and optimizer_params",
-            got=type(optimizer).__name__,
-            hint="Balancing of gradients is adaptive_params={'method': ...}.",
-        )
+        fixed = dict(weights) if isinstance(weights, Mapping) else list(weights)
+        return "task_weights", {"name": "fixed", "task_weights": fixed}
+    return None if optimizer is None else ("optimizer", optimizer.node)

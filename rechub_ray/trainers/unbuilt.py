@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import nn
 
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import exists, join, open_filesystem
@@ -30,8 +31,9 @@ class Unbuilt:
         features: the columns to read.
         kinds: of the labels.
         task_names: the labels' columns; None takes the columns of a table that are no features, in its order, those of
-            a prepared folder, and `task_0`, `task_1`, ... of a DataLoader.
+            a prepared folder, those that the `label_names` of a DataLoader's data set says, or `task_0`, `task_1`, ...
         arguments: the model's.
+        num_classes: one a label, None of a label that has no classes; None of all.
 
     Attributes:
         model: the model; None before `build`.
@@ -42,7 +44,12 @@ class Unbuilt:
     kinds: tuple[LabelKind, ...]
     task_names: list[str] | None
     arguments: dict[str, Any]
+    num_classes: Sequence[int | None] | None = None
     model: Model | None = None
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the model's parameters; there are none before `build`."""
+        return iter(()) if self.model is None else self.model.parameters()
 
     def example(self) -> Model:
         """Return the model on a made-up schema, without weights.
@@ -74,7 +81,7 @@ class Unbuilt:
                 expected=f"{len(self.kinds)} columns beside the features, or task_names=[...]",
                 got=", ".join(names) or "none",
             )
-        return tuple(Label(name, kind) for name, kind in zip(names, self.kinds, strict=True))
+        return labels_of(names, self.kinds, self.num_classes)
 
     def _schema(self, train: Any, valid: Any) -> Schema:
         if isinstance(train, str | os.PathLike):
@@ -128,9 +135,35 @@ class Unbuilt:
                 expected="a DataFrame, a pyarrow Table, a DataLoader or the folder of a prepared data set",
                 got=type(data).__name__,
             )
+        rows = data
+        while hasattr(rows, "dataset"):  # a loader's, and that of a part of it
+            rows = rows.dataset
         for batch in data:
             columns = batch[0] if isinstance(batch, tuple | list) else batch
-            yield columns, None
+            yield columns, getattr(rows, "label_names", None)
+
+
+def labels_of(
+    names: Sequence[str], kinds: Sequence[LabelKind], num_classes: Sequence[int | None] | None
+) -> tuple[Label, ...]:
+    """Return labels.
+
+    Args:
+        names: of the labels.
+        kinds: one a label.
+        num_classes: one a label, None of a label that has no classes; None of all.
+
+    Raises:
+        ConfigError: another number of `num_classes` than labels, or one that does not fit the label's kind.
+    """
+    classes = [None] * len(names) if num_classes is None else list(num_classes)
+    wanted = [
+        f"{name}: {'a number' if kind == 'multiclass' else None}" for name, kind in zip(names, kinds, strict=True)
+    ]
+    if [count is None for count in classes] != [kind != "multiclass" for kind in kinds]:
+        wanted = ["None" if kind != "multiclass" else "its number of classes" for kind in kinds]
+        raise ConfigError("'num_classes' does not fit the tasks", expected=", ".join(wanted), got=num_classes)
+    return tuple(Label(name, kind, num_classes=n) for name, kind, n in zip(names, kinds, classes, strict=True))
 
 
 def built(model: Model | Unbuilt) -> Model:

@@ -17,7 +17,7 @@ MODULES = {
     "models.ranking": "afm autoint bst dcn dcn_v2 deepffm deepfm dien din edcn fibinet widedeep",
     "serving": "annoy base faiss milvus",
     "trainers": "ctr_trainer match_trainer mtl_trainer rqvae_trainer seq_trainer",
-    "utils": "hstu_utils match model_utils mtl onnx_export quantization visualization",
+    "utils": "hstu_utils match model_utils onnx_export quantization visualization",
 }
 
 
@@ -28,7 +28,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
     text = str(caught.value)
     assert any(f"does not have Torch-RecHub's {part} yet" in text for part in (name, name.rpartition(".")[0]))
     assert "models.ranking (DCNv2, DeepFM, WideDeep)" in text
-    assert "trainers (CTRTrainer, MTLTrainer)" in text
+    assert "trainers (CTRTrainer, MTLTrainer, evaluate_multi_task)" in text
     assert "build" not in text, "of no use to a script"
 
 
@@ -42,6 +42,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
         ("from rechub_ray.compat.trainers import MatchTrainer", "does not have Torch-RecHub's MatchTrainer yet"),
         ("from rechub_ray.compat.basic.loss_func import HingeLoss", "has: BPRLoss, RegularizationLoss"),
         ("from rechub_ray.compat.utils.data import SeqDataset", "has: DataGenerator"),
+        ("from rechub_ray.compat.utils.mtl import gradnorm", "has: MetaBalance, shared_task_layers"),
     ],
 )
 def test_imports(line: str, words: str) -> None:

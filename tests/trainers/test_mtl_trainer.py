@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sklearn.metrics import roc_auc_score
 from rechub_ray import Label, MTLTrainer, Schema, SparseFeature, load_config, load_model, train
 from rechub_ray.compat.basic import features as theirs
 from rechub_ray.compat.models.multi_task import AITM, ESMM, MMOE, PLE, MMoE, SharedBottom
+from rechub_ray.compat.utils.data import DataGenerator
+from rechub_ray.compat.utils.mtl import MetaBalance, shared_task_layers
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.data.convert import write_rows
 from rechub_ray.errors import ConfigError, DataError
@@ -89,7 +92,8 @@ def test_a_model_with_features_by_name(name: str, tmp_path: Path) -> None:
 def test_a_model_with_torch_rechubs_arguments(name: str, tmp_path: Path) -> None:
     model = THEIRS[name]()
     assert model.registered_name == name
-    assert [label.name for label in model.schema.labels] == ["task_0", "task_1"]
+    first = 1 if name == "esmm" else 0
+    assert [label.name for label in model.schema.labels] == [f"task_{first}", f"task_{first + 1}"]
     columns = {column: torch.tensor(TRAIN[column].to_numpy()) for column in ("user", "item")}
     batches = [(columns, torch.tensor(TRAIN[TASKS].to_numpy()))]
     trainer = trainer_of(model, tmp_path, n_epoch=1)
@@ -157,7 +161,121 @@ def test_a_regression_is_scored_by_its_error(tmp_path: Path) -> None:
     trainer = trainer_of(model, tmp_path, task_types=["binary", "regression"], earlystop_taskid=1)
     best, _ = trainer.fit(TRAIN, VALID)
     error = trainer.predict(model, VALID)[:, 1] - VALID["age"].to_numpy()
-    assert best == pytest.approx(float(np.sqrt((error**2).mean())), abs=1e-5)
+    assert best == pytest.approx(float((error**2).mean()), abs=1e-5)
+    assert trainer.evaluate(model, VALID)[1] == pytest.approx(best, abs=1e-6)
+
+
+class Kept:
+    """A logger of the user's."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, float] = {}
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self.numbers |= metrics
+
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+def test_torch_rechubs_three_labels_of_a_chain(tmp_path: Path) -> None:
+    """Columns: would buy, click, click and buy; nothing reads the first one, not even where there is no click."""
+
+    def batches(frame: pd.DataFrame) -> list[Any]:
+        nonsense = frame["buy"] + (1 - frame["click"]) * 7
+        columns = {column: torch.tensor(frame[column].to_numpy()) for column in ("user", "item")}
+        return [(columns, torch.tensor(np.stack([nonsense, frame["click"], frame["buy"]], 1)))]
+
+    model, logger = THEIRS["esmm"](), Kept()
+    three = ["classification"] * 3
+    trainer = trainer_of(model, tmp_path, task_types=three, model_logger=logger, batch_size=64)
+    best, _ = trainer.fit(batches(TRAIN), batches(VALID), mode="base", seed=1)
+    predicted = trainer.predict(model, batches(VALID)).astype(float)
+    assert predicted.shape == (400, 3)
+    np.testing.assert_allclose(predicted[:, 0] * predicted[:, 1], predicted[:, 2], rtol=1e-5)
+    clicked = VALID["click"].to_numpy() > 0
+    expected = [
+        roc_auc_score(VALID["buy"][clicked], predicted[clicked, 0]),
+        roc_auc_score(VALID["click"], predicted[:, 1]),
+        roc_auc_score(VALID["buy"], predicted[:, 2]),
+    ]
+    scores = trainer.evaluate(model, batches(VALID))
+    assert scores == pytest.approx(expected, abs=1e-4)  # rows of one user and item tie, but for rounding
+    assert best == scores[0]
+    assert {"val/task_0_score", "val/task_1_score", "val/task_2_score"} <= set(logger.numbers)
+    assert not {"train/task_0_loss"} & set(logger.numbers)
+
+
+def test_a_logger_gets_the_tasks_numbers(tmp_path: Path) -> None:
+    logger = Kept()
+    trainer = trainer_of(mmoe(), tmp_path, n_epoch=1, model_logger=logger, earlystop_taskid=1, task_weights=[1, 0.5])
+    _, metrics = trainer.fit(TRAIN, VALID)
+    found = logger.numbers
+    for i, task in enumerate(TASKS):
+        assert found[f"val/task_{i}_score"] == found[f"val/{task}/auc"] == metrics[f"{task}/auc"]
+        assert found[f"train/task_{i}_loss"] == found[f"train/loss/bce/{task}"]
+    assert found["auc"] == found["val/buy/auc"]
+    assert (found["loss_weight/task_0"], found["loss_weight/task_1"]) == (1, 0.5)
+    assert {"train/loss", "learning_rate"} <= set(found)
+
+
+def test_metabalance_as_an_optimizer(tmp_path: Path) -> None:
+    """Equal to its name in adaptive_params, and not to what goes without it."""
+
+    def weights(folder: str, **arguments: Any) -> dict[str, torch.Tensor]:
+        model = mmoe()
+        trainer_of(model, tmp_path / folder, n_epoch=1, **arguments).fit(TRAIN)
+        return model.state_dict()
+
+    optimizer = MetaBalance(mmoe().parameters(), relax_factor=0.4, beta=0.5)
+    one = weights("one", optimizer=optimizer)
+    other = weights("other", adaptive_params={"method": "metabalance", "relax_factor": 0.4, "beta": 0.5})
+    plain = weights("plain")
+    assert all(torch.equal(other[name], value) for name, value in one.items())
+    assert any(not torch.equal(plain[name], value) for name, value in one.items())
+
+
+def test_a_task_of_several_classes(tmp_path: Path) -> None:
+    stars = np.digitize(TRAIN["user"] % 7, [2, 4])
+    frame = TRAIN.assign(stars=stars)[["user", "item", "click", "stars"]]
+    arguments: dict[str, Any] = {"task_types": ["binary", "multiclass"], "num_classes": [None, 3]}
+    model = MMoE(features=["user", "item"], num_experts=2, expert_units=[8], task_hidden_units=[4], **arguments)
+    trainer = trainer_of(model, tmp_path, task_types=arguments["task_types"], earlystop_taskid=1, n_epoch=4)
+    best, metrics = trainer.fit(frame, frame)
+    assert best == metrics["stars/log_loss"] == trainer.evaluate(model, frame)[1] < 0.5
+    with pytest.raises(ConfigError, match="'stars' has several"):
+        trainer.predict(model, frame)
+
+
+def test_the_labels_of_a_frame_name_the_tasks(tmp_path: Path) -> None:
+    train, valid, _ = DataGenerator(TRAIN[["user", "item"]], TRAIN[TASKS]).generate_dataloader(
+        split_ratio=[0.8, 0.2], batch_size=128
+    )
+    model = SharedBottom(features=["user", "item"], num_tasks=2)
+    assert list(model.parameters()) == []
+    with pytest.raises(ConfigError, match="Call fit first"):
+        shared_task_layers(model)
+    rates = {"click": 0.001, "buy": 0.0005}
+    trainer = trainer_of(model, tmp_path, batch_size=None, n_epoch=1, task_specific_lr=rates)
+    _, metrics = trainer.fit(train, valid)
+    assert {"click/auc", "buy/auc"} <= set(metrics)
+    shared, own = shared_task_layers(model)
+    assert len(shared) + len(own) == len(list(model.parameters()))
+
+
+def test_arguments_come_in_torch_rechubs_order() -> None:
+    theirs_are = """model task_types optimizer_fn optimizer_params regularization_params scheduler_fn scheduler_params
+        adaptive_params n_epoch earlystop_taskid earlystop_patience device gpus model_path model_logger
+        earlystop_mode"""
+    ours = [
+        name
+        for name, parameter in inspect.signature(MTLTrainer).parameters.items()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
+    assert ours == theirs_are.split()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +300,10 @@ def test_a_regression_is_scored_by_its_error(tmp_path: Path) -> None:
             },
             "list of optimizers",
         ),
-        ({"optimizer": object()}, "'optimizer'"),
+        ({"optimizer": object()}, "'optimizer'.*a MetaBalance"),
+        ({"optimizer": MetaBalance(), "task_weights": [1, 1]}, "one way"),
+        ({"optimizer": MetaBalance(relax_factor=2)}, "'optimizer.*relax_factor"),
+        ({"task_types": ["classification"] * 3}, "'task_types'"),
     ],
 )
 def test_a_wrong_argument_is_named_at_once(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -204,6 +325,10 @@ def test_a_wrong_argument_is_named_at_once(arguments: dict[str, Any], message: s
         (lambda: MTLTrainer(SharedBottom(NAMES, hiden_units=[8])), "hiden_units"),
         (lambda: MTLTrainer(ESMM(features=NAMES, task_types=["binary", "regression"])), "not binary"),
         (lambda: ESMM(), "'features'"),
+        (
+            lambda: PLE(features=NAMES, task_types=["binary", "multiclass"]),
+            "'num_classes'.*None, its number of classes",
+        ),
     ],
 )
 def test_a_wrong_model_is_named_before_there_is_data(make: Any, message: str) -> None:
@@ -233,20 +358,3 @@ def test_a_prepared_folder_brings_its_schema(tmp_path: Path) -> None:
     trainer_of(model, tmp_path / "run", n_epoch=1).fit(tmp_path / "other" / "data")
     assert model.model is not None
     assert [label.name for label in model.model.schema.labels] == TASKS
-
-
-@pytest.mark.slow
-def test_the_documents_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "multi_task.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
-    others = ["age", "gender", "occupation", "category_id", "shop_id", "brand_id"]
-    frame = rows(600, 2).rename(columns={"user": "user_id", "item": "item_id", "buy": "conversion"})
-    for i, column in enumerate(others):
-        frame[column] = np.random.default_rng(i).integers(0, 5, len(frame))
-    frame.to_csv(tmp_path / "ali_ccp_data.csv", index=False)
-    monkeypatch.chdir(tmp_path)
-    found: dict[str, Any] = {}
-    exec(code, found)
-    assert found["predictions"].shape == (120, 2)
-    assert found["metrics"]["click/auc"] == found["best_auc"]
-    assert (tmp_path / "mmoe.onnx").is_file()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rechub_ray.compat.missing import refuse
-from rechub_ray.trainers import CTRTrainer, MTLTrainer
+from rechub_ray.trainers import CTRTrainer, MTLTrainer, evaluate_multi_task
 
-__all__ = ["CTRTrainer", "MTLTrainer"]
+__all__ = ["CTRTrainer", "MTLTrainer", "evaluate_multi_task"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, random_split
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from rechub_ray.compat.missing import refuse
 from rechub_ray.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ Row = tuple[dict[str, Any], Any]
 
 
 class PredictDataset(Dataset[Any]):
-    """Columns in memory; a batch is cut out of them as a whole.
+    """Columns in memory, for prediction: without labels.
 
     Args:
         x: one array of equal length a feature, (N,) or (N, T); a DataFrame's rows count by position, not by index.
@@ -46,9 +46,8 @@ class PredictDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         return {name: values[index] for name, values in self.x.items()}
 
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return a batch, stacked: far faster than row by row."""
-        rows = np.asarray(indices)
+    def batch(self, rows: npt.NDArray[np.int64]) -> Any:
+        """Return some rows, stacked: far faster than row by row."""
         return {name: torch.as_tensor(values[rows]) for name, values in self.x.items()}
 
 
@@ -57,7 +56,7 @@ class TorchDataset(PredictDataset):
 
     Args:
         x: the features.
-        y: (N,) labels.
+        y: (N,) labels, or (N, T); a DataFrame's columns are the tasks' names for models with features by name.
 
     Raises:
         DataError: features and labels differ in length; otherwise as for `PredictDataset`.
@@ -65,6 +64,7 @@ class TorchDataset(PredictDataset):
 
     def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any) -> None:
         super().__init__(x)
+        self.label_names = [str(name) for name in y.columns] if isinstance(y, pd.DataFrame) else None
         self.y = np.asarray(y)
         if len(self.y) != len(self):
             raise DataError("features and labels differ in length", expected=len(self), got=len(self.y))
@@ -72,8 +72,29 @@ class TorchDataset(PredictDataset):
     def __getitem__(self, index: int) -> Row:
         return super().__getitem__(index), self.y[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> Row:
-        return super().__getitems__(indices), torch.as_tensor(self.y[np.asarray(indices)])
+    def batch(self, rows: npt.NDArray[np.int64]) -> Row:
+        """Return some rows and their labels, stacked."""
+        return super().batch(rows), torch.as_tensor(self.y[rows])
+
+
+class _Batches(Dataset[Any]):
+    """A data set, or a part of it, which a DataLoader reads in batches that are stacked already."""
+
+    def __init__(self, rows: TorchDataset | Subset[Any]) -> None:
+        self.dataset = rows
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        rows = np.asarray(indices)
+        if isinstance(self.dataset, Subset):
+            whole: Any = self.dataset.dataset
+            return whole.batch(np.asarray(self.dataset.indices)[rows])
+        return self.dataset.batch(rows)
 
 
 class DataGenerator:
@@ -81,7 +102,7 @@ class DataGenerator:
 
     Args:
         x: one array a feature; all rows, or those of the training split.
-        y: their labels.
+        y: their labels; see `TorchDataset`.
     """
 
     def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any) -> None:
@@ -111,7 +132,7 @@ class DataGenerator:
         Raises:
             ConfigError: neither a ratio nor the other splits' rows.
         """
-        parts: Sequence[Dataset[Any]]
+        parts: Sequence[TorchDataset | Subset[Any]]
         if split_ratio is not None:
             rows = len(self.dataset)
             first, second = int(rows * split_ratio[0]), int(rows * split_ratio[1])
@@ -123,7 +144,7 @@ class DataGenerator:
         else:
             parts = [self.dataset, TorchDataset(x_val, y_val), TorchDataset(x_test, y_test)]
         train, valid, test = (
-            DataLoader(part, batch_size, shuffle=i == 0, num_workers=num_workers, collate_fn=_as_it_is)
+            DataLoader(_Batches(part), batch_size, shuffle=i == 0, num_workers=num_workers, collate_fn=_as_it_is)
             for i, part in enumerate(parts)
         )
         return train, valid, test

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from rechub_ray.compat.utils import data
 from rechub_ray.compat.utils.data import DataGenerator, df_to_dict, get_auto_embedding_dim, pad_sequences
@@ -36,6 +39,22 @@ def test_loading_in_other_processes() -> None:
     x = {"item": np.arange(40)}
     train, _, _ = DataGenerator(x, x["item"]).generate_dataloader(split_ratio=[1.0, 0.0], batch_size=8, num_workers=1)
     assert sorted(item for batch, _ in train for item in batch["item"].tolist()) == list(range(40))
+
+
+def test_a_loader_of_ones_own() -> None:
+    rows = data.PredictDataset({"item": np.arange(5), "history": np.arange(10).reshape(5, 2)})
+    batches = list(DataLoader(rows, batch_size=2))
+    assert [batch["item"].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert batches[1]["history"].tolist() == [[4, 5], [6, 7]]
+    [(batch, y)] = DataLoader(data.TorchDataset(rows.x, np.arange(10).reshape(5, 2)), batch_size=5)
+    assert torch.equal(batch["history"], y)
+
+
+def test_the_labels_names_are_kept() -> None:
+    labels = pd.DataFrame({"click": [0, 1, 0, 1], "buy": [0, 1, 0, 0]})
+    train, _, _ = DataGenerator({"item": np.arange(4)}, labels).generate_dataloader(split_ratio=[0.5, 0.5])
+    part: Any = train.dataset
+    assert part.dataset.dataset.label_names == ["click", "buy"]
 
 
 def test_what_is_wrong_is_named() -> None:

@@ -2,7 +2,8 @@
 
 Features are those of `rechub_ray.compat.basic.features`, or names of columns: then `MTLTrainer.fit` builds the model
 once it has seen the data. Layers are given by Torch-RecHub's dictionaries (`bottom_params`, `tower_params_list`), or by
-their widths (`hidden_units`, `task_hidden_units`, `expert_units`, `tower_units`).
+their widths (`hidden_units`, `task_hidden_units`, `expert_units`, `tower_units`). Tasks of several classes have their
+numbers in `num_classes`, which has one entry a task, None for the others.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from rechub_ray.compat.missing import refuse
 from rechub_ray.compat.models.build import Feature, build, mlp_arguments
 from rechub_ray.errors import ConfigError
 from rechub_ray.models.base import Model
-from rechub_ray.schema import Label
 from rechub_ray.trainers.mtl_trainer import label_kinds
-from rechub_ray.trainers.unbuilt import Unbuilt
+from rechub_ray.trainers.unbuilt import Unbuilt, labels_of
 
 __all__ = ["AITM", "ESMM", "MMOE", "PLE", "MMoE", "SharedBottom"]
 
@@ -34,24 +34,26 @@ def SharedBottom(
     task_hidden_units: Sequence[int] | None = None,
     num_tasks: int | None = None,
     task_names: Sequence[str] | None = None,
+    num_classes: Sequence[int | None] | None = None,
     **others: Any,
 ) -> Model | Unbuilt:
     """Return `rechub_ray.models.SharedBottom` on these features.
 
     Args:
         features: of all tasks, or their names.
-        task_types: `classification`, `binary` or `regression`, one a task; None makes all tasks binary.
+        task_types: `classification`, `binary`, `multiclass` or `regression`, one a task; None makes all tasks binary.
         bottom_params: dims, activation, dropout of the shared layers.
         tower_params_list: the same of the towers, one a task, all alike.
         hidden_units: widths of the shared layers, in place of `bottom_params`.
         task_hidden_units: widths of a tower's layers, in place of `tower_params_list`.
         num_tasks: number of tasks; None takes that of `task_types` or `tower_params_list`, or 2.
         task_names: the labels' columns where the data is a table; None takes `task_0`, `task_1`, ...
+        num_classes: one a task, of a `multiclass` one; None of all others.
         others: more arguments of `rechub_ray.models.SharedBottom`.
     """
     layers = _layers({"bottom_units": bottom_params, "tower_units": tower_params_list})
     units = {"bottom_units": hidden_units, "tower_units": task_hidden_units}
-    tasks = (task_types, tower_params_list, num_tasks, task_names)
+    tasks = (task_types, tower_params_list, num_tasks, task_names, num_classes)
     return _model("shared_bottom", features, tasks, layers, units, others)
 
 
@@ -67,6 +69,7 @@ def MMoE(
     task_hidden_units: Sequence[int] | None = None,
     num_tasks: int | None = None,
     task_names: Sequence[str] | None = None,
+    num_classes: Sequence[int | None] | None = None,
     expert_activation: str | None = None,
     gate_activation: str = "softmax",
     **others: Any,
@@ -75,7 +78,7 @@ def MMoE(
 
     Args:
         features: of all tasks, or their names.
-        task_types: `classification`, `binary` or `regression`, one a task; None makes all tasks binary.
+        task_types: `classification`, `binary`, `multiclass` or `regression`, one a task; None makes all tasks binary.
         n_expert: number of experts.
         expert_params: dims, activation, dropout of the experts.
         tower_params_list: the same of the towers, one a task, all alike.
@@ -86,6 +89,7 @@ def MMoE(
         task_names: the labels' columns where the data is a table; None takes `task_0`, `task_1`, ...
         expert_activation: activation of all hidden layers.
         gate_activation: must be `softmax`.
+        num_classes: one a task, of a `multiclass` one; None of all others.
         others: more arguments of `rechub_ray.models.MMoE`.
     """
     _softmax(gate_activation)
@@ -96,7 +100,7 @@ def MMoE(
         "num_experts": _one("n_expert", n_expert, "num_experts", num_experts),
         "activation": expert_activation,
     }
-    tasks = (task_types, tower_params_list, num_tasks, task_names)
+    tasks = (task_types, tower_params_list, num_tasks, task_names, num_classes)
     return _model("mmoe", features, tasks, layers, units, others)
 
 
@@ -119,13 +123,14 @@ def PLE(
     task_hidden_units: Sequence[int] | None = None,
     num_tasks: int | None = None,
     task_names: Sequence[str] | None = None,
+    num_classes: Sequence[int | None] | None = None,
     **others: Any,
 ) -> Model | Unbuilt:
     """Return `rechub_ray.models.PLE` on these features.
 
     Args:
         features: of all tasks, or their names.
-        task_types: `classification`, `binary` or `regression`, one a task; None makes all tasks binary.
+        task_types: `classification`, `binary`, `multiclass` or `regression`, one a task; None makes all tasks binary.
         n_level: number of levels.
         n_expert_specific: experts of one task, a task and level.
         n_expert_shared: shared experts a level.
@@ -138,6 +143,7 @@ def PLE(
         task_hidden_units: widths of a tower's layers, in place of `tower_params_list`.
         num_tasks: number of tasks; None takes that of `task_types` or `tower_params_list`, or 2.
         task_names: the labels' columns where the data is a table; None takes `task_0`, `task_1`, ...
+        num_classes: one a task, of a `multiclass` one; None of all others.
         others: more arguments of `rechub_ray.models.PLE`.
     """
     layers = _layers({"expert_units": expert_params, "tower_units": tower_params_list})
@@ -148,7 +154,7 @@ def PLE(
         "num_experts": _one("n_expert_specific", n_expert_specific, "num_experts", num_experts),
         "num_shared_experts": _one("n_expert_shared", n_expert_shared, "num_shared_experts", num_shared_experts),
     }
-    tasks = (task_types, tower_params_list, num_tasks, task_names)
+    tasks = (task_types, tower_params_list, num_tasks, task_names, num_classes)
     return _model("ple", features, tasks, layers, units, others)
 
 
@@ -163,9 +169,10 @@ def AITM(
     task_types: Sequence[str] | None = None,
     num_tasks: int | None = None,
     task_names: Sequence[str] | None = None,
+    num_classes: Sequence[int | None] | None = None,
     **others: Any,
 ) -> Model | Unbuilt:
-    """Return `rechub_ray.models.AITM` on these features.
+    """Return `rechub_ray.models.AITM` on these features; as in Torch-RecHub, without the paper's calibrator.
 
     Args:
         features: of all tasks, or their names.
@@ -174,16 +181,17 @@ def AITM(
         tower_params_list: the same of the towers, one a task, all alike.
         hidden_units: widths of the layers below the transfer, in place of `bottom_params`.
         task_hidden_units: widths of a tower's layers, in place of `tower_params_list`.
-        task_types: `classification`, `binary` or `regression`, one a task; None makes all tasks binary.
+        task_types: `classification`, `binary`, `multiclass` or `regression`, one a task; None makes all tasks binary.
         num_tasks: in place of `n_task`.
         task_names: the labels' columns where the data is a table, in the order of the conversion; None takes
             `task_0`, `task_1`, ...
-        others: more arguments of `rechub_ray.models.AITM`.
+        num_classes: one a task, of a `multiclass` one; None of all others.
+        others: more arguments of `rechub_ray.models.AITM`; `calibrator_weight` is 0 unless it is given.
     """
     layers = _layers({"bottom_units": bottom_params, "tower_units": tower_params_list})
     units = {"bottom_units": hidden_units, "tower_units": task_hidden_units}
-    tasks = (task_types, tower_params_list, _one("n_task", n_task, "num_tasks", num_tasks), task_names)
-    return _model("aitm", features, tasks, layers, units, others)
+    tasks = (task_types, tower_params_list, _one("n_task", n_task, "num_tasks", num_tasks), task_names, num_classes)
+    return _model("aitm", features, tasks, layers, units, {"calibrator_weight": 0.0, **others})
 
 
 def ESMM(
@@ -202,7 +210,8 @@ def ESMM(
 ) -> Model | Unbuilt:
     """Return `rechub_ray.models.ESMM` on these features: its tasks are the click, then the click with a conversion.
 
-    Torch-RecHub's third task, the conversion given a click, has no label here.
+    Torch-RecHub has a task before them, the conversion given a click, on which nothing is trained. `MTLTrainer` with
+    three `task_types` takes its three columns of labels, and evaluates and predicts three tasks.
 
     Args:
         user_features: or their names.
@@ -214,7 +223,8 @@ def ESMM(
         tower_units: widths of a tower's layers, in place of the two dictionaries.
         num_tasks: length of the chain; None takes that of `task_types`, or 2.
         task_types: all binary.
-        task_names: the labels' columns where the data is a table; None takes `task_0`, `task_1`, ...
+        task_names: the labels' columns where the data is a table; None takes `task_0`, `task_1`, ..., or with
+            `user_features` that are objects `task_1`, `task_2`, ..., their places in Torch-RecHub.
         others: more arguments of `rechub_ray.models.ESMM`.
 
     Raises:
@@ -225,10 +235,14 @@ def ESMM(
         raise ConfigError("ESMM takes 'features', or 'user_features' and 'item_features'", got="both or none")
     layers = _layers({"tower_units": [params for params in (cvr_params, ctr_params) if params is not None]})
     units = {"bottom_units": hidden_units, "tower_units": tower_units}
-    return _model("esmm", features or both, (task_types, None, num_tasks, task_names), layers, units, others)
+    if task_names is None and both and not isinstance(both[0], str):
+        task_names = [f"task_{i + 1}" for i in range(num_tasks or len(task_types or "12"))]
+    return _model("esmm", features or both, (task_types, None, num_tasks, task_names, None), layers, units, others)
 
 
-Tasks = tuple[Sequence[str] | None, Sequence[Params] | None, int | None, Sequence[str] | None]
+Tasks = tuple[
+    Sequence[str] | None, Sequence[Params] | None, int | None, Sequence[str] | None, Sequence[int | None] | None
+]
 
 
 def _model(
@@ -242,24 +256,24 @@ def _model(
         if key in layers:
             raise ConfigError(f"'{key}' of {name} is given twice", got=f"{layers[key]} and {value}")
         arguments[key] = list(value) if isinstance(value, tuple) else value
-    task_types, towers, num_tasks, task_names = tasks
-    counts = [len(given) for given in (task_types, towers, task_names) if given is not None]
+    task_types, towers, num_tasks, task_names, num_classes = tasks
+    counts = [len(given) for given in (task_types, towers, task_names, num_classes) if given is not None]
     counts += [] if num_tasks is None else [num_tasks]
     count = counts[0] if counts else 2
     if count < 1 or set(counts) - {count}:
         raise ConfigError(
             "the numbers of tasks differ",
-            expected="as many in task_types, tower_params_list, num_tasks and task_names",
+            expected="as many in task_types, tower_params_list, num_tasks, task_names and num_classes",
             got=", ".join(map(str, counts)),
         )
     kinds = label_kinds(["binary"] * count if task_types is None else task_types)
     by_name = [feature for feature in features if isinstance(feature, str)]
     if by_name and len(by_name) == len(features):
-        unbuilt = Unbuilt(name, by_name, kinds, None if task_names is None else list(task_names), arguments)
+        names = None if task_names is None else list(task_names)
+        unbuilt = Unbuilt(name, by_name, kinds, names, arguments, num_classes)
         unbuilt.example()  # a wrong argument is an error here, not in `fit`
         return unbuilt
-    names = task_names or [f"task_{i}" for i in range(count)]
-    labels = [Label(task, kind) for task, kind in zip(names, kinds, strict=True)]
+    labels = labels_of(task_names or [f"task_{i}" for i in range(count)], kinds, num_classes)
     objects = [feature for feature in features if not isinstance(feature, str)]
     if by_name:
         raise ConfigError("'features' are given by name or as objects", got=f"both; by name: {', '.join(by_name)}")
