@@ -19,7 +19,7 @@ from benchmarks.settings import ROOT, Settings
 from benchmarks.workload import run_training
 from rechub_ray.config import read_yaml
 
-BATCH, DIM, LR, WEIGHT_DECAY, EPOCHS = 1024, 4, 1e-3, 1e-4, 8
+BATCH, DIM, LR, WEIGHT_DECAY, EPOCHS = 1024, 4, 5e-3, 1e-5, 5
 SEEDS = (2026, 2027, 2028)
 INCOME, NEVER, BOTH = "income_over_50k", "never_married", "never_married_with_income"
 # name in the table: node of ours
