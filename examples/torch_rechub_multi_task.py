@@ -23,11 +23,11 @@ USERS, ITEMS, SHOPS = 200, 100, 20
 def made_up_purchases(rows: int, seed: int) -> pd.DataFrame:
     """Clicks that follow from tastes, and purchases after a click that follow from the price and the shop."""
     rng = np.random.default_rng(seed)
-    user_taste, item_taste, shop_rate = rng.normal(size=(USERS, 3)), rng.normal(size=(ITEMS, 3)), rng.normal(size=SHOPS)
+    liking, appeal, rate = rng.normal(size=USERS), rng.normal(size=ITEMS), rng.normal(size=SHOPS)
     user, item, shop = rng.integers(0, USERS, rows), rng.integers(0, ITEMS, rows), rng.integers(0, SHOPS, rows)
     price = rng.normal(size=rows)
-    click = rng.random(rows) < 1 / (1 + np.exp(-(user_taste[user] * item_taste[item]).sum(1)))
-    purchase = rng.random(rows) < 1 / (1 + np.exp(price - shop_rate[shop]))
+    click = rng.random(rows) < 1 / (1 + np.exp(-liking[user] - appeal[item]))
+    purchase = rng.random(rows) < 1 / (1 + np.exp(price - 2 * rate[shop]))
     return pd.DataFrame(
         {
             "user_id": user,

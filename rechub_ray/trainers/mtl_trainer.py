@@ -159,7 +159,7 @@ class MTLTrainer(Trainer):
         }
         self._unbuilt = model if isinstance(model, Unbuilt) else None
         # a model on a made-up schema shows what is wrong before there is data
-        self._begin(model.example() if isinstance(model, Unbuilt) else model)
+        self._begin((model.model or model.example()) if isinstance(model, Unbuilt) else model)
 
     def fit(
         self, train_dataloader: Any, val_dataloader: Any = None, mode: str = "base", seed: int = 0, **options: Any
@@ -178,12 +178,14 @@ class MTLTrainer(Trainer):
             validation data.
         """
         if self._unbuilt is not None and self._unbuilt.model is None:
-            self._begin(self._unbuilt.build(train_dataloader, val_dataloader))
+            self._unbuilt.build(train_dataloader, val_dataloader)
+        self._take_built()
         return super().fit(train_dataloader, val_dataloader, **options)
 
     def evaluate(self, model: Model | Unbuilt, data_loader: Any) -> list[float]:
         """Return the score of each task over every row once; see the class."""
         model = built(model)
+        self._take_built()
         found = self._metrics(model, data_loader)
         return [found[key] for key in self._scores(model)]
 
@@ -194,6 +196,7 @@ class MTLTrainer(Trainer):
             ConfigError: a task has several classes, so that a row has no one number.
         """
         model = built(model)
+        self._take_built()
         labels = model.schema.labels
         for label in labels:
             if label.kind == "multiclass":
@@ -213,7 +216,13 @@ class MTLTrainer(Trainer):
         """Export `model` with one output a task; see `CTRTrainer.export_onnx`."""
         if self._unbuilt is not None:
             built(self._unbuilt)
+        self._take_built()
         return super().export_onnx(output_path, *arguments, **options)
+
+    def _take_built(self) -> None:
+        """Begin with the model that was built meanwhile, by this trainer or by another one."""
+        if self._unbuilt is not None and self._unbuilt.model not in (None, self.model):
+            self._begin(built(self._unbuilt))
 
     def _begin(self, model: Model) -> None:
         if not isinstance(model, Model) or len(model.schema.labels) < 1:

@@ -56,8 +56,8 @@ def test_only_the_imports_of_multi_task_models_differ(model: str, tmp_path: Path
     tasks = 3 if model == "ESMM" else 2
 
     def scores(script: Path) -> list[float]:
-        said = run(script, tmp_path, model, "12000", "4")
-        assert f"predictions: (2400, {tasks}) in [0, 1]: True" in said
+        said = run(script, tmp_path, model, "24000", "4")
+        assert f"predictions: (4800, {tasks}) in [0, 1]: True" in said
         [line] = re.findall(r"^test scores: (.*)$", said, re.MULTILINE)
         return [float(score) for score in line.split()]
 

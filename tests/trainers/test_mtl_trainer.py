@@ -266,6 +266,17 @@ def test_the_labels_of_a_frame_name_the_tasks(tmp_path: Path) -> None:
     assert len(shared) + len(own) == len(list(model.parameters()))
 
 
+def test_trainers_of_a_model_that_another_one_has_built(tmp_path: Path) -> None:
+    model = SharedBottom(features=["user", "item"], task_names=TASKS)
+    before = trainer_of(model, tmp_path / "before")
+    trainer = trainer_of(model, tmp_path / "first", n_epoch=1)
+    trainer.fit(TRAIN, VALID)
+    scores = trainer.evaluate(model, VALID)
+    for other in (before, trainer_of(model, tmp_path / "after")):
+        assert other.evaluate(model, VALID) == scores
+        assert other.model is model.model
+
+
 def test_arguments_come_in_torch_rechubs_order() -> None:
     theirs_are = """model task_types optimizer_fn optimizer_params regularization_params scheduler_fn scheduler_params
         adaptive_params n_epoch earlystop_taskid earlystop_patience device gpus model_path model_logger
