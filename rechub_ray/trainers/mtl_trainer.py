@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -271,11 +270,11 @@ class MTLTrainer(Trainer):
             for x in self._loggers
         ]
 
-    def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
-        is_table = isinstance(data, str | os.PathLike | pd.DataFrame | pa.Table) or hasattr(data, "iter_batches")
+    def _rows(self, data: Any) -> Any:
+        is_table = isinstance(data, pd.DataFrame | pa.Table) or hasattr(data, "iter_batches")
         if self._is_chain and not is_table and isinstance(data, Iterable):
-            data = _WithoutFirst(data)
-        return super()._stored(data, folder, model, what=what, targets=targets)
+            return _WithoutFirst(data)
+        return data
 
     def _scores(self, model: Model) -> list[str]:
         """Return by task the key of its score among the metrics."""
