@@ -272,18 +272,18 @@ class Schema:
         features = (dataclasses.replace(f, encoding=encodings.get(f.name, "")) for f in self.features)
         return dataclasses.replace(self, features=tuple(features))
 
-    def encoded_otherwise(self, other: Schema) -> list[str]:
-        """Return the features that another data set makes of raw values in another way, with what can be said of it.
+    def encoded_otherwise(self, other: Schema) -> dict[str, str]:
+        """Return the features that another data set makes of raw values in another way, each with a few words.
 
         Where one of the two does not know how, nothing is said.
         """
-        theirs, found = {f.name: f for f in other.features}, []
+        theirs, found = {f.name: f for f in other.features}, {}
         for mine in self.features:
             feature = theirs.get(mine.name, mine)
             if mine.encoding and feature.encoding and mine.encoding != feature.encoding:
                 sizes = [getattr(f, "vocab_size", None) for f in (feature, mine)]
-                said = f"{sizes[0]:,} ids, was {sizes[1]:,}" if sizes[0] != sizes[1] else "encoded otherwise"
-                found.append(f"'{mine.name}' ({said})")
+                same = sizes[0] == sizes[1]
+                found[mine.name] = "encoded otherwise" if same else f"{sizes[0]:,} ids, was {sizes[1]:,}"
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
 from rechub_ray.data.fingerprint import FILE, VOCABULARIES
-from rechub_ray.errors import DataError, nearest
+from rechub_ray.errors import DataError, nearest, shown
 from rechub_ray.files import join, open_filesystem, read_text
 from rechub_ray.preparation.forms import FeatureSpec, Table
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
@@ -92,6 +93,15 @@ class Encoder:
         """The fingerprint of each feature's transform: equal ones make the same of the same raw values."""
         return {transform.spec.name: transform.encoding for transform in self.transforms}
 
+    @property
+    def _vocabularies(self) -> dict[str, tuple[Vocabulary, str]]:
+        """The vocabularies, with the names of their tables, of the features that have one."""
+        return {
+            transform.spec.name: (transform.ids, table_name(transform.spec))
+            for transform in self.transforms
+            if isinstance(transform, CategoricalTransform | SequenceTransform) and isinstance(transform.ids, Vocabulary)
+        }
+
     def take(self, other: Encoder) -> list[str]:
         """Take the fitted transforms of another encoder.
 
@@ -99,11 +109,7 @@ class Encoder:
             The features that it lacks, or that it would encode in another way; they are not fitted.
         """
         theirs, differing = {transform.spec.name: transform for transform in other.transforms}, []
-        vocabularies = {
-            transform.spec.name: (transform.ids, table_name(transform.spec))
-            for transform in other.transforms
-            if isinstance(transform, CategoricalTransform | SequenceTransform) and isinstance(transform.ids, Vocabulary)
-        }
+        vocabularies = other._vocabularies
         tables: dict[str, str] = {}
         for mine in self.transforms:
             fitted = theirs.get(mine.spec.name)
@@ -114,14 +120,28 @@ class Encoder:
                 mine.boundaries = fitted.boundaries
             elif isinstance(mine, CategoricalTransform | SequenceTransform):
                 name = table_name(mine.spec)
-                vocabulary, table = vocabularies.get(mine.spec.name, (None, ""))
-                if mine.ids is None and vocabulary is not None:
-                    mine.ids = vocabulary
+                if mine.ids is None and mine.spec.name in vocabularies:
+                    mine.ids, table = vocabularies[mine.spec.name]
                     self.counts.setdefault(name, other.counts[table])
                 is_fitted = mine.ids is not None and tables.setdefault(name, mine.ids.digest) == mine.ids.digest
             if fitted is None or not is_fitted or mine.encoding != fitted.encoding:
                 differing.append(f"'{mine.spec.name}'")
         return differing
+
+    def difference(self, other: Encoder, name: str) -> str | None:
+        """Return a difference from another encoder of a feature that both have; None where only settings differ."""
+        mine, theirs = (next(t for t in encoder.transforms if t.spec.name == name) for encoder in (self, other))
+        if isinstance(mine, NumericTransform) and isinstance(theirs, NumericTransform):
+            scales = [f"(x - {t.shift:g}) / {t.scale:g}" for t in (mine, theirs)]
+            return f"'{name}' is {scales[0]}, was {scales[1]}" if scales[0] != scales[1] else None
+        now, before = (e.vocabulary(name) if name in e._vocabularies else None for e in (self, other))
+        if now is None or before is None:
+            return None
+        both = min(len(now), len(before))
+        place = pc.index(pc.equal(now[:both], before[:both]), False).as_py()
+        if place < 0:
+            return f"the first {both:,} ids of '{name}' are the same"
+        return f"id {place + 1} of '{name}' is {shown(now[place].as_py())}, was {shown(before[place].as_py())}"
 
     def parse(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
         """Return raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""

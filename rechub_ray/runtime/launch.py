@@ -195,7 +195,7 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
     trained = trained_on(checkpoint)
     changed = trained.encoded_otherwise(job.schema)
     if changed:
-        raise otherwise(f"'data.root': {config.data.root}", changed, checkpoint.path)
+        raise otherwise("data.root", config.data.root, changed, checkpoint.path)
     # the configuration is resolved again: an earlier version may have left out defaults that are written out now
     old, new = resolved(checkpoint.config, checkpoint.schema).fingerprint(), config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import FILE, encodings_in, find, homes, is_there, keep
-from rechub_ray.errors import DataError, SchemaError
+from rechub_ray.errors import DataError, RechubError, SchemaError
 from rechub_ray.files import join
 from rechub_ray.schema import Schema
 
@@ -33,7 +33,7 @@ def check_encoding(
     for key, home, theirs in _data_sets(config, places):
         differing = schema.encoded_otherwise(theirs)
         if differing:
-            raise otherwise(f"'{key}': {home}", differing, of)
+            raise otherwise(key, home, differing, of)
         known, is_prepared = is_known(schema), is_there(join(home, FILE))
         if is_prepared and not is_known(theirs):
             _log.warning(
@@ -52,13 +52,35 @@ def check_encoding(
             )
 
 
-def otherwise(where: str, differing: list[str], of: str) -> DataError:
-    """Return the error to raise where data is encoded in another way than that of a run."""
-    features = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+def otherwise(key: str, home: str, differing: Mapping[str, str], of: str) -> DataError:
+    """Return the error to raise where a data set is encoded in another way than that of a run.
+
+    Args:
+        key: of the configuration, which names the data set.
+        home: the data set.
+        differing: as `Schema.encoded_otherwise` returns it.
+        of: the other data set, or the run or checkpoint.
+    """
+    named = [f"'{name}' ({said})" for name, said in differing.items()]
+    features = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
     return DataError(
-        f"{where} was prepared with other vocabularies or transforms than the data of {of}: {features}",
+        f"'{key}': {home} was prepared with other vocabularies or transforms than the data of {of}: {features}",
+        got=_example(home, of, differing),
         hint=f"`rechub-ray prepare RECIPE --like {of}` encodes new rows as that data is.",
     )
+
+
+def _example(home: str, of: str, names: Iterable[str]) -> str | None:
+    """Return one difference of two data sets' transforms; None where one of them is not there any more."""
+    from rechub_ray.preparation import Encoder  # it takes a while, and only errors need it
+
+    place, place_before = find(home), find(of)
+    if place is None or place_before is None:
+        return None
+    with contextlib.suppress(RechubError, StopIteration):
+        now, before = Encoder.load(place), Encoder.load(place_before)
+        return next(text for name in names if (text := now.difference(before, name)) is not None)
+    return None
 
 
 def trained_on(checkpoint: Checkpoint) -> Schema:

@@ -128,7 +128,7 @@ def _check_data(checked: CheckedSweep) -> None:
     if file.is_file():
         changed = Schema.load(file).encoded_otherwise(job.schema)
         if changed:
-            raise otherwise(f"'base.data.root': {job.config.data.root}", changed, str(file.parent))
+            raise otherwise("base.data.root", job.config.data.root, changed, str(file.parent))
     write_text(str(file), json.dumps(job.schema.to_dict(), indent=1))
 
 

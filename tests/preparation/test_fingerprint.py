@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from rechub_ray.preparation.transforms import Vocabulary
 from rechub_ray.runtime.adoption import adopt
 from rechub_ray.runtime.inference import evaluate, predict
 from rechub_ray.runtime.launch import train, validate
+from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import Schema
+from rechub_ray.sweeps.launch import _check_data
 
 RAW = "user,item,price,tags,rating\n1,a,1,x|y,5\n2,b,3,y,3\n1,a,,,4\n3,c,5,z,1\n"
 
@@ -90,6 +93,9 @@ def test_next_months_vocabulary_is_refused_with_the_features_that_differ(trained
         with pytest.raises(DataError, match=said) as caught:
             refused()
         assert "hashed" not in str(caught.value), "hashing is the same for every month"
+        now, before = (Encoder.load(place).vocabulary("user") for place in (trained.out, f"{run}/checkpoints"))
+        place = next(i for i in range(12) if now[i] != before[i])
+        assert f"Got: id {place + 1} of 'user' is '{now[place]}', was '{before[place]}'." in str(caught.value)
     # the month of the run again: its fingerprint is a function of the raw rows alone
     trained.write(train__csv=month(0), test__csv=month(0, 60))
     prepare(capped(trained, overwrite=True))
@@ -107,7 +113,7 @@ def test_next_month_like_the_run_goes_on(trained: Any, caplog: pytest.LogCapture
     assert result.details["epochs"] == 3
     assert "part-00000.parquet is another file: the run goes on" in caplog.text
     next_month(trained, like=str(run), grow=True, cap=50)
-    with pytest.raises(DataError, match=r"'user' \(\d+ ids, was 13\)"):
+    with pytest.raises(DataError, match=r"'user' \(\d+ ids, was 13\).* the first 12 ids of 'user' are the same"):
         evaluate(run)
 
 
@@ -156,6 +162,17 @@ def test_splits_of_several_data_sets_must_be_encoded_alike(trained: Any, lab: An
     shard = str(lab.folder / "other" / "test" / "part-00000.parquet")
     with pytest.raises(DataError, match=r"'--split': .*other was prepared"):
         evaluate(lab.folder / "run", split=shard)
+
+
+def test_a_sweep_goes_on_with_the_same_encoding_alone(trained: Any) -> None:
+    job = check(run_of(trained))
+    checked: Any = SimpleNamespace(sweep=SimpleNamespace(directory=lambda: str(trained.folder)), job=job)
+    _check_data(checked)
+    _check_data(checked)
+    next_month(trained)
+    checked.job = check(run_of(trained))
+    with pytest.raises(DataError, match=r"'base.data.root': .*out was prepared with other .*'user' "):
+        _check_data(checked)
 
 
 def before_fingerprints(out: Path) -> None:

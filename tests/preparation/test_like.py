@@ -56,8 +56,11 @@ def test_grown_vocabularies_keep_every_old_id(lab: Any) -> None:
     assert lab.split()["user"] == [4, 4, 2, 5, 2]
     assert now.encodings["price"] == before.encodings["price"], "numbers keep their scale"
     assert [f.vocab_size for f in result.schema.sparse] == [6, 6]
-    assert Schema.load(old / "schema.json").encoded_otherwise(result.schema) == [
-        "'user' (6 ids, was 4)", "'item' (6 ids, was 4)", "'tags' (5 ids, was 4)",
+    assert Schema.load(old / "schema.json").encoded_otherwise(result.schema) == {
+        "user": "6 ids, was 4", "item": "6 ids, was 4", "tags": "5 ids, was 4",
+    }  # fmt: skip
+    assert [now.difference(before, name) for name in ("user", "price")] == [
+        "the first 3 ids of 'user' are the same", None,
     ]  # fmt: skip
     assert any("feature 'user': 2 new ids" in note for note in result.stats["notes"])
     assert lab.split(name="test")["user"] == [4, 4, 2, 5, 2]
@@ -151,3 +154,12 @@ def test_histories_count_rows_once_when_they_grow(lab: Any) -> None:
     shards = lab.split()
     np.testing.assert_equal(shards["history"][-1], [3, 3, 1, 1])
     assert shards["item"] == [3, 3, 1, 1, 0]
+
+
+def test_differences_by_example(lab: Any) -> None:
+    old = Encoder.load(fit(lab))
+    lab.prepare()
+    new = Encoder.load(lab.out)
+    assert new.difference(old, "item") == "id 1 of 'item' is 'b', was 'a'"
+    assert new.difference(old, "price") == "'price' is (x - 5) / 3.16228, was (x - 3) / 1.63299"
+    assert old.difference(old, "price") is None
