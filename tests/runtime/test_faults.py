@@ -137,7 +137,7 @@ def hangs(run: Run) -> bool:
     [
         lambda run: run.processes("gcs_server"),
         lambda run: run.processes("ray::RayTrainWorker"),
-        trains,
+        pytest.param(trains, marks=pytest.mark.long),  # as the last one, but easier
         hangs,
     ],
     ids=["ray starts", "workers start", "trains", "hangs"],

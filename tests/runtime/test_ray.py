@@ -52,28 +52,12 @@ def settings(data: Path, model_dir: Path, **overrides: Any) -> config_module.Run
     return config_module.load(BASE, {**given, **{k.replace("__", "."): v for k, v in overrides.items()}})
 
 
+def history(model_dir: Path) -> list[dict[str, Any]]:
+    return read_history(model_dir / "metrics.jsonl")
+
+
 def weights(model_dir: Path) -> dict[str, torch.Tensor]:
     return read(f"{model_dir}/checkpoints/{Store(str(model_dir)).newest()}").model
-
-
-def test_two_workers_one_worker_and_no_ray_give_the_same_numbers(ray_cluster: None, data: Path, tmp_path: Path) -> None:
-    here = train(settings(data, tmp_path / "here", scaling__num_workers=0, data__batch_size=256))
-    one = train(settings(data, tmp_path / "one", scaling__num_workers=1, data__batch_size=256))
-    two = train(settings(data, tmp_path / "two"))
-    a, b, c = (weights(tmp_path / name) for name in ("here", "one", "two"))
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-        torch.testing.assert_close(c[name], a[name], rtol=2e-4, atol=2e-5)
-    assert here.metrics == one.metrics
-    assert here.details["rows"] == one.details["rows"] == two.details["rows"] == 18 * 256
-    for split in (two.metrics, two.test_metrics):
-        assert split["rows_seen"] == split["rows_expected"] == 600
-    assert abs(two.test_metrics["auc"] - here.test_metrics["auc"]) < 1e-4
-    assert evaluate(tmp_path / "two")["auc"] == pytest.approx(two.test_metrics["auc"], abs=1e-6)
-    on_two = evaluate(tmp_path / "here", overrides={"scaling.num_workers": 2})
-    assert on_two["auc"] == pytest.approx(here.test_metrics["auc"], abs=1e-6)
-    assert predict(tmp_path / "here", tmp_path / "p", overrides={"scaling.num_workers": 2}) == 600
-    assert pq.read_table(tmp_path / "p").num_rows == 600
 
 
 # small steps, many of them: the run must still be going when a worker dies
@@ -82,10 +66,35 @@ STEPS = 30 * 18
 
 
 @pytest.fixture(scope="module")
+def here(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """The folder of a run in this process with as many rows a step as on two workers, and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "here"
+    return folder, train(settings(data, folder, scaling__num_workers=0, data__batch_size=256, **EPOCHS))
+
+
+@pytest.fixture(scope="module")
 def two(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
     """The folder of an undisturbed run on two workers that read every epoch anew, and its result."""
     folder = tmp_path_factory.mktemp("runs") / "two"
     return folder, train(settings(data, folder, data__keep_bytes=0, **EPOCHS))
+
+
+def test_two_workers_give_the_numbers_of_this_process(
+    here: tuple[Path, RunResult], two: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    (place, alone), (folder, shared) = here, two
+    assert alone.details["rows"] == shared.details["rows"] == STEPS * 256
+    for split in (shared.metrics, shared.test_metrics):
+        assert split["rows_seen"] == split["rows_expected"] == 600
+    assert shared.test_metrics["auc"] == pytest.approx(alone.test_metrics["auc"], abs=1e-3)
+    assert evaluate(folder)["auc"] == pytest.approx(shared.test_metrics["auc"], abs=1e-6)
+    on_two = evaluate(place, overrides={"scaling.num_workers": 2})
+    assert on_two["auc"] == pytest.approx(alone.test_metrics["auc"], abs=1e-6)
+    assert predict(place, tmp_path / "p", overrides={"scaling.num_workers": 2}) == 600
+    assert pq.read_table(tmp_path / "p").num_rows == 600
+    losses, also = ([line["train/loss"] for line in history(run) if "train/loss" in line] for run in (place, folder))
+    assert also[:9] == pytest.approx(losses[:9], rel=1e-5), "the first epoch"
+    assert also == pytest.approx(losses, rel=1e-2)
 
 
 class _SpoilTheFiles(Tracker):
@@ -101,17 +110,18 @@ class _SpoilTheFiles(Tracker):
                 file.write_bytes(b"not parquet")
 
 
-def test_data_that_is_kept_is_read_once_and_changes_no_number(
-    two: tuple[Path, RunResult], data: Path, tmp_path: Path
+def test_one_worker_gives_the_numbers_of_this_process_and_reads_kept_data_once(
+    here: tuple[Path, RunResult], ray_cluster: None, data: Path, tmp_path: Path
 ) -> None:
-    folder, streamed = two
+    folder, alone = here
     root = tmp_path / "data"
     shutil.copytree(data, root)
     spoil = _SpoilTheFiles(18 + 2, sorted((root / "train").glob("*.parquet")))
-    kept = train(settings(root, tmp_path / "kept", **EPOCHS), trackers=[spoil])
+    one = {"scaling__num_workers": 1, "data__batch_size": 256}
+    kept = train(settings(root, tmp_path / "kept", **one, **EPOCHS), trackers=[spoil])
     assert spoil.logged == STEPS
-    assert kept.metrics == streamed.metrics
-    assert kept.test_metrics == streamed.test_metrics
+    assert kept.metrics == alone.metrics
+    assert kept.test_metrics == alone.test_metrics
     a, b = weights(folder), weights(tmp_path / "kept")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -128,7 +138,7 @@ class _KillOne(Tracker):
             os.kill(self.own_processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # of the default tests, that of two tasks kills a worker too
 def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
     two: tuple[Path, RunResult], data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
@@ -141,7 +151,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
     assert survived.test_metrics == whole.test_metrics
     a, b = weights(folder), weights(tmp_path / "killed")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    steps = [line["step"] for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
+    steps = [line["step"] for line in history(tmp_path / "killed") if "train/loss" in line]
     assert steps == sorted(set(steps)), "a step was logged twice"
 
 

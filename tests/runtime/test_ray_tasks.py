@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
 BASE: dict[str, Any] = {
     "name": "t",
-    "data": {"batch_size": 32, "eval_batch_size": 512, "keep_bytes": 0},
+    "data": {"batch_size": 32, "eval_batch_size": 512},
     "model": {"name": "shared_bottom", "embedding_dim": 4, "bottom_units": [16], "tower_units": [8], "init_std": 0.05},
     "optimizers": [{"name": "rowwise_adagrad", "params": "embedding.*", "lr": 0.05}, {"name": "adam", "lr": 0.01}],
     "train": {"epochs": 20, "accumulate_steps": 2, "log_every_steps": 2, "threads": 1, "evaluate_every_epochs": 10},
@@ -50,20 +50,23 @@ def newest(model_dir: Path) -> Checkpoint:
 def test_a_killed_worker_leaves_no_trace(
     balancing: str, ray_cluster: None, two_tasks: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
-    def settings(name: str) -> config_module.RunConfig:
+    def settings(name: str, keep_bytes: int = 0) -> config_module.RunConfig:
         places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
-        return config_module.load(BASE, {**places, "balancing": balancing})
+        return config_module.load(BASE, {**places, "balancing": balancing, "data.keep_bytes": keep_bytes})
 
-    whole = train(settings("whole"))
+    whole = train(settings("whole"))  # reads every epoch anew; the other run keeps what it read
     killer = _KillOne(31, own_processes)
-    survived = train(settings("killed"), trackers=[killer])
+    survived = train(settings("killed", keep_bytes=2**28), trackers=[killer])
     assert killer.killed
+    assert survived.details["rows"] == whole.details["rows"]
     assert survived.test_metrics == whole.test_metrics
     assert set(whole.test_metrics) > {"click/auc", "stay/rmse"}
     a, b = newest(tmp_path / "whole"), newest(tmp_path / "killed")
     for name, value in {**a.model, **a.objective}.items():
         assert torch.equal(value, {**b.model, **b.objective}[name]), name
     lines = [line for line in read_history(tmp_path / "killed" / "metrics.jsonl") if "train/loss" in line]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps)), "a step was logged twice"
     if balancing == "uwl":
         assert list(a.objective) == ["balancing.log_variance"]
         assert a.objective["balancing.log_variance"].abs().min() > 0.01
