@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,8 +75,12 @@ class MetricSet:
                 )
             self._metrics[metric.key], self._where[metric.key] = metric, where
 
-    def resolve(self, key: str) -> str:
+    def resolve(self, key: str, also: Iterable[str] = ()) -> str:
         """Return the full key of a metric: a bare name means the first label's; aliases count as names.
+
+        Args:
+            key: the name to look up.
+            also: names that are no metrics, for the message.
 
         Raises:
             ConfigError: no such metric.
@@ -89,7 +93,7 @@ class MetricSet:
         for name in (key, f"{labels[0].name}/{key}" if labels else key):
             if name in known:
                 return known[name]
-        raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, self.keys))
+        raise ConfigError(f"no metric '{key}' is computed", hint=nearest(key, [*self.keys, *also]))
 
     def mode(self, key: str) -> Direction:
         """Return whether larger (`max`) or smaller (`min`) numbers of metric `key` are better.

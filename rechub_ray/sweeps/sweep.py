@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt
 from rechub_ray import config as config_module
 from rechub_ray import yaml_text
 from rechub_ray.config import RunConfig, Section
-from rechub_ray.errors import ConfigError, RechubError, masked, nearest
+from rechub_ray.errors import ConfigError, RechubError, masked, named, nearest
 from rechub_ray.files import absolute, is_uri, join
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
@@ -383,13 +383,13 @@ def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
         wanted, place = [Objective(metric=sweep.metric or kept_by, mode=sweep.mode)], ""
     elif sweep.metric is not None or sweep.mode is not None:
         raise ConfigError("'objectives' takes the place of 'metric' and 'mode'", hint="Write one of them.")
-    elif len({o.metric for o in wanted}) < max(len(wanted), 2):
-        raise ConfigError(
-            "'objectives'", expected="at least two different ones", got=", ".join(o.metric for o in wanted)
-        )
     kept_mode = stopping.mode or metrics.mode(kept_by)
     modes = {**dict.fromkeys(SIZES, "min"), kept_by: kept_mode}
     first, *others = (_filled(o, f"objectives.{i}." if place else "", metrics, modes) for i, o in enumerate(wanted))
+    if place and len({first.metric, *(o.metric for o in others)}) < max(len(wanted), 2):
+        raise ConfigError(
+            "'objectives'", expected="at least two different ones", got=", ".join(o.metric for o in wanted)
+        )
     if first.metric != kept_by:
         raise ConfigError(
             f"'{place}metric' is {first.metric}, but the base keeps its best checkpoint by {kept_by}",
@@ -406,16 +406,17 @@ def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
 
 
 def _filled(objective: Objective, place: str, metrics: MetricSet, modes: Mapping[str, Any]) -> Objective:
-    """Check that the objective is computed, and return it with its mode.
+    """Check that the objective is computed, and return it with its full key and its mode.
 
     Args:
         modes: metric -> mode, where it is not the metric's own.
     """
-    metric, known = objective.metric, [*metrics.keys, *(SIZES if place else ())]
-    if metric not in known:
-        raise ConfigError(f"'{place}metric': no metric '{metric}' is computed", hint=nearest(metric, known))
+    metric, sizes = objective.metric, SIZES if place else ()
+    if metric not in sizes:
+        with named(f"{place}metric"):
+            metric = metrics.resolve(metric, also=sizes)
     mode = objective.mode or modes.get(metric) or metrics.mode(metric)
-    return objective.model_copy(update={"mode": mode})
+    return objective.model_copy(update={"metric": metric, "mode": mode})
 
 
 def _check_fit(sweep: Sweep, space: Space) -> None:

@@ -113,6 +113,20 @@ def test_mistakes_are_found_before_ray_starts(data: Path, tmp_path: Path, wrong:
         checked(data, tmp_path, **wrong)
 
 
+def test_a_bare_metric_means_the_first_labels(two_tasks: Path, tmp_path: Path) -> None:
+    space, data = {"optimizers.1.lr": {"grid": [0.1]}}, {"data.root": str(two_tasks)}
+    base = {**BASE, "model": {"name": "shared_bottom", "embedding_dim": 4}}
+    base["optimizers"] = [{**BASE["optimizers"][0], "params": "embedding.*"}, BASE["optimizers"][1]]
+    settings = {"base": base, "space": space, "search": "grid", "sweep_dir": str(tmp_path)}
+    assert check_sweep(load({**settings, "overrides": data, "metric": "auc"})).metric == "click/auc"
+    given = {**data, "train.early_stopping.metric": "auc"}
+    objectives = check_sweep(load({**settings, "overrides": given, "objectives": ["auc", "stay/rmse"]})).objectives
+    assert [o.metric for o in objectives] == ["click/auc", "stay/rmse"]
+    for wrong in (["auc", "click/auc"], ["auc", "rmse"]):
+        with pytest.raises(ConfigError, match=r"at least two different|'objectives\.1\.metric': no metric 'rmse'"):
+            check_sweep(load({**settings, "overrides": data, "objectives": wrong}))
+
+
 def test_more_trials_begin_with_the_same_points(data: Path, tmp_path: Path) -> None:
     few, many = checked(data, tmp_path, trials=3), checked(data, tmp_path, trials=8)
     assert many.planned()[:3] == few.planned()
