@@ -34,6 +34,7 @@ class Earlier:
             raise ConfigError(
                 f"'like': no transforms in {path}",
                 expected=f"a folder with {FILE}, which `rechub-ray prepare` writes, or a run that was trained on one",
+                hint=f"A run from before runs kept them gets them with `rechub-ray prepare --adopt {path}`.",
             )
         return cls(path, Encoder.load(place), Schema.load(join(place, SCHEMA)))
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
+from rechub_ray.cli import main
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.preparation import Encoder, prepare
 from rechub_ray.schema import Schema
@@ -163,3 +165,12 @@ def test_differences_by_example(lab: Any) -> None:
     assert new.difference(old, "item") == "id 1 of 'item' is 'b', was 'a'"
     assert new.difference(old, "price") == "'price' is (x - 5) / 3.16228, was (x - 3) / 1.63299"
     assert old.difference(old, "price") is None
+
+
+def test_from_the_command_line(lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    old = fit(lab)
+    (lab.folder / "recipe.yaml").write_text(yaml.safe_dump(lab.recipe()))
+    assert main(["prepare", str(lab.folder / "recipe.yaml"), "--like", str(old), "grow=true"]) == 0
+    assert lab.split()["user"] == [4, 4, 2, 5, 2]
+    assert main(["prepare", str(lab.folder / "recipe.yaml"), "--like", str(lab.raw), "overwrite=true"]) == 2
+    assert "'like': no transforms in" in capsys.readouterr().err
