@@ -101,6 +101,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
     check_device(config)
     if like is None:
         _warn_of_bfloat16(config)
+        if config.train.freeze and config.init_from is None:
+            _log.warning("train.freeze without init_from: what it names stays at its random initial values")
     if like is not None and like.schema == schema and _places(like.config) == _places(config):
         job = dataclasses.replace(like, config=config)
     else:
@@ -210,6 +212,7 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
         _build_without_memory(config, schema)
     config = resolved(config, schema)
     model = _build_without_memory(config, schema)
+    freeze(model, config.train.freeze)
     task = build_task(config, schema, model, world=World())
     metrics = MetricSet(schema, config.metrics or [])
     metrics.bind(predictions(model.outputs, schema, task.links), model.outputs)
@@ -233,7 +236,6 @@ def _build_without_memory(config: RunConfig, schema: Schema) -> Model:
     try:
         with torch.device("meta"):
             model = MODELS.build(config.model, schema, where="model")
-            freeze(model, config.train.freeze)
         sizes = {name: weight.numel() * weight.element_size() for name, weight in model.named_parameters()}
     except RuntimeError as error:
         if "overflow" not in str(error).lower():
@@ -267,6 +269,7 @@ def check_memory(job: Job, nodes: list[Node], *, at_once: int = 1) -> None:
     if job.config.scaling.use_gpu or memory == math.inf:  # weights are on the GPUs
         return
     model = _build_without_memory(job.config, job.schema)
+    freeze(model, job.config.train.freeze)
     own = build_task(job.config, job.schema, model, world=World()).objective_parameters()
     parts = needs(job.config, model, build_optimizers(job.config.optimizers, model, also=own))
     workers = -(-job.config.processes * at_once // len(nodes))
@@ -356,17 +359,13 @@ def _check_start(config: RunConfig) -> None:
         given = {"init_map": config.init_map, "init_best": config.init_best, "init_resize": config.init_resize}
         for key in (key for key, value in given.items() if value not in (None, False, "error")):
             raise ConfigError(f"'{key}' says how to take weights from 'init_from', which is null")
-        if config.train.freeze:
-            _log.warning("train.freeze without init_from: what it names stays at its random initial values")
     elif config.init_map is not None and not os.path.isfile(config.init_map):
         raise ConfigError(f"'init_map': there is no file '{config.init_map}'")
 
 
 def _start(config: RunConfig, schema: Schema) -> Start:
-    with torch.device("meta"):
-        model = MODELS.build(config.model, schema, where="model")
-        frozen = freeze(model, config.train.freeze)
-    return check_start(config, model, frozen)
+    model = _build_without_memory(config, schema)
+    return check_start(config, model, freeze(model, config.train.freeze))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,7 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
         ({"space": {"model.dropout": {"uniform": [0, 1.5]}}}, r"model\.dropout = 1\.5 does not fit the base"),
         ({"space": {"model": {"choice": ["deepfm", "deepfn"]}}}, "Did you mean 'deepfm'"),
         ({"space": {"data.root": {"choice": ["a"]}}}, "the same in all trials"),
+        ({"space": {"init_resize": {"choice": ["error", "copy_overlap"]}}}, "the same in all trials"),
         ({"search": "bohb"}, "go together"),
         ({"search": "grid"}, "no list of values"),
         ({"space": {"seed": {"grid": [1, 2]}}, "search": "hyperopt"}, "goes with search: grid"),
@@ -95,6 +96,10 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
         ({"seeds": 2, "scheduler": "hyperband"}, "'seeds' goes with"),
         ({"metric": "acu"}, "'metric'"),
         ({"scheduler": "pbt", "space": {"model.hidden_units": {"choice": [[8], [16]]}}}, "what a checkpoint holds"),
+        (
+            {"scheduler": "pbt", "space": {"train.freeze": {"choice": ["mlp.0.*", "mlp.2.*"]}}},
+            "what a checkpoint holds",
+        ),
         ({"scheduler": "pb2", "space": {"model.dropout": {"choice": [0.1, 0.2]}}}, "pb2 changes ranges only"),
         ({"scheduler": "asha", "space": {"train.epochs": {"choice": [1, 2]}}}, "trials of one length"),
         ({"overrides": {"data.root": "DATA", "scaling.num_workers": 99}}, "workers 99"),
