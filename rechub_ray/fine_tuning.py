@@ -248,8 +248,14 @@ class _Vocabularies:
         self._encoder: Encoder | None = None
 
     def of(self, feature: str, rows: int) -> pa.Array | None:
-        """Return the keys of the ids from 1 on; None where they are not known, or others than a table of `rows` has."""
+        """Return the keys of the ids from 1 on; None where they are not known.
+
+        They are not where the folder was written anew since: with another fingerprint, or for tables of other `rows`.
+        """
         if self.folder is None:
+            return None
+        encoding = self.encodings.get(feature)
+        if encoding and encodings_in(self.folder).get(feature, encoding) != encoding:
             return None
         self._encoder = self._encoder or Encoder.load(self.folder)
         ids = next((getattr(t, "ids", None) for t in self._encoder.transforms if t.spec.name == feature), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -407,6 +408,17 @@ def test_a_vocabulary_that_is_gone(months: Path, tmp_path: Path) -> None:
     given = {"init_from": str(tmp_path / "old")}
     with pytest.raises(CheckpointError, match=r"'embedding.tables.item' was trained on another vocabulary.*init_map"):
         check(run_on(months / "month1", tmp_path / "new", **given))
+    shutil.copytree(months / "month1", tmp_path / "again")
+    shutil.copytree(months / "old", tmp_path / "moved")
+    (tmp_path / "moved" / "checkpoints" / "preprocess.json").unlink()
+    place = checkpoint.Store(str(tmp_path / "moved")).path(4)
+    content = Path(place, "config.yaml").read_text().replace(str(months / "month0"), str(tmp_path / "again"))
+    Path(place, "config.yaml").write_text(content)
+    manifest = json.loads(Path(place, "manifest.json").read_text())
+    manifest["files"]["config.yaml"] = {"bytes": len(content), "crc32": zlib.crc32(content.encode())}
+    Path(place, "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=f"was trained on another vocabulary.*Got: {tmp_path / 'again'}"):
+        check(run_on(months / "month1", tmp_path / "new", init_from=place))  # other data lies there now
     start = check(run_on(months / "month1", tmp_path / "new", init_resize="copy_overlap", **given)).start
     assert start is not None
     assert "embedding.tables.user" in start.resized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rechub_ray.sweeps.objectives import model_size
 from rechub_ray.table_format import pack_tables
 from rechub_ray.task import shared_task_layers
 from rechub_ray.world import World
+from tests.worlds import on_ranks
 
 FEATURES = (
     SparseFeature("user", 12),
@@ -121,6 +123,31 @@ def test_the_rest_trains_as_if_the_frozen_rows_had_no_gradient(optimizer: str) -
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours["train/grad_norm"] > 0.05
     torch.testing.assert_close(weights(run), weights(other))
+
+
+@pytest.mark.parametrize("optimizers", [ROWS, ["adam"]])
+def test_two_ranks_with_half_the_rows_are_one(optimizers: list[Any]) -> None:
+    content = {"model": DEEPFM, "optimizers": optimizers, "train": {"freeze": ["embedding.tables.item", "mlp.*"]}}
+    building = threading.Lock()
+
+    def work(world: World) -> dict[str, Tensor]:
+        with building:  # ranks are threads here, and share torch's generator
+            run = Learner(config.load(content), ONE, world=world, device=torch.device("cpu"), total_steps=9)
+        rows = 16 // world.size
+        for step in range(3):
+            features, labels = draw(step).features, draw(step).labels[world.rank * rows :][:rows]
+            sequences = features.sequences
+            assert isinstance(sequences, RaggedSequences)
+            mine = sequences.offsets[world.rank * rows :][: rows + 1]
+            part = RaggedSequences(sequences.values[int(mine[0]) : int(mine[-1])], mine - mine[0])
+            at = slice(world.rank * rows, (world.rank + 1) * rows)
+            run.train_step(Batch(Features(features.sparse[at], features.dense[at], part), labels), step=step)
+        return weights(run)
+
+    (one,) = on_ranks(1, work)
+    first, second = on_ranks(2, work)
+    assert not moved(first, second)
+    torch.testing.assert_close(first, one, rtol=1e-4, atol=1e-6)
 
 
 def test_whole_weights_stay_where_they_are() -> None:
