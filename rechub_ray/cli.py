@@ -119,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, run, text)
         sub.add_argument("config", help="YAML configuration")
         sub.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in optimizers.0.lr=0.002")
-        sub.add_argument("--edit-config-json", "--edit_config_json", metavar="JSON", help='{"path": value, ...}')
+        sub.add_argument("--edit-config-json", "--edit_config_json", metavar="JSON",
+                         help='{"path": value, ...}; EasyRec\'s keys are taken too (docs/easyrec.md)')  # fmt: skip
         sub.add_argument("--model-dir", "--model_dir", metavar="DIR", help="where checkpoints, logs and exports go")
         if name == "train":
             sub.add_argument("--resume", choices=("auto", "must", "never"), default="auto", help="default: auto")
@@ -177,8 +178,9 @@ def _as_overrides(rest: Sequence[str], known: Sequence[str]) -> list[str]:
 
 def _load(options: argparse.Namespace) -> Any:
     from rechub_ray import config as config_module
+    from rechub_ray.easyrec import translated
 
-    data = config_module.merge(config_module.read_yaml(options.config), options.overrides)
+    pairs = [config_module.parse_override(text) for text in options.overrides]
     if options.edit_config_json is not None:
         try:
             edits = json.loads(options.edit_config_json)
@@ -186,10 +188,18 @@ def _load(options: argparse.Namespace) -> Any:
             raise ConfigError("--edit-config-json is not JSON", got=str(error)) from None
         if not isinstance(edits, dict):
             raise ConfigError("--edit-config-json", expected='{"path": value, ...}', got=repr(edits))
-        data = config_module.merge(data, edits)
+        pairs += edits.items()
+    data = config_module.read_yaml(options.config)
+    for pair in pairs:
+        for path, value in translated([pair], data, _say):
+            data = config_module.merge(data, {path: value})
     if options.model_dir is not None:
         data["model_dir"] = options.model_dir
     return config_module.validate(data)
+
+
+def _say(text: str) -> None:
+    print(f"rechub-ray: {text}", file=sys.stderr)
 
 
 def _prepare(options: argparse.Namespace) -> None:
