@@ -162,6 +162,8 @@ class TrainSection(Section):
         evaluate_every_steps: steps between evaluations; null evaluates by epochs only.
         early_stopping: when to stop and what is best.
         log_every_steps: steps between two log points of the trackers.
+        summary_every_steps: least steps between two points of training that TensorBoard, W&B, MLflow and SwanLab get;
+            null gives them every log point. Evaluations are always passed on.
     """
 
     epochs: Count | None = None
@@ -180,6 +182,7 @@ class TrainSection(Section):
     evaluate_every_steps: Count | None = None
     early_stopping: EarlyStopping = EarlyStopping()
     log_every_steps: Count = 50
+    summary_every_steps: Count | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod

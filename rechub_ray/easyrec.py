@@ -53,6 +53,7 @@ _OPTIMIZERS, _LOSSES = "train_config.optimizer_config", "model_config.losses"
 _RENAMED: dict[str, tuple[str, ...]] = {
     "train_config.num_steps": ("train.steps", "train.epochs"),
     "train_config.log_step_count_steps": ("train.log_every_steps",),
+    "train_config.save_summary_steps": ("train.summary_every_steps",),
     "train_config.save_checkpoints_steps": ("checkpoint.every_steps", "checkpoint.every_seconds"),
     "train_config.save_checkpoints_secs": ("checkpoint.every_seconds", "checkpoint.every_steps"),
     "train_config.keep_checkpoint_max": ("checkpoint.keep",),

@@ -255,6 +255,7 @@ class _Listener:
             resumed=step > 0,
             start_step=step,
             total_steps=self._total_steps,
+            summary_every_steps=self._config.train.summary_every_steps,
         )
 
     def started(self, step: int) -> None:

@@ -293,6 +293,7 @@ class TrialHooks:
             group_directory=Path(self._shared.directory).parent,
             resumed=step > 0,
             start_step=step,
+            summary_every_steps=config.train.summary_every_steps,
         )
         self._trackers = Trackers([*nodes, {"name": "jsonl"}], info, warn=self._warnings.append)
         self._trackers.hyperparameters(config_module.flat(config), {})

@@ -33,6 +33,7 @@ class RunInfo:
         start_step: optimizer steps done before this start; numbers of later steps, from before an interruption, are
             dropped.
         total_steps: optimizer steps of the whole run, where they are known.
+        summary_every_steps: steps between two points of training for trackers with `is_summary`; None gives them all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RunInfo:
     resumed: bool = False
     start_step: int = 0
     total_steps: int | None = None
+    summary_every_steps: int | None = None
 
     def kept_id(self, file_name: str) -> str | None:
         """Return the id under which a service knows the run, from a file in its directory, or None for a new run.
@@ -59,9 +61,13 @@ class Tracker(abc.ABC):
 
     Args:
         run: the run that is tracked.
+
+    Attributes:
+        is_summary: whether a point costs enough (a service, a large file) that `train.summary_every_steps` thins them.
     """
 
     registered_name: ClassVar[str]
+    is_summary: ClassVar[bool] = False
 
     def __init__(self, run: RunInfo) -> None:
         self.run = run

@@ -44,6 +44,8 @@ class MlflowTracker(Tracker):
         ConfigError: mlflow is not installed.
     """
 
+    is_summary = True
+
     def __init__(
         self,
         run: RunInfo,

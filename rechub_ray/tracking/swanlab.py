@@ -39,6 +39,8 @@ class SwanlabTracker(Tracker):
         ConfigError: swanlab is not installed, or swanboard for mode `local`.
     """
 
+    is_summary = True
+
     def __init__(
         self,
         run: RunInfo,

@@ -21,6 +21,8 @@ class TensorBoardXTracker(Tracker):
     scalar, `best/<metric>` among them; TensorBoard finds out by itself which of them the runs below DIR have.
     """
 
+    is_summary = True
+
     def __init__(self, run: RunInfo) -> None:
         super().__init__(run)
         from tensorboardX import SummaryWriter

@@ -73,6 +73,8 @@ class Trackers:
     ) -> None:
         self._warn = warn or _log.warning
         self._guards: list[_Guard] = []
+        self._every = run.summary_every_steps
+        self._summaries = run.start_step // self._every if self._every else 0  # intervals that have had their point
         for node in check_trackers(nodes, where=where):
             if isinstance(node, Tracker):
                 self._guards.append(_Guard(node, _name(node), self._warn))
@@ -83,8 +85,13 @@ class Trackers:
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Record numbers at a global optimizer step."""
+        is_thinned = False
+        if self._every and "train/loss" in metrics:
+            is_thinned = step // self._every <= self._summaries
+            self._summaries = step // self._every
         for guard in self._guards:
-            guard.call(lambda tracker: tracker.log(metrics, step=step))
+            if not (is_thinned and guard.tracker.is_summary):
+                guard.call(lambda tracker: tracker.log(metrics, step=step))
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
         """Record the flat configuration: first without scores, last with the best ones."""

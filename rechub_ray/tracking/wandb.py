@@ -34,6 +34,8 @@ class WandbTracker(Tracker):
         ConfigError: wandb is not installed.
     """
 
+    is_summary = True
+
     def __init__(
         self,
         run: RunInfo,

@@ -9,6 +9,7 @@ import pytest
 from rechub_ray.errors import ConfigError
 from rechub_ray.tracking import Tracker, Trackers, check_trackers, read_history
 from rechub_ray.tracking import trackers as module
+from rechub_ray.tracking.base import TRACKERS
 
 
 class Recorder(Tracker):
@@ -138,3 +139,31 @@ def test_a_close_that_fails_or_hangs_ends(run, caplog, monkeypatch):
     messages = sorted(record.getMessage() for record in caplog.records)
     assert "tracker 'failing' failed" in messages[0]
     assert messages[1] == "tracker 'hanging' did not close within 0.3 seconds; going on"
+
+
+class Summary(Recorder):
+    is_summary = True
+
+
+def test_summaries_get_one_point_an_interval_and_every_evaluation(run):
+    facts = run(start_step=100, summary_every_steps=100)
+    often, seldom = Recorder(facts), Summary(facts)
+    with Trackers([often, seldom], facts) as trackers:
+        for step in range(130, 431, 30):
+            trackers.log({"train/loss": 0.5}, step=step)
+        trackers.log({"val/auc": 0.5}, step=430)
+    assert often.calls == [*range(130, 431, 30), 430, "close"]
+    assert seldom.calls == [220, 310, 400, 430, "close"]
+
+
+def test_summaries_get_every_point_unless_told_otherwise(run):
+    seldom = Summary(run())
+    with Trackers(seldom, run()) as trackers:
+        trackers.log({"train/loss": 0.5}, step=1)
+        trackers.log({"train/loss": 0.5}, step=2)
+    assert seldom.calls == [1, 2, "close"]
+
+
+def test_what_costs_is_a_summary():
+    costly = {name for name in TRACKERS.names() if TRACKERS.get(name).is_summary}
+    assert costly == {"tensorboardx", "wandb", "mlflow", "swanlab"}
