@@ -31,6 +31,7 @@ BENCHMARKS = {
     "frappe": "Published results on Frappe",
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
+    "losses": "Several losses on Frappe",
     "sweeps": "Sweeps on Frappe",
 }
 # modules that print their own text: what it shows, arguments in full, arguments for --quick

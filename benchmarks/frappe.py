@@ -25,14 +25,14 @@ def source() -> Path | None:
     return root / "frappe" if (root / "frappe" / "train.csv").exists() else None
 
 
-def prepared(settings: Settings) -> Path | None:
-    """The encoded data set, written where it is not there yet; None where its source is missing."""
+def prepared(settings: Settings, name: str = "frappe") -> Path | None:
+    """The data set of the recipe `configs/data/<name>.yaml`, written if need be; None without its source."""
     folder = source()
     if folder is None:
         return None
-    data = settings.work / "frappe"
+    data = settings.work / name
     if not (data / "schema.json").exists():
-        recipe = str(ROOT / "configs" / "data" / "frappe.yaml")
+        recipe = str(ROOT / "configs" / "data" / f"{name}.yaml")
         command = [sys.executable, "-m", "rechub_ray.cli", "prepare", recipe, f"source={folder}", f"out={data}"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return data

@@ -302,11 +302,16 @@ class Store:
         self.keep = keep
         self._fs, self._root = open_filesystem(self.location)
         self._is_local = isinstance(self._fs, pafs.LocalFileSystem)
+        self._held: set[str] = set()
         self._uploaded: dict[str, Any] = {}  # files of the last checkpoint in the object store
 
     def path(self, step: int) -> str:
         """Return the path or URI of the checkpoint of `step`, whether or not it exists."""
         return join(self.location, _name(step))
+
+    def name(self, step: int) -> str:
+        """Return the name of the checkpoint of `step`, whether or not it exists."""
+        return _name(step)
 
     def names(self) -> list[str]:
         """Return the names of the complete checkpoints, oldest first.
@@ -344,6 +349,21 @@ class Store:
             and exists(self._fs, f"{self._root}/{name}/manifest.json")
             else None
         )
+
+    def hold(self, steps: Collection[int]) -> None:
+        """Keep the checkpoints of these steps, and no others, whatever is saved after them."""
+        self._held = {_name(step) for step in steps}
+
+    def set_best(self, step: int) -> None:
+        """Name the checkpoint of `step` the best one, now that it is known.
+
+        Raises:
+            WriteError: the folder takes no files.
+        """
+        try:
+            self._replace_index({"newest": self.newest(), "best": _name(step)})
+        except OSError as error:
+            raise cannot_write(self.path(step), error) from None
 
     def save(self, step: int, fill: Callable[[Path], None], *, is_best: bool) -> str:
         """Save the checkpoint `step_<step>`, whole or not at all, then delete the ones that are no longer kept.
@@ -471,7 +491,7 @@ class Store:
 
     def _prune(self, newest: str, best: str | None) -> None:
         # checkpoints of later steps are damaged: otherwise the run would have gone on from them
-        kept = {newest, best, *[name for name in self.names() if name <= newest][-self.keep :]}
+        kept = {newest, best, *self._held, *[name for name in self.names() if name <= newest][-self.keep :]}
         for name in self.names():
             if name not in kept:
                 # the manifest goes first: a half-deleted checkpoint must not look complete

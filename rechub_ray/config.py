@@ -158,6 +158,11 @@ class TrainSection(Section):
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
         threads: torch threads a worker; null divides the host's cores among its workers.
         initial_evaluation: evaluate before training (epoch -1), as the reference of the curves.
+        eval_method: who evaluates the validation split: `workers` (the processes that train, which wait meanwhile),
+            `separate` (with scaling.num_workers: 0: a process beside, on the CPU, reads each checkpoint while training
+            goes on; early stopping, plateau schedules and the best model go by its scores at the next evaluation), or
+            `none` (no evaluation of any split).
+        eval_threads: torch threads of that process.
         evaluate_every_epochs: epochs between evaluations; 0 evaluates only by `evaluate_every_steps`, if at all.
         evaluate_every_steps: steps between evaluations; null evaluates by epochs only.
         early_stopping: when to stop and what is best.
@@ -178,6 +183,8 @@ class TrainSection(Section):
     device: Annotated[str, pydantic.StringConstraints(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
     initial_evaluation: bool = True
+    eval_method: Literal["workers", "separate", "none"] = "workers"
+    eval_threads: Annotated[int, Ge(1), Le(1024)] = 1
     evaluate_every_epochs: Annotated[int, Ge(0)] = 1
     evaluate_every_steps: Count | None = None
     early_stopping: EarlyStopping = EarlyStopping()

@@ -28,6 +28,10 @@ def translated(pairs: Iterable[Pair], data: Mapping[str, Any], say: Callable[[st
         [('train.steps', 100), ('train.epochs', None)]
     """
     for path, value in pairs:
+        if path == "eval_method":  # an option of EasyRec's command
+            say("eval_method is train.eval_method here")
+            yield "train.eval_method", "workers" if value == "master" else value
+            continue
         plain_path = re.sub(r"\[(\d+)\]", r".\1", path)
         if plain_path.partition(".")[0] not in _SECTIONS:
             yield path, value
@@ -69,7 +73,7 @@ _BY_VALUE = ("train_config.sync_replicas", "train_config.train_distribute", "tra
 
 def _leaves(path: str, value: Any) -> Iterator[Pair]:
     """Yield the keys below a section; optimizers and losses are values as wholes."""
-    if isinstance(value, Mapping) and path not in (_OPTIMIZERS, _LOSSES):
+    if isinstance(value, Mapping) and value and path not in (_OPTIMIZERS, _LOSSES):
         for key, inner in value.items():
             yield from _leaves(f"{path}.{key}", inner)
     else:

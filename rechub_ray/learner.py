@@ -48,6 +48,7 @@ class Progress:
         metrics: the last evaluation.
         early_stopping: its state.
         schedules: the state of each.
+        pending: step and epoch of each checkpoint whose scores are awaited, oldest first (evaluation beside training).
         is_finished: whether the run reached its end or stopped early.
     """
 
@@ -57,6 +58,7 @@ class Progress:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     early_stopping: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedules: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pending: list[dict[str, int]] = dataclasses.field(default_factory=list)
     is_finished: bool = False
 
     def to_dict(self) -> dict[str, Any]:

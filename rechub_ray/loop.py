@@ -16,6 +16,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.source import EvalSource, TrainSource
 from rechub_ray.diagnosis import Doubts
 from rechub_ray.early_stopping import EarlyStopper
+from rechub_ray.errors import RechubError, TrainingError
 from rechub_ray.learner import Learner, Progress
 
 
@@ -36,6 +37,23 @@ class Hooks(Protocol):
 
     def saved(self, path: str, metrics: dict[str, float]) -> None:
         """Take the place of a checkpoint; called after each one, on every rank (a barrier)."""
+
+
+class Evaluator(Protocol):
+    """Evaluates checkpoints while training goes on, one at a time."""
+
+    def start(self, path: str) -> None:
+        """Begin with the checkpoint at `path`."""
+
+    def result(self, seconds: float) -> dict[str, float] | None:
+        """Return its metrics; None where they have not come within so many seconds.
+
+        Raises:
+            RechubError: the evaluation failed, or the process that did it is gone.
+        """
+
+    def close(self) -> None:
+        """End what evaluates, in whatever state it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +81,10 @@ class FitResult:
     rows_here: int
     stopped_early: bool
     seconds: dict[str, float]
+
+
+_SHORT_WAIT = 2.0
+"""Seconds that an evaluation beside training may be late without a word."""
 
 
 class _Clock:
@@ -110,6 +132,7 @@ class Fit:
         store: where checkpoints go.
         hooks: take what the trackers and the user are to get.
         progress: where the run stands.
+        evaluator: evaluates beside training; on rank 0 alone.
     """
 
     def __init__(
@@ -121,9 +144,10 @@ class Fit:
         store: Store,
         hooks: Hooks,
         progress: Progress,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self.learner, self.train, self.valid, self.store, self.hooks = learner, train, valid, store, hooks
-        self.progress = progress
+        self.progress, self.evaluator = progress, evaluator
         self.config, self.world = learner.config, learner.world
         stopping = self.config.train.early_stopping
         metrics = learner.metrics
@@ -140,6 +164,7 @@ class Fit:
         self._saved_at = self._logged_at = time.monotonic()
         self._logged_rows = self._rows_before = progress.rows
         self._doubts = Doubts(learner.schema, hooks.say)
+        self._is_separate = self.config.train.eval_method == "separate" and valid is not None
 
     def run(self) -> FitResult:
         """Train to the end; return at once where the run had finished before."""
@@ -148,13 +173,20 @@ class Fit:
         if self._is_over(total_steps) and progress.is_finished:
             return self._result()
         progress.is_finished = False  # a later end or more patience was given: go on
-        if progress.step == 0 and self.config.train.initial_evaluation and self.valid is not None:
+        if progress.pending:
+            self._evaluate_again()
+        elif progress.step == 0 and self.config.train.initial_evaluation and self.valid is not None:
             self._evaluate(epoch=-1)
         with contextlib.closing(train):
             while not self._is_over(total_steps):
                 another = progress.step + train.steps_left(progress.position) < total_steps
                 with contextlib.closing(train.epoch(progress.position, another_follows=another)) as batches:
                     self._epoch(batches, total_steps)
+        try:
+            self._take_pending()
+        except RechubError:
+            self._save(is_best=False)
+            raise
         progress.is_finished = True
         self._saved_step = None  # the same weights may be saved already, but not the fact that they are final
         self._save(is_best=False)
@@ -214,28 +246,121 @@ class Fit:
         self._logged_at, self._logged_rows = time.monotonic(), progress.rows
 
     def _evaluate(self, *, epoch: int) -> None:
-        """Validate; then update early stopping and plateau schedules, call the hooks, and save a checkpoint."""
-        progress, valid = self.progress, self.valid
+        """Validate, take the scores, and save a checkpoint; beside training, save it first and take them later."""
+        valid, start = self.valid, time.monotonic()
         assert valid is not None
-        start = time.monotonic()
+        if self._is_separate:
+            self._evaluate_beside(epoch)
+            return
         with self.clock.on("evaluate"):
-            progress.metrics = self.learner.evaluate(valid)
-        score = progress.metrics[self.stopper.metric]
-        is_best = False
+            metrics = self.learner.evaluate(valid)
+        is_best = self._take(metrics, step=self.progress.step, epoch=epoch)
+        self._logged_at += time.monotonic() - start  # rows_per_second is about training
+        if epoch >= 0:
+            self._save(is_best=is_best)
+
+    def _evaluate_beside(self, epoch: int) -> None:
+        """Take the scores of the checkpoint before; save one that knows of its evaluation, and have it evaluated."""
+        progress = self.progress
+        own = {"step": progress.step, "epoch": epoch}
+        try:
+            self._take_pending()
+        except RechubError:
+            progress.pending.append(own)
+            self.store.hold([one["step"] for one in progress.pending])
+            self._save(is_best=False)
+            raise
+        if not self.stopper.should_stop:
+            progress.pending.append(own)
+            self._save(is_best=False)
+            self._begin()
+
+    def _take(self, metrics: dict[str, float], *, step: int, epoch: int) -> bool:
+        """Update early stopping and plateau schedules, call the hooks, and return whether it is the best so far."""
+        progress, is_best = self.progress, False
+        progress.metrics, score = metrics, metrics[self.stopper.metric]
         if epoch >= 0:  # the reference before training neither counts as a gain nor uses up patience
-            is_best = self.stopper.observe(score, step=progress.step, metrics=progress.metrics)
+            is_best = self.stopper.observe(score, step=step, metrics=metrics)
             for schedule in self.learner.schedules:
                 schedule.observe(score, mode=self.stopper.mode)
         progress.early_stopping = self.stopper.state_dict()
         if self.world.is_main:
             if epoch >= 0:
-                self._doubts.evaluated(progress.metrics)
-            logged = {f"val/{key}": value for key, value in progress.metrics.items()}
-            self.hooks.log({**logged, "epoch": float(epoch)}, step=progress.step)
+                self._doubts.evaluated(metrics)
+            logged = {f"val/{key}": value for key, value in metrics.items()}
+            self.hooks.log({**logged, "epoch": float(epoch)}, step=step)
             self.hooks.evaluated(epoch, score)
-        self._logged_at += time.monotonic() - start  # rows_per_second is about training
-        if epoch >= 0:
-            self._save(is_best=is_best)
+        return is_best
+
+    def _begin(self) -> None:
+        """Have the newest checkpoint that waits for its evaluation evaluated, beside training."""
+        step = self.progress.pending[-1]["step"]
+        self.store.hold([step])
+        if self.evaluator is not None:
+            self.evaluator.start(self.store.path(step))
+
+    def _take_pending(self) -> None:
+        """Wait for the evaluation beside training, and take its scores: at the next one, or at the end of the run.
+
+        So a run's numbers do not depend on how long an evaluation takes, and a resumed run has the same ones.
+
+        Raises:
+            RechubError: there are none.
+        """
+        progress, start = self.progress, time.monotonic()
+        if not progress.pending:
+            return
+        step, epoch = (progress.pending[0][key] for key in ("step", "epoch"))
+        with self.clock.on("evaluate"):
+            found = self.world.broadcast(self._awaited(step))
+        self._logged_at += time.monotonic() - start
+        if isinstance(found, RechubError):
+            raise found
+        del progress.pending[0]
+        is_best = self._take(found, step=step, epoch=epoch)
+        if is_best and self.world.is_main:
+            self.store.set_best(step)
+
+    def _awaited(self, step: int) -> dict[str, float] | RechubError | None:
+        """Return the metrics of a checkpoint, or why there are none; None on other ranks than the first."""
+        if self.evaluator is None:
+            return None
+        # the other ranks wait for this one, and give up after `collective_timeout_seconds`
+        seconds = self.config.scaling.collective_timeout_seconds / (1 if self.world.size == 1 else 2)
+        try:
+            found = self.evaluator.result(min(_SHORT_WAIT, seconds))
+            if found is None:
+                self.hooks.say(f"waiting for the evaluation of step {step:,} beside training, at most {seconds:g} s")
+                found = self.evaluator.result(seconds)
+        except RechubError as error:
+            return error
+        if found is None:
+            return TrainingError(
+                f"the evaluation of step {step:,} beside training has not ended in {seconds:g} s",
+                hint="Evaluate less often (train.evaluate_every_steps), give it more threads (train.eval_threads) or "
+                "time (scaling.collective_timeout_seconds), or set train.eval_method=workers.",
+            )
+        return found
+
+    def _evaluate_again(self) -> None:
+        """Evaluate the checkpoints again whose scores the resumed run had not taken, where they are still there."""
+        progress = self.progress
+        waiting, progress.pending = progress.pending, []
+        names = self.world.broadcast(self.store.names())
+        for one in waiting:  # two where the evaluation of the first one failed
+            is_there = self.store.name(one["step"]) in names
+            if self._is_separate and is_there:
+                self._take_pending()
+                if self.stopper.should_stop:
+                    break
+                progress.pending = [one]
+                self._begin()
+            elif self.valid is not None and one["step"] == progress.step:  # `eval_method` was another one
+                self._evaluate(epoch=one["epoch"])
+            elif self.world.is_main:
+                self.hooks.say(
+                    f"the scores of step {one['step']:,} are left out: its checkpoint is not evaluated any more"
+                )
 
     def _save_is_due(self) -> bool:
         settings, step = self.config.checkpoint, self.progress.step

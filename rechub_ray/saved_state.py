@@ -44,6 +44,11 @@ class _EarlyStopping(_Part):
     without_gain: _Count = 0
 
 
+class _Pending(_Part, extra="forbid"):
+    step: _Count
+    epoch: Annotated[int, Ge(-1), Le(2**48)]
+
+
 class _State(_Part):
     step: _Count = 0
     rows: _Count = 0
@@ -51,6 +56,7 @@ class _State(_Part):
     metrics: _Scores = {}
     early_stopping: _EarlyStopping = _EarlyStopping()
     schedules: list[dict[str, Any]] = []
+    pending: Annotated[list[_Pending], MaxLen(2)] = []
     is_finished: bool = False
     fingerprint: dict[str, str] = {}
     world_size: _Count = 1

@@ -34,7 +34,8 @@ save_summary_steps loss_type losses weight learn_loss_weight f1_reweighted_loss 
 alpha session_name hinge_margin ohem_ratio temperature margin label_smoothing binary_focal_loss pairwise_focal_loss
 --pipeline_config_path --continue_train --model_dir --edit_config_json train_config eval_config data_config
 feature_config negative_sampler input_path -Dtrain_tables -Deval_tables -Dcluster -Dconfig -Dcmd -Darn -DossHost
--Dbuckets -Dselected_cols -Dmodel_dir -Dedit_config_json -wn -wc -wm -wg -pn -pc -pm -t -a -f -m -c
+-Dbuckets -Deval_method separate none master -Dselected_cols -Dmodel_dir -Dedit_config_json -wn -wc -wm -wg -pn -pc
+-pm -t -a -f -m -c
 CLASSIFICATION L2_LOSS SIGMOID_L2_LOSS CROSS_ENTROPY_LOSS CIRCLE_LOSS MULTI_SIMILARITY_LOSS
 SOFTMAX_CROSS_ENTROPY_WITH_NEGATIVE_MINING BINARY_FOCAL_LOSS PAIR_WISE_LOSS PAIRWISE_FOCAL_LOSS PAIRWISE_LOGISTIC_LOSS
 JRC_LOSS F1_REWEIGHTED_LOSS
@@ -84,7 +85,7 @@ def test_the_tables_are_read() -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_every_word_of_the_manual_is_there(word: str) -> None:
-    assert re.search(rf"(?<![\w-]){re.escape(word)}(?!\w)", TEXT)
+    assert re.search(rf"(?<!\w)(?<!\w-){re.escape(word)}(?!\w)", TEXT)
 
 
 def test_the_losses_are_those_of_the_registry() -> None:
@@ -125,7 +126,7 @@ def test_what_a_command_is_here_loads(override: str) -> None:
         ),
         ("train_config.optimizer_config", "adam", r"optimizer_config'.*adam_optimizer or adagrad_optimizer"),
         ("train_config.optimizer_config", {"adamx_optimizer": {}}, r"adamx_optimizer.*Did you mean 'adam_optimizer'"),
-        ("train_config.optimizer_config", {"adam_optimizer": {"beta3": 1}}, r"'beta3'.*Did you mean 'beta1'"),
+        ("train_config.optimizer_config", {"adam_optimizer": {"beta3": 1}}, r"'beta3'.*Did you mean 'beta"),
         (
             "train_config.optimizer_config",
             {"adam_optimizer": {"learning_rate": 0.1}},

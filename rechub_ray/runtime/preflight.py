@@ -94,7 +94,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
     """
     config = _anchored(config)
     _warn_of_keys(config)
-    data = config.data
+    data, evaluates = config.data, config.train.eval_method != "none"
     schema = Schema.load(join(data.root, data.schema_file))
     schema = _selected(schema, config)
     config = _check_components(config, schema)
@@ -110,8 +110,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
             config=config,
             schema=schema,
             train=_scan(config, "train", schema),
-            valid=_scan(config, "valid", schema) if data.valid else None,
-            test=_scan(config, "test", schema) if data.test else None,
+            valid=_scan(config, "valid", schema) if data.valid and evaluates else None,
+            test=_scan(config, "test", schema) if data.test and evaluates else None,
         )
         places = {f"data.{split}": getattr(data, split) for split in ("train", "valid", "test")}
         check_encoding(schema, config, places, of=data.root)
@@ -157,8 +157,9 @@ def _warn_of_keys(config: RunConfig) -> None:
 
 
 def _places(config: RunConfig) -> tuple[object, ...]:
-    """Return where a run's data lies."""
-    return config.data.root, config.data.train, config.data.valid, config.data.test
+    """Return where a run's data lies, and whether all of it is read."""
+    data = config.data
+    return data.root, data.train, data.valid, data.test, config.train.eval_method == "none"
 
 
 def _scan(config: RunConfig, split: str, schema: Schema) -> Manifest:
@@ -320,10 +321,20 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
                 expected=f"{own}, or null for the metric's own",
             )
     never = train.evaluate_every_epochs == 0 and train.evaluate_every_steps is None
-    if listeners and (config.data.valid is None or never):
+    if train.eval_method == "separate" and config.scaling.num_workers > 0:
+        raise ConfigError(
+            "'train.eval_method' is separate, which runs on Ray workers do not have yet",
+            expected="workers or none, or scaling.num_workers: 0",
+        )
+    is_off = train.eval_method == "none"
+    if listeners and (config.data.valid is None or never or is_off):
         raise ConfigError(
             f"'{listeners[0]}' goes by the validation's scores, and there are none",
-            got="data.valid is null" if config.data.valid is None else "train.evaluate_every_epochs is 0",
+            got="train.eval_method is none"
+            if is_off
+            else "data.valid is null"
+            if config.data.valid is None
+            else "train.evaluate_every_epochs is 0",
         )
 
 

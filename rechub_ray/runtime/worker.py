@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import traceback
@@ -19,6 +20,7 @@ from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
 from rechub_ray.runtime.board import WorkerPlace
 from rechub_ray.runtime.preflight import Job
+from rechub_ray.runtime.separate import open_evaluator
 from rechub_ray.world import World
 
 
@@ -44,7 +46,12 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
     if world.is_main:
         hooks.started(progress.step)
     valid = _eval_source(job, "valid", world, reader)
-    result = Fit(learner, train, valid, store=store, hooks=hooks, progress=progress).run()
+    with contextlib.ExitStack() as opened:
+        evaluator = None
+        if world.is_main and valid is not None and config.train.eval_method == "separate":
+            evaluator = opened.enter_context(contextlib.closing(open_evaluator(job)))
+        fit = Fit(learner, train, valid, store=store, hooks=hooks, progress=progress, evaluator=evaluator)
+        result = fit.run()
     best = world.broadcast(store.best() or store.newest())
     test_metrics: dict[str, float] = {}
     test = _eval_source(job, "test", world, reader)

@@ -376,6 +376,10 @@ def _objectives(sweep: Sweep, job: Job) -> tuple[Objective, ...]:
     config = job.config
     if job.valid is None or (config.train.evaluate_every_epochs == 0 and config.train.evaluate_every_steps is None):
         raise ConfigError("a sweep compares trials by the validation split, and the base does not evaluate it")
+    if config.train.eval_method == "separate":
+        raise ConfigError(
+            "'base.train.eval_method': trials are compared by what they evaluate themselves", expected="workers"
+        )
     metrics, stopping = MetricSet(job.schema, config.metrics or []), config.train.early_stopping
     kept_by = metrics.resolve(stopping.metric) if stopping.metric is not None else metrics.default_key()
     wanted, place = sweep.objectives, "objectives.0."

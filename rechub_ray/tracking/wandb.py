@@ -19,8 +19,9 @@ class WandbTracker(Tracker):
     """A run at wandb.ai, or files for `wandb sync` when offline; needs `pip install rechub_ray[wandb]`.
 
     The run's id stays in the run's directory, so that a resumed run goes on as the same one. W&B takes no numbers
-    of a step that it has passed: steps that are trained again keep the numbers of the first time. The end of the run
-    waits 10 seconds for the last upload; what is left then can be sent with `wandb sync`.
+    of a step that it has passed: steps that are trained again keep the numbers of the first time, and the scores of a
+    checkpoint that was evaluated beside training stand at the step of that moment, with `checkpoint_step`. The end of
+    the run waits 10 seconds for the last upload; what is left then can be sent with `wandb sync`.
 
     Args:
         project: the project's name.
@@ -49,6 +50,7 @@ class WandbTracker(Tracker):
     ) -> None:
         super().__init__(run)
         self.available()
+        self._step = run.start_step
         import wandb
 
         run.directory.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,9 @@ class WandbTracker(Tracker):
             )
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        if step < self._step:
+            metrics, step = {**metrics, "checkpoint_step": step}, self._step
+        self._step = step
         self._run.log(dict(metrics), step=step)
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:

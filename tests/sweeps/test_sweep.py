@@ -95,6 +95,8 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
         ({"space": {"seed": {"choice": [1, 2]}}, "seeds": 2}, "'seed' is in the space"),
         ({"seeds": 2, "scheduler": "hyperband"}, "'seeds' goes with"),
         ({"metric": "acu"}, "'metric'"),
+        ({"overrides": {"train.eval_method": "separate"}}, "'base.train.eval_method'.*workers"),
+        ({"overrides": {"train.eval_method": "none"}}, "the base does not evaluate it"),
         ({"scheduler": "pbt", "space": {"model.hidden_units": {"choice": [[8], [16]]}}}, "what a checkpoint holds"),
         (
             {"scheduler": "pbt", "space": {"train.freeze": {"choice": ["mlp.0.*", "mlp.2.*"]}}},

@@ -110,6 +110,21 @@ def test_offline_by_argument_without_the_variable(run, monkeypatch):
     assert list((run().directory / "wandb").glob("offline-run-*"))
 
 
+def test_scores_of_an_earlier_step_are_not_lost(run):
+    tracker = WandbTracker(run(), mode="offline")
+    for step, metrics in ((1, {"train/loss": 0.5}), (5, {"train/loss": 0.4}), (3, {"val/auc": 0.75}), (6, {"x": 1.0})):
+        tracker.log(metrics, step=step)
+    tracker.close()
+    (folder,) = (run().directory / "wandb").glob("offline-run-*")
+    histories = [record.history for record in finished(folder) if record.HasField("history")]
+    rows = [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in history.item}
+        for history in histories
+    ]
+    (scored,) = (row for row in rows if "val/auc" in row)
+    assert (scored["val/auc"], scored["checkpoint_step"], scored["_step"]) == (0.75, 3, 5)
+
+
 def test_is_quiet(run, capfd):
     with Trackers({"name": "wandb", "mode": "offline"}, run()) as trackers:
         trackers.log({"train/loss": 0.5}, step=1)
