@@ -164,6 +164,7 @@ class Fit:
         self._saved_at = self._logged_at = time.monotonic()
         self._logged_rows = self._rows_before = progress.rows
         self._doubts = Doubts(learner.schema, hooks.say)
+        self._has_waited = False
         self._is_separate = self.config.train.eval_method == "separate" and valid is not None
 
     def run(self) -> FitResult:
@@ -330,7 +331,12 @@ class Fit:
         try:
             found = self.evaluator.result(min(_SHORT_WAIT, seconds))
             if found is None:
-                self.hooks.say(f"waiting for the evaluation of step {step:,} beside training, at most {seconds:g} s")
+                if not self._has_waited:
+                    self._has_waited = True
+                    self.hooks.say(
+                        f"waiting for the evaluation of step {step:,} beside training, at most {seconds:g} s; later "
+                        "waits are not said"
+                    )
                 found = self.evaluator.result(seconds)
         except RechubError as error:
             return error
