@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -132,19 +133,25 @@ def run(settings: Settings) -> dict[str, Any]:
             f"{INCOME} of {NEVER}": found[f"{INCOME}/auc_where_{NEVER}"],
         }
 
+    lock = threading.Lock()
+
+    def run_and_keep(cell: tuple[str, str, int]) -> None:
+        found = one(cell)
+        with lock:
+            done[_name(cell)] = found
+            draft = kept.with_suffix(".new")
+            draft.write_text(json.dumps({"settings": same, "cells": done}, indent=1) + "\n")
+            draft.replace(kept)
+        numbers = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        print(f"  {_name(cell)}: {numbers}", file=sys.stderr, flush=True)
+
     waiting = [cell for cell in cells if _name(cell) not in done]
     print(f"  {len(cells) - len(waiting)} of {len(cells)} runs are there", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = {pool.submit(one, cell): cell for cell in waiting}
+        futures = [pool.submit(run_and_keep, cell) for cell in waiting]
         try:
             for future in as_completed(futures):
-                cell = futures[future]
-                done[_name(cell)] = future.result()
-                draft = kept.with_suffix(".new")
-                draft.write_text(json.dumps({"settings": same, "cells": done}, indent=1) + "\n")
-                draft.replace(kept)
-                found = ", ".join(f"{name} {value:.4f}" for name, value in done[_name(cell)].items())
-                print(f"  {_name(cell)}: {found}", file=sys.stderr, flush=True)
+                future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
