@@ -110,7 +110,7 @@ def run(settings: Settings) -> dict[str, Any]:
         (model, balancing, seed)
         for seed in SEEDS[: settings.pick(len(SEEDS), 1)]
         for model in MODELS
-        for balancing in (OTHER, *BALANCING)
+        for balancing in (*BALANCING, OTHER)
         if balancing in BALANCING or (model in OTHERS and skipped is None)
     ]
     same = {"models": MODELS, "numbers": [BATCH, DIM, LR, WEIGHT_DECAY, epochs], "tower": TOWER}
