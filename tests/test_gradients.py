@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +18,7 @@ from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.regularization import Regularization
 from rechub_ray.schema import Label, Schema, SequenceFeature, SparseFeature
 from rechub_ray.world import World
+from tests.worlds import in_processes
 
 SCHEMA = Schema(
     (SparseFeature("user", 30), SparseFeature("item", 20), SequenceFeature("history", 20, shared_with="item")),
@@ -231,8 +230,7 @@ def rank_batch(rank: int) -> tuple[Features, Tensor]:
 
 @pytest.mark.parametrize("way", ["sockets", "memory"])
 def test_two_ranks_get_the_same_bits_and_what_one_rank_gets_from_all_rows(tmp_path: Path, way: str) -> None:
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), way]) for rank in range(2)]
-    assert [process.wait(timeout=100) for process in ranks] == [0, 0]
+    in_processes(2, run_rank, tmp_path, way)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -280,7 +278,3 @@ def test_tables_with_the_same_rows_send_them_once_also_where_only_one_rank_has_t
         assert rows.tolist() == [*tables[at][0].tolist(), *tables[at][1].tolist()]
         assert rows.dtype == torch.int64
         torch.testing.assert_close(values, torch.cat([given[0][at][1], given[1][at][1]]), rtol=0, atol=0)
-
-
-if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
-from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.preparation import prepare
 from rechub_ray.runtime.launch import train, validate
 from rechub_ray.runtime.preflight import check
-from rechub_ray.runtime.worker import execute
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
-from rechub_ray.world import World
+from tests.worlds import train_in_processes
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -119,27 +114,6 @@ def test_accumulating_is_one_step_of_the_joined_groups(data: Path, tmp_path: Pat
     assert_close(weights(tmp_path / "joined"), weights(tmp_path / "parts"))
 
 
-def _share(rank: int, size: int, folder: str, config: config_module.RunConfig) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
-    execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
-    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
-    os._exit(0)  # gloo's threads now and then abort a process that ends in order
-
-
-class _Silent:
-    def started(self, step: int) -> None: ...
-    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
-    def say(self, text: str) -> None: ...
-    def evaluated(self, epoch: int, score: float) -> None: ...
-    def saved(self, path: str, metrics: dict[str, float]) -> None: ...
-
-
-def _on_workers(size: int, folder: Path, config: config_module.RunConfig) -> None:
-    folder.mkdir(exist_ok=True)
-    mp.spawn(_share, args=(size, str(folder), config), nprocs=size)  # type: ignore[no-untyped-call]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
@@ -150,7 +124,7 @@ def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
     plain |= {"optimizers__1": {"name": "sgd", "lr": 0.05}}
     parts = {"data__batch_size": 128 // accumulate_steps, "train__accumulate_steps": accumulate_steps}
     train(settings(data, tmp_path / "one", **plain))
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, **parts))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, **parts))
     assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))
     assert read(tmp_path / "two").state["rows"] == 4800
 
@@ -158,7 +132,7 @@ def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
 @pytest.mark.slow
 def test_ranks_with_fewer_groups_than_parts_agree_on_the_parts(data: Path, tmp_path: Path) -> None:
     small = {"data__batch_size": 5, "train__accumulate_steps": 3, "train__epochs": None, "train__steps": 60}
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **small, model__batch_norm=True))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **small, model__batch_norm=True))
     assert read(tmp_path / "two").state["step"] == 60
 
 
@@ -169,7 +143,7 @@ def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, 
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, tmp_path / "parts", **plain), trackers=[Interrupt(10)])
     assert Store(str(tmp_path / "parts")).newest() == "step_0000000007"
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "parts", **plain, data__batch_size=128))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "parts", **plain, data__batch_size=128))
     assert (read(tmp_path / "parts").state["step"], read(tmp_path / "parts").state["rows"]) == (18, 4800)
     assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 

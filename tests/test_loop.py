@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,24 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rechub_ray import config as config_module
 from rechub_ray import loop as loop_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.shard import SealedWriter
-from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rechub_ray.learner import Learner
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
-from rechub_ray.runtime.preflight import check
-from rechub_ray.runtime.worker import execute
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
-from rechub_ray.world import World
+from tests.worlds import start_process, train_in_processes
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -147,22 +139,19 @@ def test_a_file_that_is_replaced_is_refused_while_running_and_on_resume(data: Pa
 
 @pytest.mark.slow
 def test_a_killed_process_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(json.dumps(BASE))
-    shared = [f"data.root={data}", "train.epochs=30", "checkpoint.every_steps=10", "train.initial_evaluation=false"]
-    command = [sys.executable, "-m", "rechub_ray.cli", "train", str(tmp_path / "c.yaml"), *shared]
-    subprocess.run([*command, "--model-dir", str(tmp_path / "whole")], check=True, capture_output=True, timeout=100)
-    process = subprocess.Popen([*command, "--model-dir", str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    given = {"train__epochs": 15, "checkpoint__every_steps": 10, "train__initial_evaluation": False}
+    whole = train(settings(data, tmp_path / "whole", **given))
+    process = start_process(train, settings(data, tmp_path / "killed", **given))
     store = Store(str(tmp_path / "killed"))
     deadline = time.monotonic() + 60
     while (store.newest() or "") < "step_0000000040" and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    again = [*command, "--model-dir", str(tmp_path / "killed"), "--continue-train"]
-    subprocess.run(again, check=True, capture_output=True, timeout=100)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    again = train(settings(data, tmp_path / "killed", **given), resume="must")
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
-    assert results[0]["test_metrics"] == results[1]["test_metrics"]
+    assert again.test_metrics == whole.test_metrics
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(data: Path, tmp_path: Path) -> None:
@@ -177,27 +166,6 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(data: Path, tm
     assert resumed.metrics == whole.metrics
 
 
-def _share(rank: int, size: int, folder: str, config: config_module.RunConfig) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
-    execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
-    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
-    os._exit(0)  # gloo's threads now and then abort a process that ends in order
-
-
-class _Silent:
-    def started(self, step: int) -> None: ...
-    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
-    def say(self, text: str) -> None: ...
-    def evaluated(self, epoch: int, score: float) -> None: ...
-    def saved(self, path: str, metrics: dict[str, float]) -> None: ...
-
-
-def _on_workers(size: int, folder: Path, config: config_module.RunConfig) -> None:
-    folder.mkdir(exist_ok=True)
-    mp.spawn(_share, args=(size, str(folder), config), nprocs=size)  # type: ignore[no-untyped-call]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
@@ -208,7 +176,7 @@ def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
     if accumulate_steps > 1:  # with weights, too; batch norm sees each part on its own
         data, plain["model__batch_norm"] = weighted, False
     one = train(settings(data, tmp_path / "one", **plain, data__batch_size=256))
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, **parts))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, **parts))
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:
         torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
@@ -222,7 +190,7 @@ def test_two_workers_give_the_numbers_of_one_with_twice_the_batch(
 def test_two_workers_average_the_weights_of_one(data: Path, tmp_path: Path) -> None:
     given = {"model__dropout": 0.0, "train__epochs": 1, "train__ema_decay": 0.9, "model__batch_norm": False}
     one = train(settings(data, tmp_path / "one", **given, data__batch_size=256))
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "two", **given, data__batch_size=128))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **given, data__batch_size=128))
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:
         torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
@@ -236,7 +204,7 @@ def test_the_number_of_workers_may_change_in_the_middle_of_an_epoch(data: Path, 
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, tmp_path / "parts", **plain), trackers=[Interrupt(10)])
     assert Store(str(tmp_path / "parts")).newest() == "step_0000000007"
-    _on_workers(2, tmp_path / "g", settings(data, tmp_path / "parts", **plain, data__batch_size=128))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "parts", **plain, data__batch_size=128))
     state = read(tmp_path / "parts").state
     assert (state["step"], state["rows"]) == (18, 18 * 256)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")

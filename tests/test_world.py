@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rechub_ray import world as world_module
 from rechub_ray.world import World
+from tests.worlds import in_processes
 
 
 def test_alone_every_collective_gives_back_what_it_got() -> None:
@@ -54,4 +54,4 @@ def _share(rank: int, size: int, folder: str, shares_memory: bool) -> None:
 
 @pytest.mark.parametrize("shares_memory", [True, False])
 def test_three_processes(tmp_path: Path, shares_memory: bool) -> None:
-    mp.spawn(_share, args=(3, str(tmp_path), shares_memory), nprocs=3)  # type: ignore[no-untyped-call]
+    in_processes(3, _share, 3, str(tmp_path), shares_memory)

@@ -1,14 +1,23 @@
-"""Ranks that are threads of this process, for tests of what ranks compute together."""
+"""Ranks that are threads of this process, or processes, for tests of what ranks compute together."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
+from rechub_ray.config import RunConfig
+from rechub_ray.data.source import ThreadReader
+from rechub_ray.runtime.preflight import check
+from rechub_ray.runtime.worker import execute
 from rechub_ray.world import World
 
 T = TypeVar("T")
@@ -79,3 +88,48 @@ def on_ranks(size: int, work: Callable[[World], T]) -> list[T]:
     if errors:
         raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
     return results
+
+
+def start_process(work: Callable[..., Any], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """Call `work(*arguments)` in a process of its own, without waiting for its end."""
+    process = _forks().Process(target=work, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def in_processes(size: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Call `work(rank, *arguments)` in `size` processes; the first error that one of them raises is raised."""
+    _forks()
+    mp.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
+
+
+def _forks() -> multiprocessing.context.ForkServerContext:
+    """Processes that are forks of one that has imported what all of them need, which takes seconds.
+
+    What this process has changed, such as its environment, they do not see.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rechub_ray.runtime.launch", "torch.distributed", "numba", "pytest", "hypothesis"])
+    return context
+
+
+def train_in_processes(size: int, folder: Path, config: RunConfig) -> None:
+    """Run the loop of a worker in `size` processes, which meet in `folder`."""
+    folder.mkdir(exist_ok=True)
+    in_processes(size, _train, size, str(folder), config)
+
+
+def _train(rank: int, size: int, folder: str, config: RunConfig) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
+    execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
+    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
+    os._exit(0)  # gloo's threads now and then abort a process that ends in order
+
+
+class _Silent:
+    def started(self, step: int) -> None: ...
+    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
+    def say(self, text: str) -> None: ...
+    def evaluated(self, epoch: int, score: float) -> None: ...
+    def saved(self, path: str, metrics: dict[str, float]) -> None: ...

@@ -6,20 +6,19 @@ import copy
 import inspect
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, Outputs
-from rechub_ray.metrics import METRICS, Accumulator, Metric
+from rechub_ray.metrics import METRICS, Accumulator, Metric, MetricSet
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
-from tests.worlds import on_ranks
+from tests.worlds import in_processes, on_ranks
 
 NAMES = METRICS.names()
 CPU = torch.device("cpu")
@@ -197,49 +196,32 @@ def test_name_is_the_file(name):
     assert inspect.getmodule(METRICS.get(name)).__name__ == f"rechub_ray.metrics.{name}"
 
 
-_RANK = """
-import os, sys, torch, torch.distributed as dist
-from rechub_ray.batch import Batch, Features
-from rechub_ray.metrics import MetricSet
-from rechub_ray.schema import Label, Schema
-from rechub_ray.world import World
-from tests.worlds import on_ranks
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-schema = Schema(features=(), labels=(Label("y"),), group="g")
-metrics = MetricSet(schema, ["auc", "auc_histogram", "gauc", "log_loss", "calibration", "ne", "recall", "pr_auc"])
-generator = torch.Generator().manual_seed(0)
-logits, labels = torch.randn(90, generator=generator), torch.randint(0, 2, (90, 1), generator=generator).float()
-group = torch.randint(0, 4, (90,), generator=generator)
-def numbers(world, part):
-    metrics.reset()
-    empty = torch.zeros((len(part), 0))
-    if len(part):
-        batch = Batch(features=Features(empty.long(), empty), labels=labels[part], group=group[part])
-        metrics.update({"logit": logits[part]}, batch)
-    return metrics.compute(world)
-expected = numbers(World(), torch.arange(90))
-for cut in (25, 0, 90):
-    part = torch.arange(cut) if rank == 0 else torch.arange(cut, 90)
-    found = numbers(World.current(), part)
-    assert all(abs(found[k] - expected[k]) < 1e-12 for k in expected), (found, expected)
-dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
-os._exit(0)  # gloo's threads now and then abort a process that ends in order
-"""
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    schema = Schema(features=(), labels=(Label("y"),), group="g")
+    metrics = MetricSet(schema, ["auc", "auc_histogram", "gauc", "log_loss", "calibration", "ne", "recall", "pr_auc"])
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(90, generator=generator), torch.randint(0, 2, (90, 1), generator=generator).float()
+    group = torch.randint(0, 4, (90,), generator=generator)
+
+    def numbers(world, part):
+        metrics.reset()
+        empty = torch.zeros((len(part), 0))
+        if len(part):
+            batch = Batch(features=Features(empty.long(), empty), labels=labels[part], group=group[part])
+            metrics.update({"logit": logits[part]}, batch)
+        return metrics.compute(world)
+
+    expected = numbers(World(), torch.arange(90))
+    for cut in (25, 0, 90):
+        part = torch.arange(cut) if rank == 0 else torch.arange(cut, 90)
+        found = numbers(World.current(), part)
+        assert all(abs(found[k] - expected[k]) < 1e-12 for k in expected), (found, expected)
+    dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
+    os._exit(0)  # gloo's threads now and then abort a process that ends in order
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store")],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=90)
-        assert process.returncode == 0, errors
+    in_processes(2, _rank, str(tmp_path))

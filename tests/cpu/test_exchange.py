@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from rechub_ray.cpu import exchange
 from rechub_ray.cpu.exchange import Exchange, open_exchange
 from rechub_ray.world import World
+from tests.worlds import in_processes
 
 SIZE = 3
 
 
 def _run(check: Callable[[Exchange, int], None], folder: Path) -> None:
-    mp.spawn(_rank, args=(check, str(folder)), nprocs=SIZE)  # type: ignore[no-untyped-call]
+    in_processes(SIZE, _rank, check, str(folder))
 
 
 def _rank(rank: int, check: Callable[[Exchange, int], None], folder: str) -> None:
+    os.environ["LEAVE"] = f"{folder}/leave"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=SIZE)
     exchange._MOST_BYTES = 4096  # small enough for messages of several parts
@@ -119,8 +120,7 @@ def _one_leaves(opened: Exchange, rank: int) -> None:
     Path(os.environ["LEAVE"]).touch()
 
 
-def test_a_rank_that_is_gone_is_an_error_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LEAVE", str(tmp_path / "leave"))
+def test_a_rank_that_is_gone_is_an_error_for_the_others(tmp_path: Path) -> None:
     _run(_one_leaves, tmp_path)
     assert (tmp_path / "leave").exists() or (tmp_path / "refused").exists()
 
@@ -143,6 +143,7 @@ def _one_is_stopped(opened: Exchange, rank: int) -> None:
 
 
 def _rank_of_world(rank: int, folder: str) -> None:
+    os.environ["LEAVE"] = f"{folder}/leave"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=SIZE)
     world = World.current(timeout_seconds=1.0)
@@ -155,7 +156,6 @@ def _rank_of_world(rank: int, folder: str) -> None:
     os._exit(0)
 
 
-def test_the_bound_of_the_world_reaches_the_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LEAVE", str(tmp_path / "leave"))
-    mp.spawn(_rank_of_world, args=(str(tmp_path),), nprocs=SIZE)  # type: ignore[no-untyped-call]
+def test_the_bound_of_the_world_reaches_the_exchange(tmp_path: Path) -> None:
+    in_processes(SIZE, _rank_of_world, str(tmp_path))
     assert (tmp_path / "leave").exists() or (tmp_path / "refused").exists()
