@@ -148,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--out", metavar="FILE", help="default: model.onnx in the run's folder; STEP.onnx there for one step_... folder"
     )
+    export.add_argument(
+        "--inputs", default="encoded", metavar="FORM", help="encoded (ids and scaled numbers; default), or raw values"
+    )
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
     sweep = add("tune", _tune, "Run a sweep; its best model lands in best/ of its folder.")
@@ -286,9 +289,11 @@ def _export(options: argparse.Namespace) -> None:
     from rechub_ray.export.onnx import default_path, export_onnx
 
     _refuse_overrides(options)
-    out = options.out or default_path(options.checkpoint)
-    report = export_onnx(options.checkpoint, out, probabilities=not options.logits)
+    out = options.out or default_path(options.checkpoint, options.inputs)
+    report = export_onnx(options.checkpoint, out, inputs=options.inputs, probabilities=not options.logits)
     print(f"{masked(report.path)}: largest difference from PyTorch {report.max_abs_difference:.2g}")
+    if report.encoded_inputs:
+        print(f"ids, not raw values, go into {', '.join(report.encoded_inputs)}: ONNX cannot hash texts")
 
 
 def _list(options: argparse.Namespace) -> None:

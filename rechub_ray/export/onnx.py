@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray import defaults
 from rechub_ray.errors import ExportError
-from rechub_ray.export.parity import Check, compare
+from rechub_ray.export.parity import Check, compare, run
 from rechub_ray.export.serving import Port, ServingModel
 from rechub_ray.files import absolute, cannot_write, exists, join, open_filesystem, split
 from rechub_ray.lock import writing_folder
@@ -35,6 +35,10 @@ from rechub_ray.models.base import Model
 from rechub_ray.outputs import Link
 from rechub_ray.schema import Schema
 
+if TYPE_CHECKING:
+    from rechub_ray.export.raw import RawInputs
+
+INPUTS = ("encoded", "raw")
 OPSET = 18  # what the exporter writes natively: a newer one costs a conversion, an older one loses operators
 SINGLE_FILE_BYTES = 1536 * 2**20
 """Weights beyond this go to `<name>.data` beside the file: a protobuf message ends at 2 GiB."""
@@ -54,6 +58,7 @@ class ExportReport:
         outputs: by name, with types and shapes.
         checks: the comparisons.
         seconds: wall time of the export.
+        encoded_inputs: with raw inputs, the features that stay encoded, as ONNX cannot hash texts.
     """
 
     path: str
@@ -64,20 +69,24 @@ class ExportReport:
     outputs: tuple[Port, ...]
     checks: tuple[Check, ...]
     seconds: float
+    encoded_inputs: tuple[str, ...] = ()
 
 
 def export_onnx(
     checkpoint: str | Path,
     out: str | Path,
     *,
+    inputs: str = "encoded",
     probabilities: bool = True,
     batch_sizes: Sequence[int] = (1, 7, 257),
 ) -> ExportReport:
-    """Export the model of a checkpoint; nothing but the checkpoint is read.
+    """Export the model of a checkpoint; nothing but the checkpoint, and for raw inputs its run's transforms, is needed.
 
     Args:
         checkpoint: a checkpoint, or a run's folder (its best one); a path or URI.
         out: the ONNX file, a path or URI; its folder is made. `<out>.parity.json` is written beside it.
+        inputs: `encoded`, or `raw`: the inputs are raw values, which the file encodes as `prepare` did. It is compared
+            with PyTorch in both forms, on rows of the raw files where they are still there.
         probabilities: binary labels' outputs are probabilities; False gives logits. See `ServingModel`.
         batch_sizes: rows of the batches that are compared with PyTorch, >= 1.
 
@@ -88,7 +97,14 @@ def export_onnx(
     Example:
         >>> export_onnx("runs/demo", "model.onnx")  # doctest: +SKIP
     """
+    if inputs not in INPUTS:
+        raise ExportError("inputs", expected=" or ".join(INPUTS), got=repr(inputs))
     saved = checkpoint_module.read(checkpoint)
+    raw = None
+    if inputs == "raw":
+        from rechub_ray.export.raw import load  # the encoder takes a while to import
+
+        raw = load(saved)
     model = saved.build_model()
     return export_model(
         model,
@@ -98,20 +114,22 @@ def export_onnx(
         links=defaults.links(saved.config, saved.schema, model.outputs),
         batch_sizes=batch_sizes,
         source=f"{saved.path} (step {saved.state.get('step', 'unknown')})",
+        raw=raw,
     )
 
 
-def default_path(checkpoint: str) -> str:
-    """Return where an export goes by default: `model.onnx` in a run's folder.
+def default_path(checkpoint: str, inputs: str = "encoded") -> str:
+    """Return where an export goes by default: `model.onnx` in a run's folder, `model_raw.onnx` with raw inputs.
 
     That of a single checkpoint goes beside it, under its name, and out of `checkpoints/`, where old ones are deleted.
     """
     filesystem, root = open_filesystem(checkpoint)
+    suffix = "_raw.onnx" if inputs == "raw" else ".onnx"
     if not exists(filesystem, f"{root}/manifest.json"):
-        return join(checkpoint, "model.onnx")
+        return join(checkpoint, f"model{suffix}")
     folder, name = split(absolute(checkpoint))
     above, last = split(folder)
-    return join(above if last == "checkpoints" else folder, f"{name}.onnx")
+    return join(above if last == "checkpoints" else folder, f"{name}{suffix}")
 
 
 def export_model(
@@ -123,6 +141,7 @@ def export_model(
     batch_sizes: Sequence[int] = (1, 7, 257),
     links: Mapping[str, Link] | None = None,
     source: str | None = None,
+    raw: RawInputs | None = None,
 ) -> ExportReport:
     """Export a model in memory, as `export_onnx` does; afterwards it is on its device and in its mode again.
 
@@ -134,6 +153,7 @@ def export_model(
         batch_sizes: as for `export_onnx`.
         links: by label, how its output is read, as its losses fix it; the others take that of the label's kind.
         source: where the weights come from, for the report.
+        raw: how raw values are encoded; None makes the inputs encoded ones.
 
     Raises:
         ExportError: there is no batch size, or as for `export_onnx`.
@@ -146,20 +166,28 @@ def export_model(
     served = ServingModel(model, schema, probabilities=probabilities, links=links)
     with _on_cpu_in_eval_mode(served), target.folder() as folder:
         path = f"{folder}/{target.name}"
-        outputs = _write(served, path)
+        program, outputs = _translated(served)
+        _write(program, path)
         checks = compare(served, path, batch_sizes=batch_sizes)
+        rows = None
+        if raw is not None:
+            rows, more = _replace_inputs(raw, served, program, path, batch_sizes)
+            checks += more
         _refuse_differences(checks, target.path)
         report = ExportReport(
             path=target.path,
             report_path=f"{target.path}.parity.json",
             data_path=f"{target.path}.data" if os.path.exists(f"{path}.data") else None,
             max_abs_difference=max(check.max_abs_difference for check in checks),
-            inputs=served.inputs,
+            inputs=served.inputs if raw is None else raw.ports,
             outputs=outputs,
             checks=tuple(checks),
             seconds=round(time.perf_counter() - started, 3),
+            encoded_inputs=() if raw is None else raw.encoded,
         )
         document = _document(report, served, source)
+        if rows is not None:
+            document["raw_rows"] = rows
         Path(f"{path}.parity.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         target.place(folder)
     return report
@@ -175,31 +203,58 @@ def _check_installed() -> None:
         )
 
 
-def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
-    """Write the ONNX file, check that it is valid, and return its outputs."""
-    import onnx
-    import onnx_ir
-
-    program = _translate(served)
-    ir = program.model
+def _translated(served: ServingModel) -> tuple[Any, tuple[Port, ...]]:
+    """Return the model, of type onnx_ir.Model, and its outputs."""
+    ir = _translate(served).model
     outputs = tuple(
         dataclasses.replace(port, shape=tuple(d if isinstance(d, int) else str(d) for d in value.shape))
         for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
     )
     ir.producer_name, ir.producer_version = "rechub_ray", _version()
+    encodings = {feature.name: feature.encoding for feature in served.schema.features if feature.encoding}
     ir.metadata_props.update(
         {
             "rechub_ray.version": _version(),
             "rechub_ray.model": _name(served),
             "rechub_ray.schema_fingerprint": served.schema.fingerprint(),
-            "rechub_ray.inputs": json.dumps([port.to_dict() for port in served.inputs]),
+            "rechub_ray.encodings": json.dumps(encodings),
             "rechub_ray.outputs": json.dumps([port.to_dict() for port in outputs]),
         }
     )
-    for port, value in zip([*served.inputs, *outputs], [*ir.graph.inputs, *ir.graph.outputs], strict=True):
+    for port, value in zip(outputs, ir.graph.outputs, strict=True):
         value.doc_string = port.meaning
+    _describe_inputs(ir, served.inputs)
     for node in ir.graph.all_nodes():  # the exporter notes stack traces, with the paths of this machine
         node.metadata_props.clear()
+    return ir, outputs
+
+
+def _describe_inputs(ir: Any, ports: Sequence[Port]) -> None:
+    ir.metadata_props["rechub_ray.inputs"] = json.dumps([port.to_dict() for port in ports])
+    for port, value in zip(ports, ir.graph.inputs, strict=True):
+        value.doc_string = port.meaning
+
+
+def _replace_inputs(
+    raw: RawInputs, served: ServingModel, ir: Any, path: str, batch_sizes: Sequence[int]
+) -> tuple[dict[str, Any], list[Check]]:
+    """Make the model's inputs raw values, in its file too; return what they were compared on, and the comparisons."""
+    from rechub_ray.export.raw_rows import cases, raw_rows
+
+    raw.attach(ir)
+    _describe_inputs(ir, raw.ports)
+    _write(ir, path)
+    rows = raw_rows(raw, max(batch_sizes))
+    names = [port.name for port in served.outputs]
+    checks = run(path, names, cases(served, raw, rows, batch_sizes), inputs="raw")
+    return {"real": rows.source, "encoded_inputs": raw.encoded}, checks
+
+
+def _write(ir: Any, path: str) -> None:
+    """Write the ONNX file and check that it is valid."""
+    import onnx
+    import onnx_ir
+
     _rename_clashes(ir.graph)
     size = sum(value.const_value.nbytes for value in ir.graph.initializers.values())
     onnx_ir.save(ir, path, external_data=f"{os.path.basename(path)}.data" if size > SINGLE_FILE_BYTES else None)
@@ -207,7 +262,6 @@ def _write(served: ServingModel, path: str) -> tuple[Port, ...]:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
         raise ExportError("the exported model is not valid ONNX", got=_root(error)) from error
-    return outputs
 
 
 def _rename_clashes(graph: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from rechub_ray.schema import DenseFeature, Schema, SequenceFeature, SparseFeatu
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]
+Case = tuple[Inputs, dict[str, Array], int, str | None]
+"""The inputs of one batch, what PyTorch computes by output, number of rows, name of the sequences' length."""
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 """Float32 sums of some hundred terms in another order differ by less; wrong operators differ by far more."""
@@ -33,6 +35,7 @@ class Check:
         max_abs_difference: over the rows.
         tolerance: the largest difference allowed: 1e-6 + 1e-5 of the output's largest value in all comparisons (that
             of a few rows may be close to 0, where a sum's rounding is not).
+        inputs: `encoded` or `raw`.
     """
 
     batch_size: int
@@ -40,6 +43,7 @@ class Check:
     output: str
     max_abs_difference: float
     tolerance: float
+    inputs: str = "encoded"
 
     @property
     def passed(self) -> bool:
@@ -61,17 +65,35 @@ def compare(served: ServingModel, path: str, *, batch_sizes: Sequence[int], seed
     Raises:
         ExportError: onnxruntime cannot load or run the file.
     """
+    drawn = cases(served.schema, batch_sizes, seed)
+    return run(
+        path,
+        [port.name for port in served.outputs],
+        ((inputs, reference(served, inputs), rows, length) for inputs, rows, length in drawn),
+    )
+
+
+def run(path: str, names: Sequence[str], cases: Iterable[Case], *, inputs: str = "encoded") -> list[Check]:
+    """Compare an ONNX file with what PyTorch computes.
+
+    Args:
+        path: the ONNX file.
+        names: of its outputs.
+        cases: what it is given, and what is expected.
+        inputs: as in `Check`.
+
+    Raises:
+        ExportError: onnxruntime cannot load or run the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     found: list[tuple[int, str | None, str, Array, Array]] = []
-    names = [port.name for port in served.outputs]
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for inputs, batch_size, length in cases(served.schema, batch_sizes, seed):
-            expected = reference(served, inputs)
-            for name, value in zip(names, session.run(names, inputs), strict=True):
+        for fed, expected, batch_size, length in cases:
+            for name, value in zip(names, session.run(names, fed), strict=True):
                 found.append((batch_size, length, name, np.asarray(value), expected[name]))
     except Exception as error:
         if isinstance(error, ExportError):
@@ -82,7 +104,8 @@ def compare(served: ServingModel, path: str, *, batch_sizes: Sequence[int], seed
             hint="If it fails at a batch size or length, the model's code depends on the size of the example.",
         ) from error
     largest = {name: max(float(np.abs(e).max(initial=0.0)) for *_, n, _, e in found if n == name) for name in names}
-    return [_check(*comparison, largest[comparison[2]]) for comparison in found]
+    checks = (_check(*comparison, largest[comparison[2]]) for comparison in found)
+    return [dataclasses.replace(check, inputs=inputs) for check in checks]
 
 
 def cases(schema: Schema, batch_sizes: Sequence[int], seed: int = 0) -> Iterator[tuple[Inputs, int, str | None]]:

@@ -1,0 +1,187 @@
+"""Raw rows for the comparison of a model of raw values with PyTorch: real ones where they are still there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rechub_ray.config import RunConfig
+from rechub_ray.data.fingerprint import homes
+from rechub_ray.errors import RechubError
+from rechub_ray.export.parity import Array, Case, Inputs, reference
+from rechub_ray.export.raw import RawInput, RawInputs
+from rechub_ray.export.serving import ServingModel
+from rechub_ray.files import join, read_text
+from rechub_ray.preparation.recipe import Recipe
+from rechub_ray.preparation.rows import RowReader, SideTable
+from rechub_ray.preparation.sources import Source, plan
+from rechub_ray.preparation.transforms import (
+    BucketTransform,
+    CategoricalTransform,
+    NumericTransform,
+    SequenceTransform,
+    Vocabulary,
+    other_form,
+)
+from rechub_ray.preparation.values import Flaws
+from rechub_ray.schema import DenseFeature, SequenceFeature
+
+UNSEEN = "\N{REPLACEMENT CHARACTER} no value of any data"
+"""Any text that no vocabulary holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRows:
+    """Values of every raw input, in the form that the encoder parses raw columns to.
+
+    Args:
+        values: by input.
+        source: the columns that are real, and where they are from; None where all are drawn.
+    """
+
+    values: dict[str, pa.Array]
+    source: dict[str, Any] | None
+
+
+def raw_rows(raw: RawInputs, count: int, seed: int = 0) -> RawRows:
+    """Return rows of the files that a run's data was prepared from, where these can still be read.
+
+    Columns that cannot (histories, which `prepare` makes) are drawn from the vocabularies. A tenth of the values is
+    then made missing, unseen, of the other form of a whole number, empty or longer than the longest list.
+    """
+    rng = np.random.default_rng(seed)
+    found = None if raw.config is None else _real(raw.config, rng.permutation(count))
+    values, real = {}, []
+    for item in raw.inputs:
+        name, transform = item.port.name, item.transforms[0]
+        parsed = None
+        if found is not None and item.port.column in found[1].column_names:
+            flaws = Flaws(found[1].num_rows)
+            parsed = transform.parse(found[1], flaws)
+            good = np.flatnonzero(flaws.good)
+            parsed = parsed.take(pa.array(np.resize(good, count))) if len(good) else None
+        if parsed is None:
+            parsed = _drawn(item, count, rng)
+        else:
+            real.append(item.port.column)
+        values[name] = _varied(item, parsed, rng)
+    source = {"files": found[0], "columns": list(dict.fromkeys(real))} if found is not None and real else None
+    return RawRows(values, source)
+
+
+def cases(served: ServingModel, raw: RawInputs, rows: RawRows, batch_sizes: Sequence[int]) -> Iterator[Case]:
+    """Yield for every batch size the raw inputs of the first rows and what PyTorch makes of the encoder's columns."""
+    for size in batch_sizes:
+        inputs: Inputs = {}
+        encoded: Inputs = {}
+        for item in raw.inputs:
+            values = rows.values[item.port.name].slice(0, size)
+            for transform in item.transforms:
+                encoded[transform.spec.name] = _padded(raw, transform.spec.name, transform.encode(values))
+            form = item.port.form
+            inputs[item.port.name] = (
+                encoded[item.transforms[0].spec.name] if form in ("id", "ids") else _fed(item, values)
+            )
+        yield inputs, reference(served, encoded), size, None
+
+
+def _real(config: RunConfig, order: Array) -> tuple[list[str], pa.Table] | None:
+    """Return the names of raw files and some of their rows; None where they cannot be read any more."""
+    try:
+        for home in homes(config.data.root, config.data.schema_file, config.data.train).values():
+            recipe = Recipe.from_dict(json.loads(read_text(join(home, "recipe.json"))))
+            source = Source.open(recipe.source)
+            tasks = plan(source, recipe.files, recipe.input_columns, recipe.uses, recipe.where)
+            sides = tuple(SideTable.read(source, side, recipe.uses) for side in recipe.joins)
+            reader = RowReader(source, recipe, tuple(dict.fromkeys(task.file for task in tasks)), sides)
+            for rows, _ in reader.joined(tasks[0]):
+                table = rows.table
+                if table.num_rows:
+                    return [tasks[0].file], table.take(pa.array(np.resize(order, len(order)) % table.num_rows))
+    except (RechubError, OSError, ValueError, LookupError):
+        pass
+    return None
+
+
+def _drawn(item: RawInput, count: int, rng: np.random.Generator) -> pa.Array:
+    """Return values for an input: those that its first transform knows, and others."""
+    transform = item.transforms[0]
+    if isinstance(transform, CategoricalTransform):
+        return _texts(transform, count, rng)
+    if isinstance(transform, SequenceTransform):
+        lengths = rng.integers(0, transform.spec.max_length, count, endpoint=True)
+        offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
+        return pa.ListArray.from_arrays(offsets, _texts(transform, int(lengths.sum()), rng))
+    dim = transform.spec.dim if isinstance(transform, NumericTransform) else 1
+    numbers = rng.normal(size=count * dim)
+    if isinstance(transform, BucketTransform):
+        borders = np.asarray(transform.boundaries or [0.0])
+        numbers = np.where(numbers > 0, rng.choice(borders, count), borders.mean() + numbers * (np.ptp(borders) + 1))
+    else:
+        numbers = numbers * transform.scale + transform.shift
+        if "log1p" in transform.spec.transforms:
+            numbers = np.sign(numbers) * np.expm1(np.minimum(np.abs(numbers), 50))
+    if dim == 1:
+        return pa.array(numbers)
+    return pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * dim, pa.int32()), pa.array(numbers))
+
+
+def _texts(transform: CategoricalTransform | SequenceTransform, count: int, rng: np.random.Generator) -> pa.Array:
+    if not isinstance(transform.ids, Vocabulary) or not len(transform.ids.values):
+        return pa.array([f"value {number}" for number in rng.integers(0, 1000, count)], pa.string())
+    return transform.ids.values.take(pa.array(rng.integers(0, len(transform.ids.values), count)))
+
+
+def _varied(item: RawInput, values: pa.Array, rng: np.random.Generator) -> pa.Array:
+    """Return values of which some are missing, unseen or of another form, and lists of which some are long or empty."""
+    if pa.types.is_list(values.type):
+        elements = _varied(item, values.flatten(), rng)
+        lists = pa.ListArray.from_arrays(values.offsets, elements)
+        if item.port.form == "numbers":
+            return lists
+        kinds = rng.choice(3, len(lists), p=[0.8, 0.1, 0.1])
+        most = max(t.spec.max_length for t in item.transforms if isinstance(t, SequenceTransform))
+        changed = (
+            row if kind == 0 or not row else [] if kind == 1 else (row * most)[: most + 3]
+            for kind, row in zip(kinds, lists.to_pylist(), strict=True)
+        )
+        return pa.array(list(changed), lists.type)
+    kinds = rng.choice(4, len(values), p=[0.85, 0.05, 0.05, 0.05])
+    if pa.types.is_string(values.type):
+        values = pc.if_else(pa.array(kinds == 1), pa.scalar(UNSEEN), values)
+        others = other_form(values, pa.nulls(len(values), pa.int32()))
+        values = pc.if_else(pa.array(kinds == 2), pc.coalesce(others, values), values)
+    return pc.if_else(pa.array(kinds == 3), pa.scalar(None, values.type), values)
+
+
+def _fed(item: RawInput, values: pa.Array) -> Array:
+    """Return parsed values as the exported model takes them."""
+    rows, form = len(values), item.port.form
+    if form in ("number", "numbers"):
+        numbers = pc.fill_null(values.flatten() if form == "numbers" else values, np.nan)
+        return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64).reshape(rows, *item.port.shape[1:])
+    if form == "text":
+        return np.array(pc.fill_null(values, "").to_pylist(), object)
+    lists = [[text if text is not None else UNSEEN for text in row] for row in values.to_pylist()]
+    longest = max(1, *map(len, lists))
+    return np.array([[*row, *[""] * (longest - len(row))] for row in lists], object)
+
+
+def _padded(raw: RawInputs, name: str, column: pa.Array) -> Array:
+    """Return an encoded column as the encoded model takes it."""
+    feature = raw.schema.feature(name)
+    if isinstance(feature, DenseFeature):
+        numbers = column if feature.dim == 1 else column.flatten()
+        shape = (len(column),) if feature.dim == 1 else (len(column), feature.dim)
+        return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float32).reshape(shape)
+    if not isinstance(feature, SequenceFeature):
+        return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
+    lists = column.to_pylist()
+    longest = max(1, *map(len, lists))
+    return np.array([[*row, *[-1] * (longest - len(row))] for row in lists], np.int64)
