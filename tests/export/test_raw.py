@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from rechub_ray.runtime.inference import predict
 from rechub_ray.schema import Schema
 
 STEP = "run/checkpoints/step_0000000007"
-SCRIPT = Path(__file__).parents[2] / "examples" / "serve_raw.py"
+SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
 FEATURES = [
     {"kind": "categorical", "name": "user"},
     {"kind": "categorical", "name": "city", "max_values": 4},
@@ -125,12 +126,15 @@ def exported(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def test_a_script_without_rechub_ray_predicts_what_predict_does(folder: Path, exported: Path) -> None:
+def test_the_script_without_rechub_ray_predicts_what_predict_does(folder: Path, exported: Path, tmp_path: Path) -> None:
     """Raw text through csv and onnxruntime, against raw text through `prepare`, shards and PyTorch."""
-    assert "import rechub_ray" not in SCRIPT.read_text(encoding="utf-8")
-    command = [sys.executable, str(SCRIPT), str(exported), str(folder / "test.csv")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
-    got = [float(row["probability"]) for row in csv.DictReader(io.StringIO(done.stdout))]
+    (script,) = re.findall(r"```python\n(.*?)```", SERVING.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert "rechub_ray " not in script
+    (tmp_path / "rows.csv").write_bytes((folder / "test.csv").read_bytes())
+    (tmp_path / "model_raw.onnx").write_bytes(exported.read_bytes())
+    command = [sys.executable, "-c", f"{script}\nprint(outputs[0].tolist())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    got = json.loads(done.stdout)
     predict(folder / STEP, folder / "predictions", split="test")
     table = pq.read_table(folder / "predictions")
     expected = table["probability"].to_numpy()[np.argsort(table["row"].to_numpy().astype(int))]
