@@ -112,22 +112,33 @@ class RawInputs:
         """Put the transforms before an exported model, of type onnx_ir.Model.
 
         Raises:
-            ExportError: the vocabularies are too large for a file.
+            ExportError: the vocabularies are too large for a file, or an output has the name of an input.
         """
         import onnx_ir as ir
 
-        graph = model.graph
+        graph, build = model.graph, _Builder()
         encoded = {value.name: value for value in graph.inputs}
-        build, inputs = _Builder(), []
-        for item in self.inputs:
-            port = item.port
-            kind = {"string": "STRING", "float64": "DOUBLE"}.get(port.dtype, "INT64")
-            raw = ir.Value(name=port.name, type=ir.TensorType(ir.DataType[kind]), shape=ir.Shape(port.shape))
-            inputs.append(raw)
+        twice = {value.name for value in graph.outputs} & {port.name for port in self.ports}
+        if twice:
+            raise ExportError(
+                f"the raw column '{min(twice)}' has the name of an output of the exported model",
+                hint="Name that column otherwise in the raw data and in the recipe.",
+            )
+        inputs = [build.input(item.port) for item in self.inputs]
+        readers: dict[str, tuple[Vocabulary, list[Any]]] = {}
+        for item, raw in zip(self.inputs, inputs, strict=True):
+            for transform in item.transforms:
+                ids = getattr(transform, "ids", None)
+                if isinstance(ids, Vocabulary):
+                    readers.setdefault(ids.digest, (ids, []))[1].append(raw)
+        for vocabulary, raws in readers.values():
+            build.look_up(vocabulary, list(dict.fromkeys(raws)))
+        for item, raw in zip(self.inputs, inputs, strict=True):
             for transform in item.transforms:
                 old = encoded[transform.spec.name]
-                new = raw if port.form in ("id", "ids") else build.encode(transform, raw)
-                if new is not raw:
+                new = raw
+                if item.port.form not in ("id", "ids"):
+                    new = build.encode(transform, raw)
                     new.name, new.type = f"{transform.spec.name}_encoded", old.type
                 ir.convenience.replace_all_uses_with(old, new)
         if build.vocabulary_bytes > VOCABULARY_BYTES:
@@ -188,18 +199,19 @@ def _key(transform: Transform) -> tuple[object, ...]:
 def _named(groups: Iterable[list[Transform]]) -> Iterator[RawInput]:
     """Yield the inputs, each with the name of its column, or with that and its form where the name is taken."""
     taken: set[str] = set()
-    for transforms in groups:
+    for index, transforms in enumerate(groups):
         spec, form = transforms[0].spec, _form(transforms[0])
         plain = spec.name if form in ("id", "ids") else spec.source
         names = itertools.chain([plain, f"{plain}_{form}"], (f"{plain}_{form}_{i}" for i in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
-        yield RawInput(_port(name, form, transforms), tuple(transforms))
+        yield RawInput(_port(name, form, transforms, index), tuple(transforms))
 
 
-def _port(name: str, form: str, transforms: list[Transform]) -> RawPort:
+def _port(name: str, form: str, transforms: list[Transform], index: int) -> RawPort:
     first, spec = transforms[0], transforms[0].spec
-    length = f"raw_length_of_{name}" if name.isidentifier() and name.isascii() else f"raw_length_of_{id(first)}"
+    # not the name of the encoded list's length, which the file cuts: onnxruntime takes equal names for equal sizes
+    length = f"raw_length_of_{name}" if name.isidentifier() and name.isascii() else f"raw_length_of_{index}"
     unseen = "a text that training has not seen counts as missing; whole numbers with or without '.0'"
     buckets = first.ids.size - 1 if isinstance(first, CategoricalTransform | SequenceTransform) and first.ids else 0
     dtype, shape, missing, meaning = {
@@ -243,8 +255,34 @@ class _Builder:
         import onnx_ir as ir
 
         self.ir, self.tape, self.vocabulary_bytes = ir, ir.tape.Tape(), 0
-        self._keys: dict[str, tuple[list[str], list[int]]] = {}
+        self._ids: dict[tuple[str, str], Any] = {}
         self._made = itertools.count()
+
+    def input(self, port: RawPort) -> Any:
+        """Return a new input of the model."""
+        kind = {"string": "STRING", "float64": "DOUBLE"}.get(port.dtype, "INT64")
+        return self.ir.Value(
+            name=port.name, type=self.ir.TensorType(self.ir.DataType[kind]), shape=self.ir.Shape(port.shape)
+        )
+
+    def look_up(self, vocabulary: Vocabulary, raws: list[Any]) -> None:
+        """Look up the texts of inputs at once, so that a vocabulary is in the file once; "" gives -1."""
+        keys, ids = _keys(vocabulary)
+        self.vocabulary_bytes += sum(len(key.encode()) + 4 for key in keys) + 10 * len(ids)
+        known = {"keys_strings": [*keys, ""], "values_int64s": [*ids, -1], "default_int64": 0}
+        if len(raws) == 1:
+            self._ids[vocabulary.digest, raws[0].name] = self._op("LabelEncoder", raws[0], domain=ML, **known)
+            return
+        flat = self._constant([-1], "int64")
+        parts = [self._op("Reshape", raw, flat) for raw in raws]
+        found = self._op("LabelEncoder", self._op("Concat", *parts, axis=0), domain=ML, **known)
+        begin = self._constant([0], "int64")
+        for raw, part in zip(raws, parts, strict=True):
+            end = self._op("Add", begin, self._op("Shape", part))
+            self._ids[vocabulary.digest, raw.name] = self._op(
+                "Reshape", self._op("Slice", found, begin, end), self._op("Shape", raw)
+            )
+            begin = end
 
     def encode(self, transform: Transform, raw: Any) -> Any:
         """Return what `transform` makes of an input, as the model takes it."""
@@ -253,9 +291,10 @@ class _Builder:
         if isinstance(transform, BucketTransform):
             return self._bucket(transform, raw)
         assert isinstance(transform.ids, Vocabulary)
+        ids = self._ids[transform.ids.digest, raw.name]
         if isinstance(transform, CategoricalTransform):
-            return self._look_up(transform.ids, raw, 0)
-        return self._sequence(self._look_up(transform.ids, raw, -1), transform.spec.max_length)
+            return self._op("Max", ids, self._constant(0, "int64"))
+        return self._sequence(ids, transform.spec.max_length)
 
     def _op(self, name: str, *inputs: Any, domain: str = "", **attributes: Any) -> Any:
         value = self.tape.op(name, inputs, attributes, domain=domain)
@@ -289,12 +328,6 @@ class _Builder:
             above = self._op("ReduceSum", self._cast(is_above, "INT64"), self._constant([1], "int64"), keepdims=0)
         ids = self._op("Add", above, self._constant(1, "int64"))
         return self._op("Where", self._op("IsNaN", raw), self._constant(0, "int64"), ids)
-
-    def _look_up(self, vocabulary: Vocabulary, texts: Any, empty: int) -> Any:
-        keys, ids = self._keys.setdefault(vocabulary.digest, _keys(vocabulary))
-        self.vocabulary_bytes += sum(len(key.encode()) + 4 for key in keys) + 10 * len(ids)
-        known = {"keys_strings": [*keys, ""], "values_int64s": [*ids, empty], "default_int64": 0}
-        return self._op("LabelEncoder", texts, domain=ML, **known)
 
     def _sequence(self, ids: Any, max_length: int) -> Any:
         """Return each row's last `max_length` ids, padded with -1 behind the last text that is not empty."""

@@ -162,6 +162,8 @@ def test_the_file_says_what_each_input_is(folder: Path, exported: Path) -> None:
     assert features["cities"]["max_length"] == 2
     model = onnx.load(exported)
     assert model.opset_import[1].domain == "ai.onnx.ml"
+    tables = [node for node in model.graph.node if node.op_type == "LabelEncoder"]
+    assert len(tables) == 3, "user, tags, and that of city and cities, which is in the file once"
     assert [value.name for value in model.graph.input] == list(found)
     real = report(exported)["raw_rows"]["real"]
     assert real == {"files": [str(folder / "train.csv")], "columns": ["user", "city", "price", "point", "tags"]}
