@@ -31,6 +31,9 @@ from rechub_ray.schema import Schema
 ML = "ai.onnx.ml"
 VOCABULARY_BYTES = 1536 * 2**20
 """Vocabularies cannot leave the file as weights can, and a protobuf message ends at 2 GiB."""
+SHARED_BYTES = 2**20
+"""A vocabulary from this size on is in the file once, for all inputs that use it. Bringing their texts together copies
+them, which takes longer than looking them up in a small vocabulary."""
 
 _HASHING = (
     "id of a feature that is hashed, which ONNX cannot do: 0 for a missing value, else 1 + h % {} where h is FNV-1a "
@@ -266,13 +269,16 @@ class _Builder:
         )
 
     def look_up(self, vocabulary: Vocabulary, raws: list[Any]) -> None:
-        """Look up the texts of inputs at once, so that a vocabulary is in the file once; "" gives -1."""
+        """Look up the texts of inputs; the empty one has id -1."""
         keys, ids = _keys(vocabulary)
-        self.vocabulary_bytes += sum(len(key.encode()) + 4 for key in keys) + 10 * len(ids)
+        size = sum(len(key.encode()) + 4 for key in keys) + 10 * len(ids)
         known = {"keys_strings": [*keys, ""], "values_int64s": [*ids, -1], "default_int64": 0}
-        if len(raws) == 1:
-            self._ids[vocabulary.digest, raws[0].name] = self._op("LabelEncoder", raws[0], domain=ML, **known)
+        if len(raws) == 1 or size < SHARED_BYTES:
+            self.vocabulary_bytes += size * len(raws)
+            for raw in raws:
+                self._ids[vocabulary.digest, raw.name] = self._op("LabelEncoder", raw, domain=ML, **known)
             return
+        self.vocabulary_bytes += size
         flat = self._constant([-1], "int64")
         parts = [self._op("Reshape", raw, flat) for raw in raws]
         found = self._op("LabelEncoder", self._op("Concat", *parts, axis=0), domain=ML, **known)

@@ -103,8 +103,8 @@ def _real(config: RunConfig, order: Array) -> tuple[list[str], pa.Table] | None:
             for rows, _ in reader.joined(tasks[0]):
                 table = rows.table
                 if table.num_rows:
-                    return [tasks[0].file], table.take(pa.array(np.resize(order, len(order)) % table.num_rows))
-    except (RechubError, OSError, ValueError, LookupError):
+                    return [tasks[0].file], table.take(pa.array(order % table.num_rows))
+    except (RechubError, pa.ArrowException, OSError, ValueError, LookupError):
         pass
     return None
 

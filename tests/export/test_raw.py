@@ -26,6 +26,7 @@ from rechub_ray.config import load
 from rechub_ray.data.fingerprint import keep
 from rechub_ray.errors import ExportError
 from rechub_ray.export import export_onnx
+from rechub_ray.export import raw as module
 from rechub_ray.export.parity import run
 from rechub_ray.export.raw import load as load_raw
 from rechub_ray.export.raw_rows import cases, raw_rows
@@ -162,8 +163,6 @@ def test_the_file_says_what_each_input_is(folder: Path, exported: Path) -> None:
     assert features["cities"]["max_length"] == 2
     model = onnx.load(exported)
     assert model.opset_import[1].domain == "ai.onnx.ml"
-    tables = [node for node in model.graph.node if node.op_type == "LabelEncoder"]
-    assert len(tables) == 3, "user, tags, and that of city and cities, which is in the file once"
     assert [value.name for value in model.graph.input] == list(found)
     real = report(exported)["raw_rows"]["real"]
     assert real == {"files": [str(folder / "train.csv")], "columns": ["user", "city", "price", "point", "tags"]}
@@ -210,8 +209,9 @@ def test_one_transform_that_differs_is_noticed(folder: Path, exported: Path, fea
 
 
 def test_hashed_features_stay_encoded_and_gone_files_leave_the_vocabulary(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "SHARED_BYTES", 0)  # the vocabulary of city and texts is in the file once
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_bytes((folder / f"{name}.csv").read_bytes())
     hashed = [
@@ -220,7 +220,7 @@ def test_hashed_features_stay_encoded_and_gone_files_leave_the_vocabulary(
         {"kind": "numeric", "name": "price"},
         {"kind": "bucket", "name": "border", "column": "price", "num_buckets": 3},
         {"kind": "sequence", "name": "tags", "separator": "|", "hash_buckets": 9, "max_length": 4},
-        {"kind": "sequence", "name": "texts", "column": "tags", "separator": "|"},
+        {"kind": "sequence", "name": "texts", "column": "tags", "separator": "|", "shared_with": "city"},
     ]
     made = make_run(tmp_path, hashed)
     for name in ("train", "test"):
@@ -235,6 +235,8 @@ def test_hashed_features_stay_encoded_and_gone_files_leave_the_vocabulary(
         "tags": "ids",
         "tags_list": "list",
     }
+    nodes = [node.op_type for node in onnx.load(made / "model_raw.onnx").graph.node]
+    assert nodes.count("LabelEncoder") == 1
     assert "1 + h % 49" in found["user"]["meaning"]
     assert report(made / "model_raw.onnx")["raw_rows"] == {"real": None, "encoded_inputs": ["user", "tags"]}
 
