@@ -10,10 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pyarrow.parquet as pq
 import pytest
@@ -253,3 +255,14 @@ def test_transforms_that_are_missing_or_those_of_others_are_refused(folder: Path
     with pytest.raises(ExportError, match=r"Expected: encoded or raw\. Got: 'text'"):
         export_onnx(bare, tmp_path / "model.onnx", inputs="text")
     assert not list(tmp_path.glob("model*"))
+
+
+def test_what_no_file_can_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = load_raw(checkpoint.read(folder / STEP))
+    inputs = [onnx_ir.val(f["name"], onnx_ir.DataType.INT64, ["batch"]) for f in FEATURES]
+    output = onnx_ir.val("city", onnx_ir.DataType.FLOAT, ["batch"])
+    with pytest.raises(ExportError, match="raw column 'city' has the name of an output"):
+        raw.attach(SimpleNamespace(graph=SimpleNamespace(inputs=inputs, outputs=[output])))
+    monkeypatch.setattr(module, "VOCABULARY_BYTES", 100)
+    with pytest.raises(ExportError, match=r"vocabularies are too large for an ONNX file\. Expected: at most 100 bytes"):
+        raw.attach(SimpleNamespace(graph=SimpleNamespace(inputs=inputs, outputs=[])))
