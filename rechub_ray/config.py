@@ -159,9 +159,9 @@ class TrainSection(Section):
         threads: torch threads a worker; null divides the host's cores among its workers.
         initial_evaluation: evaluate before training (epoch -1), as the reference of the curves.
         eval_method: who evaluates the validation split: `workers` (the processes that train, which wait meanwhile),
-            `separate` (with scaling.num_workers: 0: a process beside, on the CPU, reads each checkpoint while training
-            goes on; early stopping, plateau schedules and the best model go by its scores at the next evaluation), or
-            `none` (no evaluation of any split).
+            `separate` (a process beside them, on the CPU, on Ray an actor with `scaling.eval_cpus`, reads each
+            checkpoint while training goes on; early stopping, plateau schedules and the best model go by its scores
+            at the next evaluation), or `none` (no evaluation of any split).
         eval_threads: torch threads of that process.
         evaluate_every_epochs: epochs between evaluations; 0 evaluates only by `evaluate_every_steps`, if at all.
         evaluate_every_steps: steps between evaluations; null evaluates by epochs only.
@@ -227,6 +227,7 @@ class ScalingSection(Section):
         use_gpu: one GPU a worker.
         cpus_per_worker: logical CPUs a worker reserves; null takes 0.5 without and 0 with a GPU.
         data_cpus: logical CPUs left to Ray Data, for all workers together.
+        eval_cpus: logical CPUs that the actor of train.eval_method: separate reserves; it uses train.eval_threads.
         max_failures: how often the run may lose workers and recover.
         address: Ray cluster to join; null takes a running one (or RAY_ADDRESS) and starts a local one otherwise.
         start_timeout_seconds: how long to wait for the workers to start.
@@ -238,6 +239,7 @@ class ScalingSection(Section):
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Ge(0)] | None = None
     data_cpus: Annotated[float, Ge(1)] = 1.0
+    eval_cpus: Annotated[float, Ge(0)] = 0.5
     max_failures: Annotated[int, Ge(0)] = 3
     address: Place | None = None
     start_timeout_seconds: Seconds = 300.0

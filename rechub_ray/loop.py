@@ -343,8 +343,9 @@ class Fit:
         if found is None:
             return TrainingError(
                 f"the evaluation of step {step:,} beside training has not ended in {seconds:g} s",
-                hint="Evaluate less often (train.evaluate_every_steps), give it more threads (train.eval_threads) or "
-                "time (scaling.collective_timeout_seconds), or set train.eval_method=workers.",
+                hint="Evaluate less often (train.evaluate_every_steps), give it more threads (train.eval_threads), "
+                "time (scaling.collective_timeout_seconds) or, on a cluster that others fill, room "
+                "(scaling.eval_cpus), or set train.eval_method=workers.",
             )
         return found
 

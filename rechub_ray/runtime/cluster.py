@@ -42,8 +42,12 @@ _RAY_LOG = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ \w \d+ \d+\] ")
 
 
 @contextlib.contextmanager
-def connected(scaling: ScalingSection) -> Iterator[Any]:
+def connected(scaling: ScalingSection, *, evaluating: float = 0.0) -> Iterator[Any]:
     """Join or start Ray, and check the run's resources; a Ray that was started here is shut down at the end.
+
+    Args:
+        scaling: the run's workers, and the address of its cluster.
+        evaluating: see `check_resources`.
 
     Yields:
         The `ray` module.
@@ -65,15 +69,15 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
     import ray  # reads all of this when it is imported
 
     if ray.is_initialized():
-        check_resources(scaling, nodes_of(ray))
+        check_resources(scaling, nodes_of(ray), evaluating=evaluating)
         yield ray
         return
     before = set(processes_below(os.getpid()))
     with quiet():
         try:
-            _join_or_start(ray, scaling, address)
+            _join_or_start(ray, scaling, address, evaluating)
             _quieten()
-            check_resources(scaling, nodes_of(ray))
+            check_resources(scaling, nodes_of(ray), evaluating=evaluating)
             yield ray
         finally:
             started = _ray_processes(before)
@@ -81,7 +85,7 @@ def connected(scaling: ScalingSection) -> Iterator[Any]:
             end_processes(started)  # processes that hang do not end by themselves
 
 
-def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> None:
+def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None, evaluating: float = 0.0) -> None:
     running = None
     if address not in (None, "auto", "local"):
         assert address is not None
@@ -104,7 +108,7 @@ def _join_or_start(ray: Any, scaling: ScalingSection, address: str | None) -> No
             )
     if running is None:
         # a run that cannot fit fails at once, before anything starts
-        check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())])
+        check_resources(scaling, [Node(cpus=local_cpus(), gpus=_local_gpus())], evaluating=evaluating)
         settings: dict[str, Any] = {"address": "local", "num_cpus": local_cpus(), "include_dashboard": False}
     else:
         settings = {"address": address or "auto"}  # "auto" takes the token of this machine's cluster too

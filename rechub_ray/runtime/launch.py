@@ -30,7 +30,7 @@ from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
 from rechub_ray.runtime.memory import host_memory
-from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, local_cpus
+from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, evaluating_cpus, local_cpus
 from rechub_ray.runtime.same_encoding import keep_transforms, otherwise, trained_on
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
@@ -168,7 +168,7 @@ def _workplace(job: Job) -> Iterator[None]:
         return
     from rechub_ray.runtime.cluster import connected, nodes_of
 
-    with connected(job.config.scaling) as ray:
+    with connected(job.config.scaling, evaluating=evaluating_cpus(job.config)) as ray:
         check_memory(job, nodes_of(ray))
         yield
 
@@ -334,7 +334,7 @@ def validate(config: RunConfig) -> str:
     scaling = config.scaling
     if scaling.num_workers > 0 and scaling.address is None and "RAY_ADDRESS" not in os.environ:
         here = Node(cpus=local_cpus(), gpus=float(torch.cuda.device_count()), memory=host_memory())
-        check_resources(scaling, [here])
+        check_resources(scaling, [here], evaluating=evaluating_cpus(config))
         check_memory(job, [here])
     steps = job.steps_per_epoch
     step = f"{job.rows_per_step:,.0f} rows a step"

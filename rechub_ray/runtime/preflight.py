@@ -321,11 +321,6 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
                 expected=f"{own}, or null for the metric's own",
             )
     never = train.evaluate_every_epochs == 0 and train.evaluate_every_steps is None
-    if train.eval_method == "separate" and config.scaling.num_workers > 0:
-        raise ConfigError(
-            "'train.eval_method' is separate, which runs on Ray workers do not have yet",
-            expected="workers or none, or scaling.num_workers: 0",
-        )
     is_off = train.eval_method == "none"
     if listeners and (config.data.valid is None or never or is_off):
         raise ConfigError(
@@ -395,28 +390,42 @@ def cpus_per_worker(scaling: ScalingSection) -> float:
     return 0.0 if scaling.use_gpu else 0.5
 
 
+def evaluating_cpus(config: RunConfig) -> float:
+    """Return the logical CPUs that the actor that evaluates beside training reserves; 0 where there is none."""
+    is_separate = config.train.eval_method == "separate" and config.data.valid is not None
+    return config.scaling.eval_cpus if is_separate else 0.0
+
+
 def local_cpus() -> int:
     """Return the logical CPUs of a Ray started here: the usable cores, at least 2 (one worker and the data)."""
     return max(len(os.sched_getaffinity(0)), 2)
 
 
-def check_resources(scaling: ScalingSection, nodes: list[Node]) -> None:
+def check_resources(scaling: ScalingSection, nodes: list[Node], *, evaluating: float = 0.0) -> None:
     """Check that the workers fit and leave Ray Data its share: workers that take every CPU starve it, and nothing runs.
+
+    Args:
+        scaling: the workers.
+        nodes: the hosts.
+        evaluating: logical CPUs of the actor that evaluates beside them, on one host.
 
     Raises:
         ResourceError: they do not; shows the arithmetic.
     """
     share, workers = cpus_per_worker(scaling), scaling.num_workers
-    need = workers * share + scaling.data_cpus
+    rest = scaling.data_cpus + evaluating
+    need = workers * share + rest
     have = sum(node.cpus for node in nodes)
-    arithmetic = f"{workers} workers x {share:g} CPU + {scaling.data_cpus:g} CPU for reading = {need:g} CPU"
+    beside = f" + {evaluating:g} CPU for evaluating" if evaluating else ""
+    arithmetic = f"{workers} workers x {share:g} CPU + {scaling.data_cpus:g} CPU for reading{beside} = {need:g} CPU"
     if need > have + 1e-9:
-        fitting = max(math.floor((have - scaling.data_cpus) / share), 0) if share else workers
+        fitting = max(math.floor((have - rest) / share), 0) if share else workers
         raise ResourceError(
             "the run does not fit the cluster",
             expected=f"at most {have:g} CPU on {len(nodes)} host(s)",
             got=arithmetic,
-            hint=f"Use scaling.num_workers={fitting}, or a smaller scaling.cpus_per_worker.",
+            hint=f"Use scaling.num_workers={fitting}, or a smaller scaling.cpus_per_worker"
+            + (" or scaling.eval_cpus." if evaluating else "."),
         )
     gpus = 1.0 if scaling.use_gpu else 0.0
     places = 0
@@ -429,4 +438,15 @@ def check_resources(scaling: ScalingSection, nodes: list[Node]) -> None:
             f"only {places} of {workers} workers find a host with {share:g} CPU" + (" and 1 GPU" if gpus else ""),
             got="; ".join(f"host {i}: {n.cpus:g} CPU, {n.gpus:g} GPU" for i, n in enumerate(nodes)),
             hint=f"Use scaling.num_workers={places}" + (" or scaling.use_gpu=false." if gpus else "."),
+        )
+    free = [node.cpus for node in nodes]
+    spread = workers if evaluating and not scaling.use_gpu else 0
+    for _ in range(spread):  # each on the emptiest host, as Ray places them
+        free[free.index(max(free))] -= share
+    if evaluating > max(free, default=0.0) + 1e-9:
+        raise ResourceError(
+            f"no host has {evaluating:g} CPU left beside the workers for evaluating",
+            expected=f"at most {max(free):g} (scaling.eval_cpus)",
+            got=arithmetic,
+            hint="Set a smaller scaling.eval_cpus, or train.eval_method=workers.",
         )

@@ -31,9 +31,10 @@ _HINT = (
 
 
 def open_evaluator(job: Job) -> Evaluator:
-    """Return what evaluates checkpoints of a run beside it: a process on this host."""
+    """Return what evaluates checkpoints of a run beside it: a process on this host, or an actor of the run's Ray."""
     assert job.valid is not None
-    return ProcessEvaluator(InferenceJob(checkpoint="", config=job.config, schema=job.schema, manifest=job.valid))
+    split = InferenceJob(checkpoint="", config=job.config, schema=job.schema, manifest=job.valid)
+    return ProcessEvaluator(split) if job.config.scaling.num_workers == 0 else RayEvaluator(split)
 
 
 def answer(job: InferenceJob) -> Answer:
@@ -102,6 +103,68 @@ class ProcessEvaluator:
                 self._answers.put(pickle.load(_there(self._child.stdout)))
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             self._answers.put(None)
+
+
+class RayEvaluator:
+    """Evaluates in an actor with CPUs of its own, on any host; it ends with the worker that made it.
+
+    An evaluation whose actor is lost is done once more, in a new one.
+
+    Args:
+        job: the split; the checkpoint's place is left open.
+    """
+
+    def __init__(self, job: InferenceJob) -> None:
+        import ray
+
+        actor = ray.remote(
+            num_cpus=job.config.scaling.eval_cpus,
+            max_restarts=-1,  # hosts may be lost often in a long run
+            max_task_retries=1,
+            scheduling_strategy="SPREAD",  # never among what is reserved for the workers
+        )(CheckpointEvaluator)
+        self._actor = actor.remote(job)
+        self._reference: Any = None
+
+    def start(self, path: str) -> None:
+        self._reference = self._actor.evaluate.remote(path)
+
+    def result(self, seconds: float) -> dict[str, float] | None:
+        import ray
+
+        try:
+            found: Answer = ray.get(self._reference, timeout=seconds)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        except ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise TrainingError(
+                "the actor that evaluates was lost twice in one evaluation",
+                got=lines[0] if lines else type(error).__name__,
+                hint=f"Where its host ran out of memory, it was killed. {_HINT}",
+            ) from None
+        return _metrics(found)
+
+    def close(self) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._actor)
+
+
+class CheckpointEvaluator:
+    """Evaluates one checkpoint after the other.
+
+    Args:
+        job: as for `RayEvaluator`.
+    """
+
+    def __init__(self, job: InferenceJob) -> None:
+        self._job = job
+        torch.set_num_threads(job.config.train.eval_threads)
+
+    def evaluate(self, path: str) -> Answer:
+        return answer(dataclasses.replace(self._job, checkpoint=path))
 
 
 def _metrics(found: Answer) -> dict[str, float]:

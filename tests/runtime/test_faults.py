@@ -132,6 +132,14 @@ def hangs(run: Run) -> bool:
     return True
 
 
+def waits_for_scores(run: Run) -> bool:
+    """The actor that evaluates beside training is stopped, and the workers wait for it."""
+    found = run.processes("ray::CheckpointEvaluator")
+    if found:
+        os.kill(found[0], signal.SIGSTOP)
+    return bool(found) and "waiting for the evaluation" in run.log.read_text()
+
+
 @pytest.mark.parametrize(
     "moment",
     [
@@ -139,13 +147,15 @@ def hangs(run: Run) -> bool:
         lambda run: run.processes("ray::RayTrainWorker"),
         pytest.param(trains, marks=pytest.mark.long),  # as the last one, but easier
         hangs,
+        pytest.param(waits_for_scores, marks=pytest.mark.long),
     ],
-    ids=["ray starts", "workers start", "trains", "hangs"],
+    ids=["ray starts", "workers start", "trains", "hangs", "waits for scores"],
 )
 def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_behind(
     moment: Callable[[Run], object], start: Callable[..., Run]
 ) -> None:
-    run = start()
+    beside = ["train.eval_method=separate", "train.evaluate_every_epochs=20", "scaling.cpus_per_worker=0.25"]
+    run = start(*(beside if moment is waits_for_scores else []))
     run.reach(moment)
     run.process.send_signal(signal.SIGINT)
     assert run.process.wait(timeout=60) == CODE

@@ -249,16 +249,26 @@ def test_what_a_worker_reserves(given: dict[str, Any], share: float) -> None:
         ({"num_workers": 2, "use_gpu": True}, [(4, 1), (4, 1)], None),
         ({"num_workers": 1, "data_cpus": 9}, [(4, 0)], "num_workers=0"),
         ({"num_workers": 1}, [], "at most 0 CPU on 0 host"),
+        ({"num_workers": 1, "eval_cpus": 0.5}, [(2, 0)], None),
+        ({"num_workers": 2, "eval_cpus": 0.5}, [(2, 0)], r"reading \+ 0.5 CPU for evaluating = 2.5 CPU.*num_workers=1"),
+        ({"num_workers": 2, "cpus_per_worker": 1, "eval_cpus": 1}, [(2, 0), (2, 0)], None),
+        # enough CPUs in all, but each host has one left
+        (
+            {"num_workers": 3, "cpus_per_worker": 1, "eval_cpus": 2},
+            [(2, 0)] * 3,
+            r"no host has 2 CPU left beside the workers.*at most 1 \(scaling.eval_cpus\)",
+        ),
     ],
 )
 def test_resources(scaling: dict[str, Any], nodes: list[tuple[float, float]], words: str | None) -> None:
     section = ScalingSection(**scaling)
     hosts = [Node(cpus=cpus, gpus=gpus) for cpus, gpus in nodes]
+    evaluating = scaling.get("eval_cpus", 0.0)
     if words is None:
-        check_resources(section, hosts)
+        check_resources(section, hosts, evaluating=evaluating)
     else:
         with pytest.raises(ResourceError, match=words):
-            check_resources(section, hosts)
+            check_resources(section, hosts, evaluating=evaluating)
 
 
 def fits(workers: int, share: float, reading: float, hosts: list[int]) -> bool:

@@ -18,9 +18,11 @@ import torch
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
-from rechub_ray.errors import DataError, ResourceError, TrainingError
+from rechub_ray.errors import CheckpointError, DataError, ResourceError, TrainingError
 from rechub_ray.runtime.inference import evaluate, predict
 from rechub_ray.runtime.launch import RunResult, train
+from rechub_ray.runtime.preflight import check
+from rechub_ray.runtime.separate import RayEvaluator, open_evaluator
 from rechub_ray.tracking import Tracker, read_history
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -127,15 +129,19 @@ def test_one_worker_gives_the_numbers_of_this_process_and_reads_kept_data_once(
 
 
 class _KillOne(Tracker):
-    """Kills a Ray Train worker process, once, at the first log from `step` on."""
+    """Kills a Ray Train worker process, or another one, once, at the first log from `step` on."""
 
-    def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
+    def __init__(
+        self, step: int, own_processes: Callable[[str], list[int]], title: str = "ray::RayTrainWorker", which: int = -1
+    ) -> None:
         self.step, self.killed, self.own_processes = step, False, own_processes
+        self.title, self.which = title, which
 
     def log(self, metrics: Any, *, step: int) -> None:
-        if step >= self.step and not self.killed:
+        found = self.own_processes(self.title) if step >= self.step and not self.killed else []
+        if found:
             self.killed = True
-            os.kill(self.own_processes("ray::RayTrainWorker")[-1], signal.SIGKILL)
+            os.kill(found[self.which], signal.SIGKILL)
 
 
 @pytest.mark.long  # of the default tests, that of two tasks kills a worker too
@@ -156,14 +162,17 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_no_row(
 
 
 class _StopOne(Tracker):
-    """Stops a Ray Train worker process, once, at the first log from `step` on."""
+    """Stops a Ray Train worker process, or another one, once, at the first log from `step` on."""
 
-    def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
-        self.step, self.stopped, self.own_processes = step, 0, own_processes
+    def __init__(
+        self, step: int, own_processes: Callable[[str], list[int]], title: str = "ray::RayTrainWorker"
+    ) -> None:
+        self.step, self.stopped, self.own_processes, self.title = step, 0, own_processes, title
 
     def log(self, metrics: Any, *, step: int) -> None:
-        if step >= self.step and not self.stopped:
-            self.stopped = self.own_processes("ray::RayTrainWorker")[-1]
+        found = self.own_processes(self.title) if step >= self.step and not self.stopped else []
+        if found:
+            self.stopped = found[-1]
             os.kill(self.stopped, signal.SIGSTOP)
 
 
@@ -225,3 +234,137 @@ def test_a_request_that_does_not_fit_fails_before_anything_starts(
 ) -> None:
     with pytest.raises(ResourceError, match=r"2 workers x 1\.5 CPU \+ 1 CPU for reading = 4 CPU"):
         train(settings(data, tmp_path / "r", scaling__cpus_per_worker=1.5))
+
+
+# --- evaluation beside the workers ----------------------------------------------------------------------------------
+
+ACTOR = "ray::CheckpointEvaluator"
+BESIDE: dict[str, Any] = {**EPOCHS, "train__eval_method": "separate"}
+
+
+@pytest.fixture(scope="module")
+def beside(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """The folder of an undisturbed run whose checkpoints an actor evaluates, and its result."""
+    folder = tmp_path_factory.mktemp("runs") / "beside"
+    return folder, train(settings(data, folder, data__keep_bytes=0, **BESIDE))
+
+
+def scores(model_dir: Path) -> dict[int, float]:
+    return {line["step"]: line["val/auc"] for line in history(model_dir) if "val/auc" in line}
+
+
+def assert_nothing_is_left(own_processes: Callable[[str], list[int]]) -> None:
+    """Wait until no actor of that kind is there, and all CPUs are free; the test's own timeout bounds it."""
+    import ray
+
+    while own_processes(ACTOR) or ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        time.sleep(0.1)
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    a, b = weights(folder), weights(other)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert scores(folder) == scores(other)
+    assert Store(str(folder)).best() == Store(str(other)).best()
+
+
+def test_an_actor_evaluates_checkpoints_while_workers_train(
+    two: tuple[Path, RunResult], beside: tuple[Path, RunResult], own_processes: Callable[[str], list[int]]
+) -> None:
+    (theirs, whole), (ours, apart) = two, beside
+    a, b = weights(theirs), weights(ours)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert scores(ours) == pytest.approx(scores(theirs), abs=1e-6)
+    assert list(scores(ours)) == [0, 180, 360, 540]
+    assert Path(apart.best_checkpoint).name == Path(whole.best_checkpoint).name
+    assert apart.metrics == pytest.approx(whole.metrics, abs=1e-6)
+    assert apart.test_metrics == pytest.approx(whole.test_metrics, abs=1e-6)
+    assert_nothing_is_left(own_processes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("title", "which"), [("ray::RayTrainWorker", 0), ("ray::RayTrainWorker", -1), (ACTOR, 0)], ids=["a", "b", "actor"]
+)
+def test_a_process_killed_beside_the_other_ones_changes_nothing(
+    beside: tuple[Path, RunResult],
+    data: Path,
+    tmp_path: Path,
+    own_processes: Callable[[str], list[int]],
+    title: str,
+    which: int,
+) -> None:
+    killer = _KillOne(200, own_processes, title, which)
+    saving = {"checkpoint__every_steps": 25, "data__keep_bytes": 0}
+    survived = train(settings(data, tmp_path / "r", **BESIDE, **saving), trackers=[killer])
+    assert killer.killed
+    assert survived.details["rows"] == STEPS * 256
+    assert survived.metrics == beside[1].metrics
+    assert_same_run(beside[0], tmp_path / "r")
+    assert_nothing_is_left(own_processes)
+
+
+@pytest.mark.long
+def test_an_actor_that_hangs_is_one_line_and_the_run_goes_on_with_its_evaluation(
+    beside: tuple[Path, RunResult], data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
+    stopper = _StopOne(200, own_processes, ACTOR)
+    bound = {"scaling__collective_timeout_seconds": 20, "data__keep_bytes": 0}
+    with pytest.raises(TrainingError) as caught:
+        train(settings(data, tmp_path / "r", **BESIDE, **bound), trackers=[stopper])
+    assert re.search(r"evaluation of step (180|360) beside training has not ended in 10 s", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert_nothing_is_left(own_processes)
+    train(settings(data, tmp_path / "r", **BESIDE, **bound), resume="must")
+    assert_same_run(beside[0], tmp_path / "r")
+
+
+@pytest.mark.long
+def test_early_stopping_goes_by_the_scores_of_the_actor(ray_cluster: None, data: Path, tmp_path: Path) -> None:
+    patience = {"train__early_stopping": {"metric": "auc", "patience": 2}, "train__evaluate_every_epochs": 1}
+    given = {**BESIDE, **patience, "optimizers__1__lr": 0.3}
+    here = train(settings(data, tmp_path / "here", **given, scaling__num_workers=0, data__batch_size=256))
+    result = train(settings(data, tmp_path / "r", **given))
+    for folder, run in ((tmp_path / "here", here), (tmp_path / "r", result)):
+        found = {step: score for step, score in scores(folder).items() if step > 0}
+        best = max(found, key=lambda step: found[step])
+        assert run.details["stopped_early"]
+        assert Path(run.best_checkpoint).name == f"step_{best:010d}"
+        assert run.details["steps"] == best + 3 * 18  # two without a gain; the second is heard of at the third
+
+
+@pytest.mark.long
+def test_an_evaluation_whose_actor_is_lost_is_done_once_more(
+    beside: tuple[Path, RunResult], data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
+) -> None:
+    job = check(settings(data, tmp_path / "r", **BESIDE))
+    evaluator = open_evaluator(job)
+    assert isinstance(evaluator, RayEvaluator)
+    hanging = tmp_path / "hanging" / "checkpoints" / "index.json"
+    hanging.parent.mkdir(parents=True)
+    os.mkfifo(hanging)  # who opens it to read waits for one who writes
+
+    def kill_at_work() -> None:
+        while not (found := own_processes(f"{ACTOR}.evaluate")):
+            time.sleep(0.05)
+        os.kill(found[0], signal.SIGKILL)
+        while found[0] in own_processes(ACTOR):
+            time.sleep(0.05)
+
+    evaluator.start(str(tmp_path / "hanging"))
+    kill_at_work()
+    assert evaluator.result(1) is None
+    kill_at_work()
+    with pytest.raises(TrainingError, match="lost twice in one evaluation") as caught:
+        evaluator.result(60)
+    assert "\n" not in str(caught.value)
+    evaluator.start(beside[1].best_checkpoint)
+    found = evaluator.result(60)
+    assert found == pytest.approx(evaluate(beside[0], split="valid"), abs=1e-6)
+    evaluator.start(str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        evaluator.result(60)
+    evaluator.start(str(tmp_path / "hanging"))
+    assert evaluator.result(1) is None
+    evaluator.close()
+    assert_nothing_is_left(own_processes)

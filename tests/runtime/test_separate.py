@@ -21,7 +21,7 @@ from rechub_ray.errors import CheckpointError, ConfigError, RechubError, Trainin
 from rechub_ray.runtime import separate, worker
 from rechub_ray.runtime.inference import InferenceJob, evaluate
 from rechub_ray.runtime.launch import train
-from rechub_ray.runtime.preflight import Job, check
+from rechub_ray.runtime.preflight import Job, check, evaluating_cpus
 from rechub_ray.tracking import Tracker, read_history
 
 BASE: dict[str, Any] = {
@@ -281,8 +281,16 @@ def test_none_has_no_scores_to_go_by(data: Path, tmp_path: Path, overrides: dict
         check(settings(data, tmp_path / "r", train__eval_method="none", **overrides))
 
 
-def test_workers_of_ray_evaluate_themselves(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"'train.eval_method' is separate, which runs on Ray workers do not have yet"
-    ):
-        check(settings(data, tmp_path / "r", scaling__num_workers=2))
+@pytest.mark.parametrize(
+    ("overrides", "cpus"),
+    [
+        ({}, 0.5),
+        ({"scaling__eval_cpus": 2}, 2),
+        ({"scaling__eval_cpus": 2, "train__eval_method": "workers"}, 0),
+        ({"data__valid": None, "optimizers__0__schedule": "constant"}, 0),
+    ],
+)
+def test_its_cpus_are_reserved_where_it_runs(
+    data: Path, tmp_path: Path, overrides: dict[str, Any], cpus: float
+) -> None:
+    assert evaluating_cpus(check(settings(data, tmp_path / "r", scaling__num_workers=2, **overrides)).config) == cpus
