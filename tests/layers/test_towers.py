@@ -56,3 +56,13 @@ def test_a_label_may_be_called_as_a_method_of_modules_or_as_another_one_with_a_d
     towers = Towers(Schema(FEATURES, tuple(Label(name) for name in names)), 4, ())
     assert list(towers.keys()) == ["type_", "values_", "outputs_", "training_", "a_b", "a_b_"]
     assert list(towers([torch.zeros(2, 4)] * 6)) == [f"logit/{name}" for name in names]
+
+
+@pytest.mark.parametrize(("hidden", "inputs"), [((64,), 64), ((), 4)])
+def test_first_predictions_are_small(hidden: tuple[int, ...], inputs: int) -> None:
+    torch.manual_seed(0)
+    for tower in Towers(KINDS, 4, hidden).each:
+        last = tower["mlp"][-1]
+        assert last.weight.shape[1] == inputs
+        assert inputs**-0.5 * 0.6 < last.weight.abs().max() <= inputs**-0.5
+        assert not last.bias.any()
