@@ -54,7 +54,9 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboardX")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # not disabled: W&B keeps the mode that a process starts with
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     if importlib.util.find_spec("torchview") is None or shutil.which("dot") is None:
         monkeypatch.setattr(Trainer, "visualization", lambda self, save_path: Path(save_path).touch())
     frame(600, []).to_csv("clicks.csv", index=False)

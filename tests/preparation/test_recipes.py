@@ -14,7 +14,7 @@ import yaml
 from rechub_ray.preparation import PrepareResult, Recipe, prepare
 
 FOLDER = Path(__file__).parents[2] / "configs" / "data"
-NAMES = ["amazon_beauty", "census_income", "criteo", "frappe", "ml_100k", "ml_1m"]
+NAMES = ["amazon_beauty", "census_income", "criteo", "frappe", "frappe_users", "ml_100k", "ml_1m"]
 
 
 def run(name: str, source: Path, out: Path, **changes: Any) -> PrepareResult:
