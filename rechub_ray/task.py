@@ -203,7 +203,7 @@ class Task(nn.Module):
         if self.balancing is not None and self.balancing.needs_gradients:
             return self._balanced(parts, size, gradients, self.balancing, seed)
         terms = []
-        seen = _Seen([dict(self.model.named_parameters())[name] for name in self._watched], len(self.labels))
+        seen = _Seen([self.model.get_parameter(name) for name in self._watched], len(self.labels))
         for part in parts:
             tasks, own, values = self._terms(part, size)
             seen.add(tasks)
