@@ -98,7 +98,7 @@ def export_onnx(
         >>> export_onnx("runs/demo", "model.onnx")  # doctest: +SKIP
     """
     if inputs not in INPUTS:
-        raise ExportError("inputs", expected=" or ".join(INPUTS), got=repr(inputs))
+        raise ExportError("'inputs': what the model takes is unknown", expected=" or ".join(INPUTS), got=repr(inputs))
     saved = checkpoint_module.read(checkpoint)
     raw = None
     if inputs == "raw":
