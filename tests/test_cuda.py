@@ -73,7 +73,8 @@ def test_a_gpu_gives_the_cpus_numbers_and_resumes_exactly(case: str, two_tasks: 
     curves = [[x["train/loss"] for x in read_history(tmp_path / name / "metrics.jsonl") if "train/loss" in x]
               for name in ("cpu", "gpu")]  # fmt: skip
     assert curves[1][0] == pytest.approx(curves[0][0], rel=1e-3)
-    assert curves[1] == pytest.approx(curves[0], rel=2e-2)
+    # a sum of losses may pass zero
+    assert curves[1] == pytest.approx(curves[0], rel=2e-2, abs=2e-2)
     assert weights(tmp_path / "gpu").keys() == weights(tmp_path / "cpu").keys()
     first = settings(two_tasks, tmp_path / "halves", case, "cuda", train__epochs=1)
     train(first)
