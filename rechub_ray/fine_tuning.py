@@ -243,7 +243,7 @@ class _Vocabularies:
     """
 
     def __init__(self, schema: Schema, folder: str | None) -> None:
-        self.encodings = {feature.name: feature.encoding for feature in schema.features}
+        self.encodings = {feature.name: feature.encoding for feature in schema.all_features}
         self.folder = folder
         self._encoder: Encoder | None = None
 
@@ -267,7 +267,7 @@ def _trained_on(source: Checkpoint) -> tuple[Schema, str | None]:
     kept = find(source.path)
     if kept is None:
         return source.schema, transforms_of(source.config)
-    known = any(feature.encoding for feature in source.schema.features)
+    known = any(feature.encoding for feature in source.schema.all_features)
     return source.schema if known else source.schema.encoded(encodings_in(kept)), kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -117,6 +117,27 @@ Feature: TypeAlias = SparseFeature | DenseFeature | SequenceFeature
 _KINDS: dict[str, type[Feature]] = {"sparse": SparseFeature, "dense": DenseFeature, "sequence": SequenceFeature}
 
 
+COUNT = "count"
+"""The column of the item table that holds the number of training rows of each item."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """The items that rows are about, for retrieval: their features lie in a table of their own, never in the rows.
+
+    Args:
+        id: the sparse feature of the rows that names a row's item (the positive). Histories of items share its table.
+        features: columns of the item table beside the id. They may share tables with the id, with each other and with
+            features of the rows, and these with them.
+        exclude: list column of the rows, of items that a ranking for the row leaves out because its user has seen them;
+            for evaluation only.
+    """
+
+    id: str
+    features: tuple[Feature, ...] = ()
+    exclude: str | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Schema:
     """The columns of a data set and their roles.
@@ -128,9 +149,10 @@ class Schema:
         weight: column of sample weights (>= 0).
         row_id: column that names a row in predictions.
         teachers: label columns that are read for losses and not predicted.
+        items: what rows are about, in data for retrieval.
 
     Raises:
-        SchemaError: names not unique, a shared table that does not exist or differs in size.
+        SchemaError: names not unique, a shared table that does not exist or differs in size, an id of no items.
     """
 
     features: tuple[Feature, ...]
@@ -139,29 +161,28 @@ class Schema:
     weight: str | None = None
     row_id: str | None = None
     teachers: tuple[Label, ...] = ()
+    items: Items | None = None
 
     def __post_init__(self) -> None:
         columns = self.columns
-        twice = sorted({name for name in columns if columns.count(name) > 1} - {self.group, self.row_id})
+        twice = {name for name in columns if columns.count(name) > 1} - {self.group, self.row_id}
+        if self.items is not None:
+            own = [f.name for f in self.items.features] + (
+                [self.items.exclude] if self.items.exclude is not None else []
+            )
+            table = [self.items.id, COUNT, *own]
+            twice |= {name for name in table if table.count(name) > 1} | ({*own} & {*columns})
         if twice:
-            raise SchemaError("a column has two roles in the schema", got=", ".join(twice))
-        embedded: list[SparseFeature | SequenceFeature] = [*self.sparse, *self.sequences]
-        tables = {f.name: f for f in embedded}
-        for feature in tables.values():
-            if feature.shared_with is None:
-                continue
-            owner = tables.get(feature.shared_with)
-            if owner is None or owner.shared_with is not None:
+            raise SchemaError("a column has two roles in the schema", got=", ".join(sorted(twice)))
+        if self.items is not None:
+            item = self.feature(self.items.id)
+            if not isinstance(item, SparseFeature) or item.shared_with is not None:
                 raise SchemaError(
-                    f"feature '{feature.name}' shares the table of '{feature.shared_with}'",
-                    expected="a sparse or sequence feature with a table of its own",
-                    hint=nearest(feature.shared_with, [n for n, f in tables.items() if f.shared_with is None]),
+                    f"the id of the items, '{item.name}'",
+                    expected="a sparse feature with a table of its own",
+                    got="one that shares a table" if isinstance(item, SparseFeature) else f"a {item.kind} feature",
                 )
-            if owner.vocab_size != feature.vocab_size:
-                raise SchemaError(
-                    f"features '{feature.name}' and '{owner.name}' share a table but differ in vocab_size",
-                    got=f"{feature.vocab_size} and {owner.vocab_size}",
-                )
+        _check_tables(self.all_features)
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
@@ -188,6 +209,65 @@ class Schema:
     @property
     def feature_names(self) -> list[str]:
         return [f.name for f in self.features]
+
+    @property
+    def all_features(self) -> tuple[Feature, ...]:
+        """The features of the rows, then those of the item table."""
+        return self.features + (self.items.features if self.items is not None else ())
+
+    @property
+    def joined(self) -> Schema:
+        """The schema of rows that hold their item's features as well: what has the tables of both."""
+        return dataclasses.replace(self, features=self.all_features, items=None)
+
+    @property
+    def user_side(self) -> Schema:
+        """What a user tower reads: the features of the rows without the item's id.
+
+        A table whose owner is left out belongs to the first feature that shares it.
+
+        Raises:
+            SchemaError: the schema has no items.
+        """
+        own = self._items.id
+        return dataclasses.replace(self, features=self._part([f for f in self.features if f.name != own]), items=None)
+
+    @property
+    def item_side(self) -> Schema:
+        """What an item tower reads, and the columns of the item table: the id, then the features of the items.
+
+        A table whose owner is left out belongs to the first feature that shares it.
+
+        Raises:
+            SchemaError: the schema has no items.
+        """
+        return Schema(self._part([self.feature(self._items.id), *self._items.features]), ())
+
+    @property
+    def _items(self) -> Items:
+        if self.items is None:
+            raise SchemaError(
+                "the schema has no items, which a model for retrieval needs",
+                hint="Name them in the recipe of `rechub-ray prepare` (`items`).",
+            )
+        return self.items
+
+    def _part(self, features: list[Feature]) -> tuple[Feature, ...]:
+        """Return some of the features, of which one owns each table that they share."""
+        tables = {f.name: f for f in self.all_features if not isinstance(f, DenseFeature)}
+        names = {f.name for f in features}
+        owners: dict[str, str] = {}
+        part: list[Feature] = []
+        for feature in features:
+            if not isinstance(feature, DenseFeature) and feature.shared_with is not None:
+                shared = feature.shared_with
+                if shared not in names and owners.setdefault(shared, feature.name) == feature.name:
+                    width = feature.embed_dim or tables[shared].embed_dim
+                    feature = dataclasses.replace(feature, shared_with=None, embed_dim=width)
+                else:
+                    feature = dataclasses.replace(feature, shared_with=owners.get(shared, shared))
+            part.append(feature)
+        return tuple(part)
 
     @property
     def columns(self) -> list[str]:
@@ -242,7 +322,7 @@ class Schema:
     def select(
         self, features: list[str] | None, labels: list[str] | None = None, *, teachers: Collection[str] = ()
     ) -> Schema:
-        """Return the schema with only the named features and labels, in the schema's order.
+        """Return the schema with only the named features and labels, in its order; items stay, and so does their id.
 
         Args:
             features: their names; None takes all.
@@ -256,9 +336,10 @@ class Schema:
             self.feature(name)
         for name in labels or ():
             self.label(name)
+        kept = {*(features or ()), *((self.items.id,) if self.items is not None else ())}
         return dataclasses.replace(
             self,
-            features=tuple(f for f in self.features if features is None or f.name in features),
+            features=tuple(f for f in self.features if features is None or f.name in kept),
             labels=tuple(
                 label
                 for label in self.labels
@@ -269,25 +350,34 @@ class Schema:
 
     def encoded(self, encodings: Mapping[str, str]) -> Schema:
         """Return the schema with the features' encodings; those that `encodings` does not name have none."""
-        features = (dataclasses.replace(f, encoding=encodings.get(f.name, "")) for f in self.features)
-        return dataclasses.replace(self, features=tuple(features))
+        features, own = (
+            tuple(dataclasses.replace(f, encoding=encodings.get(f.name, "")) for f in some)
+            for some in (self.features, self.items.features if self.items is not None else ())
+        )
+        items = None if self.items is None else dataclasses.replace(self.items, features=own)
+        return dataclasses.replace(self, features=features, items=items)
 
     def encoded_otherwise(self, other: Schema) -> dict[str, str]:
         """Return the features that another data set makes of raw values in another way, each with a few words.
 
         Where one of the two does not know how, nothing is said.
         """
-        theirs, found = {f.name: f for f in other.features}, {}
-        for mine in self.features:
+        theirs, found = {f.name: f for f in other.all_features}, {}
+        for mine in self.all_features:
             feature = theirs.get(mine.name, mine)
             if mine.encoding and feature.encoding and mine.encoding != feature.encoding:
                 sizes = [getattr(f, "vocab_size", None) for f in (feature, mine)]
-                same = sizes[0] == sizes[1]
+                same = sizes[0] == sizes[1] or None in sizes
                 found[mine.name] = "encoded otherwise" if same else f"{sizes[0]:,} ids, was {sizes[1]:,}"
         return found
 
     def to_dict(self) -> dict[str, Any]:
         teachers = {"teachers": [dataclasses.asdict(label) for label in self.teachers]} if self.teachers else {}
+        items: dict[str, Any] = {}
+        if self.items is not None:
+            exclude = {} if self.items.exclude is None else {"exclude": self.items.exclude}
+            own = [_plain(f) for f in self.items.features]
+            items["items"] = {"id": self.items.id, "features": own, **exclude}
         return {
             "version": VERSION,
             "features": [_plain(f) for f in self.features],
@@ -296,6 +386,7 @@ class Schema:
             "weight": self.weight,
             "row_id": self.row_id,
             **teachers,
+            **items,
         }
 
     @classmethod
@@ -314,8 +405,9 @@ class Schema:
         labels = tuple(_checked(Label, x, f"{where}: label {i}") for i, x in enumerate(_list(data, "labels", where)))
         given = enumerate(_list(data, "teachers", where))
         teachers = tuple(_checked(Label, x, f"{where}: teacher {i}") for i, x in given)
+        items = None if data.get("items") is None else _items(data["items"], f"{where}: items")
         try:
-            return cls(**{**data, "features": features, "labels": labels, "teachers": teachers})
+            return cls(**{**data, "features": features, "labels": labels, "teachers": teachers, "items": items})
         except SchemaError as error:
             raise SchemaError(
                 f"{where}: {error.message}", expected=error.expected, got=error.got, hint=error.hint
@@ -353,6 +445,26 @@ class Schema:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _check_tables(features: Iterable[Feature]) -> None:
+    """Raise SchemaError where a feature shares a table that does not exist, or differs in size."""
+    tables = {f.name: f for f in features if not isinstance(f, DenseFeature)}
+    for feature in tables.values():
+        if feature.shared_with is None:
+            continue
+        owner = tables.get(feature.shared_with)
+        if owner is None or owner.shared_with is not None:
+            raise SchemaError(
+                f"feature '{feature.name}' shares the table of '{feature.shared_with}'",
+                expected="a sparse or sequence feature with a table of its own",
+                hint=nearest(feature.shared_with, [n for n, f in tables.items() if f.shared_with is None]),
+            )
+        if owner.vocab_size != feature.vocab_size:
+            raise SchemaError(
+                f"features '{feature.name}' and '{owner.name}' share a table but differ in vocab_size",
+                got=f"{feature.vocab_size} and {owner.vocab_size}",
+            )
+
+
 def _plain(feature: Feature) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(feature).items() if key != "encoding" or value}
 
@@ -373,6 +485,17 @@ def _feature(data: Any, where: str) -> Feature:
             got=repr(data)[:120],
         )
     return _checked(_KINDS[kind], data, where)
+
+
+def _items(data: Any, where: str) -> Items:
+    if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+        raise SchemaError(where, expected="an object with 'id', the name of a feature", got=repr(data)[:120])
+    _check_keys(data, Items, where)
+    features = enumerate(_list(data, "features", where))
+    if not isinstance(data.get("exclude"), str | None):
+        raise SchemaError(f"{where}: 'exclude'", expected="the name of a column, or null", got=repr(data["exclude"]))
+    own = tuple(_feature(x, f"{where}: feature {i}") for i, x in features)
+    return Items(data["id"], own, data.get("exclude"))
 
 
 def _checked(cls: type[T], data: Any, where: str) -> T:

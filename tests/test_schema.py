@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rechub_ray.errors import SchemaError
-from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+from rechub_ray.schema import DenseFeature, Items, Label, Schema, SequenceFeature, SparseFeature
 
 
 def test_what_it_derives(schema: Schema) -> None:
@@ -152,3 +154,128 @@ def test_no_file(tmp_path: Path) -> None:
 def test_files_may_lie_behind_a_uri(schema: Schema, tmp_path: Path) -> None:
     schema.save(tmp_path / "schema.json")
     assert Schema.load(f"file://{tmp_path}/schema.json") == schema
+
+
+RETRIEVAL_ITEMS = (
+    SparseFeature("genre", 6, encoding="g"),
+    DenseFeature("price"),
+    SequenceFeature("alike", 20, shared_with="item"),
+    SparseFeature("made_in", 9, shared_with="city"),
+)
+RETRIEVAL = Schema(
+    features=(
+        SparseFeature("user", 50),
+        SparseFeature("item", 20, embed_dim=8, encoding="i"),
+        SequenceFeature("history", 20, max_length=4, shared_with="item", encoding="h"),
+        SequenceFeature("clicked", 20, shared_with="item"),
+        SequenceFeature("genres_before", 6, shared_with="genre"),
+        SparseFeature("city", 9),
+    ),
+    labels=(Label("click"),),
+    group="session",
+    row_id="row",
+    items=Items("item", RETRIEVAL_ITEMS, exclude="seen"),
+)
+
+
+def test_the_sides_of_users_and_items() -> None:
+    assert RETRIEVAL.columns == [
+        "user",
+        "item",
+        "history",
+        "clicked",
+        "genres_before",
+        "city",
+        "click",
+        "session",
+        "row",
+    ]
+    user, item, both = RETRIEVAL.user_side, RETRIEVAL.item_side, RETRIEVAL.joined
+    # the first feature that shares a table owns it where its owner is on the other side
+    assert user == Schema(
+        features=(
+            SparseFeature("user", 50),
+            SequenceFeature("history", 20, max_length=4, embed_dim=8, encoding="h"),
+            SequenceFeature("clicked", 20, shared_with="history"),
+            SequenceFeature("genres_before", 6),
+            SparseFeature("city", 9),
+        ),
+        labels=(Label("click"),),
+        group="session",
+        row_id="row",
+    )
+    assert item == Schema(
+        features=(
+            SparseFeature("item", 20, embed_dim=8, encoding="i"),
+            SparseFeature("genre", 6, encoding="g"),
+            DenseFeature("price"),
+            SequenceFeature("alike", 20, shared_with="item"),
+            SparseFeature("made_in", 9),
+        ),
+        labels=(),
+    )
+    assert (both.features, both.items) == (RETRIEVAL.features + RETRIEVAL_ITEMS, None)
+    for wrong in ("user_side", "item_side"):
+        with pytest.raises(SchemaError, match="has no items"):
+            getattr(both, wrong)
+
+
+def test_items_survive_their_file_and_are_selected_whole(schema: Schema, tmp_path: Path) -> None:
+    RETRIEVAL.save(tmp_path / "schema.json")
+    assert Schema.load(tmp_path / "schema.json") == RETRIEVAL
+    assert "items" not in schema.to_dict()  # the fingerprints of other schemas stay
+    fewer = dataclasses.replace(RETRIEVAL, items=Items("item", RETRIEVAL_ITEMS[:1], exclude="seen"))
+    assert RETRIEVAL.fingerprint() != fewer.fingerprint()
+    selected = RETRIEVAL.select(["history", "city"], [])
+    assert (selected.feature_names, selected.items) == (["item", "history", "city"], RETRIEVAL.items)
+
+
+def test_encodings_of_items_count_too() -> None:
+    bare = RETRIEVAL.encoded({"genre": "other", "item": "i"})
+    assert {f.name: f.encoding for f in bare.all_features if f.encoding} == {"item": "i", "genre": "other"}
+    assert RETRIEVAL.encoded_otherwise(bare) == {"genre": "encoded otherwise"}
+    dense = Schema((DenseFeature("genre", encoding="d"),), ())
+    assert RETRIEVAL.encoded_otherwise(dense) == {"genre": "encoded otherwise"}
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        (Items("itme"), "Did you mean 'item'"),
+        (Items("history"), "'history'. Expected: a sparse feature with a table of its own. Got: a sequence feature"),
+        (Items("item", (DenseFeature("count"),)), "two roles in the schema. Got: count"),
+        (Items("item", (DenseFeature("city"),)), "two roles in the schema. Got: city"),
+        (Items("item", (DenseFeature("session"),)), "two roles in the schema. Got: session"),
+        (Items("item", (DenseFeature("item"),)), "two roles in the schema. Got: item"),
+        (Items("item", (DenseFeature("a"), DenseFeature("a"))), "two roles in the schema. Got: a"),
+        (Items("item", RETRIEVAL_ITEMS, "history"), "two roles in the schema. Got: history"),
+        (Items("item", RETRIEVAL_ITEMS, "genre"), "two roles in the schema. Got: genre"),
+        (Items("item"), "feature 'genres_before' shares the table of 'genre'"),
+        (Items("item", (SparseFeature("genre", 7),)), "share a table but differ in vocab_size. Got: 6 and 7"),
+    ],
+)
+def test_items_that_do_not_fit(items: Items, words: str) -> None:
+    with pytest.raises(SchemaError, match=words):
+        dataclasses.replace(RETRIEVAL, items=items)
+
+
+def test_the_id_of_items_has_a_table_of_its_own() -> None:
+    features = (SequenceFeature("history", 20), SparseFeature("item", 20, shared_with="history"))
+    with pytest.raises(SchemaError, match="Got: one that shares a table"):
+        Schema(features, (), items=Items("item"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("item", "items. Expected: an object with 'id'"),
+        ({"id": 5}, "items. Expected: an object with 'id'"),
+        ({"id": "item", "feature": []}, "items has an unknown key 'feature'. Did you mean 'features'?"),
+        ({"id": "item", "features": [{"kind": "dense", "name": "a", "dim": 0}]}, "items: feature 0 ('a'): 'dim'"),
+        ({"id": "user", "features": 5}, "items: 'features'. Expected: a list"),
+        ({"id": "user", "exclude": ["seen"]}, "items: 'exclude'. Expected: the name of a column, or null"),
+    ],
+)
+def test_wrong_items_in_a_file_name_the_place(schema: Schema, value: Any, words: str) -> None:
+    with pytest.raises(SchemaError, match=re.escape(words)):
+        Schema.from_dict({**schema.to_dict(), "items": value})

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from rechub_ray.files import absolute, exists, join, join_all, open_filesystem, read_text, split, write_text, writing
 
-FILE, VOCABULARIES, SCHEMA = "preprocess.json", "vocab", "schema.json"
+FILE, VOCABULARIES, SCHEMA, ITEMS = "preprocess.json", "vocab", "schema.json", "items"
 
 
 def digest(*parts: object) -> str:

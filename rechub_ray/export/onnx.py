@@ -211,7 +211,7 @@ def _translated(served: ServingModel) -> tuple[Any, tuple[Port, ...]]:
         for port, value in zip(served.outputs, ir.graph.outputs, strict=True)
     )
     ir.producer_name, ir.producer_version = "rechub_ray", _version()
-    encodings = {feature.name: feature.encoding for feature in served.schema.features if feature.encoding}
+    encodings = {feature.name: feature.encoding for feature in served.schema.all_features if feature.encoding}
     ir.metadata_props.update(
         {
             "rechub_ray.version": _version(),

@@ -201,14 +201,14 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     before, now = checkpoint.schema.encoded({}), job.schema.encoded({})
     if before != now:
-        names = {part.name for part in {*before.features, *before.targets} ^ {*now.features, *now.targets}}
+        names = {part.name for part in {*before.all_features, *before.targets} ^ {*now.all_features, *now.targets}}
         differing.append(f"the schema ({', '.join(sorted(names)) or 'roles of columns'})")
     if differing:
         raise ConfigError(
             f"model_dir '{config.directory()}' holds another run, which differs in {', '.join(differing)}",
             hint="Name another --model-dir, or begin anew with --resume never (which sets the old checkpoints aside).",
         )
-    is_alike = all(feature.encoding for schema in (trained, job.schema) for feature in schema.features)
+    is_alike = all(feature.encoding for schema in (trained, job.schema) for feature in schema.all_features)
     same_data.check_same(job, Position.from_dict(checkpoint.state["position"]), is_alike=is_alike)
     return int(checkpoint.state["step"])
 

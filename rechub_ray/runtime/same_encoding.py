@@ -115,4 +115,4 @@ def _data_sets(
 
 def is_known(schema: Schema) -> bool:
     """Return whether a schema has fingerprints."""
-    return any(feature.encoding for feature in schema.features)
+    return any(feature.encoding for feature in schema.all_features)
