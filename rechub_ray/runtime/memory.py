@@ -86,28 +86,32 @@ def needs(config: RunConfig, model: nn.Module, built: list[BuiltOptimizer]) -> l
     return sorted(result, key=lambda need: -need.total)
 
 
-def check_fits(parts: list[Need], have: float, *, workers: int = 1, where: str) -> None:
+def check_fits(parts: list[Need], have: float, *, workers: int = 1, evaluators: int = 0, where: str) -> None:
     """Check that the workers' parameters, optimizer states and gradients fit into memory.
 
     Args:
         parts: as `needs` returns them.
         have: the memory, in bytes.
         workers: number of workers that share it.
+        evaluators: number of processes beside them with the weights alone (`train.eval_method: separate`).
         where: whose memory it is, for the message.
 
     Raises:
         ResourceError: they do not fit; shows the parts, largest first.
     """
     one = sum(part.total for part in parts)
-    if one * workers <= have:
+    beside = evaluators * sum(part.weights for part in parts)
+    if one * workers + beside <= have:
         return
     shown = "; ".join(map(str, parts[:3])) + (f"; {len(parts) - 3} smaller ones" if len(parts) > 3 else "")
     adam = any(part.gradient >= part.weights and "rows of" in part.largest for part in parts[:1])
     several = f" = {workers} workers x {human(one)}" if workers > 1 else ""
+    if beside:
+        several = f"{several or f' = {human(one)}'} + {human(beside)} where it is evaluated (train.eval_method)"
     raise ResourceError(
         f"the model with its optimizer and gradients does not fit into {where}",
         expected=f"at most {human(have)}",
-        got=f"{human(one * workers)}{several}: {shown}",
+        got=f"{human(one * workers + beside)}{several}: {shown}",
         hint="Lower the vocab_size of the largest features (`min_count` or buckets in the recipe) or the model's widths"
         + (", give tables to rowwise_adagrad (one number a row, and no dense gradients)" if adam else "")
         + (", or put fewer workers on a host." if workers > 1 else "."),

@@ -220,7 +220,9 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
     listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
     optimizers = build_optimizers(config.optimizers, model, also=task.objective_parameters())
     if config.scaling.num_workers == 0:
-        check_fits(needs(config, model, optimizers), host_memory(), where="the memory of this host")
+        beside = int(config.train.eval_method == "separate")
+        parts = needs(config, model, optimizers)
+        check_fits(parts, host_memory(), evaluators=beside, where="the memory of this host")
     _check_gpu(config, model, optimizers)
     for i, built in enumerate(optimizers):
         with named(f"optimizers.{i}.schedule"):
@@ -274,7 +276,9 @@ def check_memory(job: Job, nodes: list[Node], *, at_once: int = 1) -> None:
     own = build_task(job.config, job.schema, model, world=World()).objective_parameters()
     parts = needs(job.config, model, build_optimizers(job.config.optimizers, model, also=own))
     workers = -(-job.config.processes * at_once // len(nodes))
-    check_fits(parts, memory, workers=workers, where="the memory of the smallest host")
+    beside = int(job.config.train.eval_method == "separate") * at_once
+    evaluators = -(-beside // len(nodes))
+    check_fits(parts, memory, workers=workers, evaluators=evaluators, where="the memory of the smallest host")
 
 
 def _warn_of_bfloat16(config: RunConfig) -> None:

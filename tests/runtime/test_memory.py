@@ -83,6 +83,13 @@ def test_what_does_not_fit_is_told_largest_first_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_model_of_a_process_that_evaluates_counts_too() -> None:
+    parts = [Need("table", 2**30, 2**30, 2**30)]
+    check_fits(parts, 2 * 3 * 2**30 + 2**30, workers=2, evaluators=1, where="the host")
+    with pytest.raises(ResourceError, match=r"Got: 7 GiB = 2 workers x 3 GiB \+ 1 GiB where .*\(train\.eval_method\)"):
+        check_fits(parts, 7 * 2**30 - 1, workers=2, evaluators=1, where="the host")
+
+
 def test_dense_gradients_of_a_table_are_told_the_way_out() -> None:
     parts = list(found("adam").values())
     with pytest.raises(ResourceError, match="give tables to rowwise_adagrad"):
