@@ -37,7 +37,7 @@ them, which takes longer than looking them up in a small vocabulary."""
 
 _HASHING = (
     "id of a feature that is hashed, which ONNX cannot do: 0 for a missing value, else 1 + h % {} where h is FNV-1a "
-    "of 64 bits over the UTF-8 bytes of the text, then MurmurHash3's fmix64"
+    "of 64 bits over the UTF-8 bytes of the text (of a whole number without '.0'), then MurmurHash3's fmix64"
 )
 _LISTED = ", one a list element; padded on the right"
 

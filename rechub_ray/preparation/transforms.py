@@ -79,15 +79,15 @@ def _spread(coded: pa.DictionaryArray, ids: npt.NDArray[np.int64]) -> npt.NDArra
 
 
 class Hashing:
-    """1 + hash64(text) % (buckets - 1); null is 0."""
+    """1 + hash64(text) % (buckets - 1), of whole numbers without `.0`: "7.0" gets the id of "7". Null is 0."""
 
     def __init__(self, buckets: int) -> None:
         self.size = buckets
-        self.digest = digest("hashing", buckets)
+        self.digest = digest("hashing", "whole numbers without .0", buckets)
 
     def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
         coded = texts.dictionary_encode()
-        return _spread(coded, (hash64(coded.dictionary) % np.uint64(self.size - 1)).astype(np.int64) + 1)
+        return _spread(coded, (hash64(whole_form(coded.dictionary)) % np.uint64(self.size - 1)).astype(np.int64) + 1)
 
 
 def id_type(size: int) -> pa.DataType:

@@ -188,9 +188,10 @@ def test_hash_is_fnv1a_with_murmur_finaliser(lab: Any) -> None:
         state = (state ^ state >> 33) * 0xC4CEB9FE1A85EC53 % 2**64
         return state ^ state >> 33
 
-    words = ["a", "", "häuser", "68fd1e64", "a" * 40]
+    words = ["a", "", "häuser", "68fd1e64", "a" * 40, "7", "7.0", "-3.0", "7.00", "v7.0"]
+    alike = {"7.0": "7", "-3.0": "-3"}  # whole numbers, which a null has made floats
     lab.write(train__csv="v,y\n" + "\n".join(f"{word},1" for word in words))
     features = [{"kind": "categorical", "name": "v", "hash_buckets": 1000}]
     result = prepare(lab.single(features=features))
-    assert lab.split(result.out)["v"] == [1 + reference(word) % 999 if word else 0 for word in words]
+    assert lab.split(result.out)["v"] == [1 + reference(alike.get(word, word)) % 999 if word else 0 for word in words]
     assert result.schema.sparse[0].vocab_size == 1000
