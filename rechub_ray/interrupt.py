@@ -133,9 +133,18 @@ def processes_below(root: int) -> list[Process]:
     return found
 
 
+def started_at(pid: int) -> int:
+    """Return when a process started, in ticks since boot.
+
+    Raises:
+        OSError: there is no such process, or no /proc.
+    """
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
 def end_processes(processes: list[Process]) -> None:
     """Kill processes, stopped ones too, but none that has taken over the id of one that ended."""
     for pid, started in processes:
         with contextlib.suppress(OSError, IndexError):
-            if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) == started:
+            if started_at(pid) == started:
                 os.kill(pid, signal.SIGKILL)

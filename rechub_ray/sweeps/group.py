@@ -17,7 +17,8 @@ from rechub_ray.data.source import ReadPiece, ThreadReader
 from rechub_ray.device import pick_device
 from rechub_ray.loop import Hooks
 from rechub_ray.runtime.preflight import Job
-from rechub_ray.runtime.worker import execute, is_passing
+from rechub_ray.runtime.worker import execute, is_passing, is_timeout
+from rechub_ray.sweeps.heartbeat import ProcessPlace
 from rechub_ray.world import World
 
 _GRACE_SECONDS = 2.0  # for the other peers' errors: the first one to arrive is not always the cause
@@ -48,14 +49,14 @@ def train_trial(job: Job, hooks: Hooks, *, bundle: Mapping[str, float], read: Re
         return _share(job, World(), hooks, read)
     import ray
 
-    peers = _peers(job, bundle)
+    peers, places = _peers(job, bundle)
     refs: list[Any] = []
     is_well = False
     try:
         host = ray.util.get_node_ip_address()
         store: Any = dist.TCPStore(host, 0, size, True, wait_for_workers=False)  # type: ignore[attr-defined]  # public, but not in its list
         refs = [peer.train.remote(job, rank, host, store.port, read) for rank, peer in enumerate(peers, start=1)]
-        with _Watch(peers, refs) as watch:
+        with _Watch(peers, places, refs) as watch:
             result = _lead(job, store, hooks, watch, read)
             ray.get(refs, timeout=_END_SECONDS)
         is_well = True
@@ -78,7 +79,7 @@ def _lead(job: Job, store: Any, hooks: Hooks, watch: _Watch, read: ReadPiece) ->
         with _process_group(job, store, world):
             return _share(job, world, _Leading(hooks, world), read)
     except Exception as error:
-        cause = watch.cause(error)
+        cause = watch.cause(error, world.timeout_seconds)
         if cause is error:
             raise
         raise cause from error
@@ -145,8 +146,9 @@ class _Following:
 class _Peer:
     """One of the other processes."""
 
-    def ready(self) -> None:
-        """Return once the process is up."""
+    def ready(self) -> ProcessPlace:
+        """Return where the process is, once it is up."""
+        return ProcessPlace.here()
 
     def train(self, job: Job, rank: int, host: str, port: int, read: ReadPiece) -> None:
         """Train this rank's part of the trial."""
@@ -161,8 +163,8 @@ class _Peer:
 _kept: list[Any] = []  # the peers of this process's last trial
 
 
-def _peers(job: Job, bundle: Mapping[str, float]) -> list[Any]:
-    """Return processes for all ranks but the first, all of them ready."""
+def _peers(job: Job, bundle: Mapping[str, float]) -> tuple[list[Any], list[ProcessPlace]]:
+    """Return processes for all ranks but the first, all of them ready, and their places."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -170,21 +172,19 @@ def _peers(job: Job, bundle: Mapping[str, float]) -> list[Any]:
     peers = [_kept.pop(0) for _ in range(len(_kept))]
     with contextlib.suppress(ray.exceptions.RayError):
         if peers:
-            ray.get([peer.ready.remote() for peer in peers], timeout=_GRACE_SECONDS)
-            return peers
+            return peers, ray.get([peer.ready.remote() for peer in peers], timeout=_GRACE_SECONDS)
     _kill(peers)
     cls: Any = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_restarts=0)(_Peer)
     group = ray.util.get_current_placement_group()
     places = [PlacementGroupSchedulingStrategy(group, rank) for rank in range(1, scaling.num_workers)]
     peers = [cls.options(scheduling_strategy=place).remote() for place in places]
     try:
-        ray.get([peer.ready.remote() for peer in peers], timeout=scaling.start_timeout_seconds)
+        return peers, ray.get([peer.ready.remote() for peer in peers], timeout=scaling.start_timeout_seconds)
     except ray.exceptions.RayError as error:
         _kill(peers)
         if not isinstance(error, ray.exceptions.GetTimeoutError):
             raise
         raise TimeoutError(f"the trial's workers did not start in {scaling.start_timeout_seconds:g} s") from None
-    return peers
 
 
 def _kill(peers: list[Any]) -> None:
@@ -224,11 +224,12 @@ class _Watch:
 
     Args:
         peers: the actors.
+        places: of their processes.
         refs: Ray's references to their parts of the trial.
     """
 
-    def __init__(self, peers: list[Any], refs: list[Any]) -> None:
-        self._peers, self._refs = peers, refs
+    def __init__(self, peers: list[Any], places: list[ProcessPlace], refs: list[Any]) -> None:
+        self._peers, self._places, self._refs = peers, places, refs
         self._errors: list[tuple[int, Exception]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rechub-peers", daemon=True)
@@ -254,11 +255,24 @@ class _Watch:
                 _abort()
                 return
 
-    def cause(self, error: Exception) -> Exception:
-        """Return the cause of an error that rank 0 met: the error itself, or a peer's end."""
+    def cause(self, error: Exception, timeout_seconds: float) -> Exception:
+        """Return the cause of an error that rank 0 met: the error itself, or a peer's end, or a peer that hangs.
+
+        Args:
+            error: the error.
+            timeout_seconds: how long the ranks wait for each other.
+        """
         if _is_echo(error):
             self._thread.join(timeout=2 * _GRACE_SECONDS)
-        return first_cause(error, self._errors, len(self._refs) + 1)
+        size, ended = len(self._refs) + 1, {rank for rank, _ in self._errors}
+        cause = first_cause(error, self._errors, size)
+        hanging = [rank for rank in range(1, size) if rank not in ended]  # the others gave up as rank 0 did
+        if cause is not error or not is_timeout(error) or not hanging:
+            return cause
+        for rank in hanging:
+            self._places[rank - 1].kill()
+        named = " and ".join(f"worker {rank} of {size} ({self._places[rank - 1]})" for rank in hanging)
+        return ConnectionError(f"{named} did not take part for {timeout_seconds:g} s, and was killed")
 
 
 def first_cause(error: Exception, others: Sequence[tuple[int, Exception]], size: int) -> Exception:

@@ -31,6 +31,7 @@ from rechub_ray.schema import Schema
 from rechub_ray.space import Point
 from rechub_ray.sweeps import sweep as sweep_module
 from rechub_ray.sweeps.console import SweepConsole
+from rechub_ray.sweeps.heartbeat import Watchdog
 from rechub_ray.sweeps.ledger import FINAL, Ledger, Record
 from rechub_ray.sweeps.lost import losses_cost_one_trial
 from rechub_ray.sweeps.objectives import values_of
@@ -366,6 +367,7 @@ def _fit(
     import ray.tune
 
     sweep, directory = checked.sweep, checked.sweep.directory()
+    watchdog = Watchdog(checked.job.config.scaling.collective_timeout_seconds)
     shared = TrialJob(
         base={**sweep.base, "model_dir": None},
         job=checked.job,
@@ -377,6 +379,7 @@ def _fit(
         objectives=checked.objectives,
         bundle=places.bundles[0],
         read=read,
+        heartbeat=watchdog.heartbeat,
     )
 
     def given(record: Record) -> dict[str, Any]:
@@ -425,7 +428,7 @@ def _fit(
             name=f"start-{int(time.time() * 1000)}",
             storage_path=f"{directory}/ray",
             stop=stopper(watch),
-            callbacks=[callback(watch)],
+            callbacks=[callback(watch, watchdog)],
             failure_config=ray.tune.FailureConfig(max_failures=sweep.retries),
             verbose=0,
         ),
@@ -434,3 +437,4 @@ def _fit(
         tuner.fit()
     finally:
         watch.leave()
+        watchdog.close()

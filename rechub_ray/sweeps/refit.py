@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,8 +22,10 @@ from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.same_encoding import keep_transforms
 from rechub_ray.sweeps.exports import NAME as ONNX
 from rechub_ray.sweeps.group import train_trial
+from rechub_ray.sweeps.heartbeat import Heartbeat, Watchdog
 
 _OUTCOME = "refit.json"
+_WORK = "refit"  # the name under which its process says that it is alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,7 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
 
     size, patience = run.processes, run.scaling.start_timeout_seconds
     group = ray.util.placement_group([dict(bundle)] * size)
+    watchdog = Watchdog(run.scaling.collective_timeout_seconds)
     outcome: dict[str, Any] = {
         "error": f"no room for the refit: {size} x {dict(bundle)}, {patience:g} s long; --resume tries again"
     }
@@ -159,19 +163,29 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
         for _ in range(retries + 1):
             if not group.wait(patience):
                 break
-            future = task.options(scheduling_strategy=place).remote(run.model_dump(mode="json"), bundle)
+            settings, killed = run.model_dump(mode="json"), None
+            future = task.options(scheduling_strategy=place).remote(settings, bundle, watchdog.heartbeat)
+            while not ray.wait([future], timeout=watchdog.heartbeat.interval)[0]:
+                killed = watchdog.look().get(_WORK, killed)
             try:
                 outcome = ray.get(future)
                 break
             except ray.exceptions.RayError as error:  # a lost process, memory: another start may get past it
-                outcome = {"error": [line for line in str(error).splitlines() if line.strip()][-1].strip()}
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                outcome = {"error": killed or lines[-1]}
     finally:
+        watchdog.close()
         ray.util.remove_placement_group(group)  # whatever runs in it ends
     return outcome
 
 
-def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
+def _train(settings: dict[str, Any], bundle: Mapping[str, float], heartbeat: Heartbeat | None = None) -> dict[str, Any]:
     """Train from where the run stands; return an error that a user can mend as text, as Ray's errors lose its type."""
+    with contextlib.nullcontext() if heartbeat is None else heartbeat.beating(_WORK):
+        return _trained(settings, bundle)
+
+
+def _trained(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
     missing = None
     executor = functools.partial(train_trial, bundle=bundle)
     try:

@@ -32,6 +32,7 @@ from rechub_ray.runtime.worker import is_passing, train_source
 from rechub_ray.space import Space
 from rechub_ray.sweeps.exports import export_trial
 from rechub_ray.sweeps.group import train_trial
+from rechub_ray.sweeps.heartbeat import Heartbeat
 from rechub_ray.sweeps.objectives import Objective, model_size
 from rechub_ray.sweeps.schedulers import SCORE, TIME
 from rechub_ray.sweeps.sweep import trial_config
@@ -59,6 +60,7 @@ class TrialJob:
         objectives: all that is compared.
         bundle: what each process of a trial reserves.
         read: reads a piece of the data.
+        heartbeat: says that a trial's process is alive; None says nothing.
     """
 
     base: Mapping[str, Any]
@@ -71,6 +73,7 @@ class TrialJob:
     objectives: tuple[Objective, ...]
     bundle: Mapping[str, float]
     read: ReadPiece = read_piece
+    heartbeat: Heartbeat | None = None
 
 
 def trainable(shared: TrialJob) -> Any:
@@ -97,7 +100,8 @@ def trainable(shared: TrialJob) -> Any:
 
 
 def _alone(config: dict[str, Any], shared: TrialJob) -> None:
-    with _running:
+    beating = contextlib.nullcontext() if shared.heartbeat is None else shared.heartbeat.beating(config["_trial"])
+    with _running, beating:
         run_trial(config, shared)
 
 

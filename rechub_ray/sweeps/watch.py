@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rechub_ray.sweeps.console import Row, SweepConsole, View
+from rechub_ray.sweeps.heartbeat import Watchdog
 from rechub_ray.sweeps.ledger import FINAL, Ledger, Record
 from rechub_ray.sweeps.lost import reason
 from rechub_ray.sweeps.schedulers import SCORE, TIME
@@ -39,6 +40,7 @@ class Watch:
         self._without_gain = 0
         self._best = ledger.best_score()
         self._warned: set[str] = set()
+        self._killed: dict[str, str] = {}  # why, of trials that Ray Tune has not ended yet
 
     def result(self, name: str, result: dict[str, Any]) -> None:
         for warning in filter(None, result["warnings"].splitlines()):
@@ -62,8 +64,13 @@ class Watch:
         self._started = self._started or time.monotonic()
         self.ledger.start(name)
 
+    def killed(self, reasons: Mapping[str, str]) -> None:
+        """Note why the processes of trials were killed; Ray Tune only sees that they are gone."""
+        self._killed |= reasons
+
     def recovered(self, name: str, error: str) -> None:
         """Record that Ray Tune starts a trial again, or the end of one that cannot get past its error."""
+        error = self._killed.pop(name, error)
         if self.ledger.has_failed(name):
             self.ended(name, error)
         else:
@@ -75,7 +82,7 @@ class Watch:
         if record["status"] in FINAL:
             return
         if error is not None:
-            self.ledger.fail(name, error)
+            self.ledger.fail(name, self._killed.pop(name, error))
         elif self.ending is not None:
             self.ledger.end_all(self.ending)
         else:
@@ -195,8 +202,8 @@ def _written(trial: Any) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def callback(watch: Watch) -> Any:
-    """Return `watch` as Ray Tune's callback."""
+def callback(watch: Watch, watchdog: Watchdog) -> Any:
+    """Return `watch`, and `watchdog` beside it, as Ray Tune's callback."""
     from ray.tune import Callback
 
     class Relay(Callback):  # type: ignore[misc]
@@ -206,6 +213,7 @@ def callback(watch: Watch) -> Any:
             watch.started(trial.config["_trial"])
 
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+            watch.killed(watchdog.look())
             watch.look((trial.config["_trial"], trial.status) for trial in trials if "_trial" in trial.config)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
