@@ -396,40 +396,41 @@ def test_an_error_of_ours_is_no_paragraph(home: Path, run: Run, monkeypatch: pyt
         run("train", home / "c.yaml")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "absent"),
-    [
-        (["--help"], 0, ["torch", "ray", "pyarrow", "pydantic"]),
-        (["train", "nowhere.yaml"], 2, ["ray", "onnx", "sklearn", "rechub_ray.runtime"]),
-        (["train", "@", "model.nam=x"], 2, ["ray", "onnx", "sklearn", "rechub_ray.runtime"]),
-        (["list", "models"], 0, ["ray", "onnx", "sklearn", "pandas"]),
-        (["validate", "@"], 0, ["ray", "onnx", "sklearn", "pandas"]),
-        (["train", "@", "train.epochs=null", "train.steps=1"], 0, ["ray", "onnx", "sklearn"]),
-        (["evaluate", "@RUN"], 0, ["ray", "onnx", "sklearn"]),
-        (["predict", "@RUN", "--out", "p"], 0, ["ray", "onnx", "sklearn"]),
-    ],
-)
+# one after the other in a process: what an earlier command imports is there for the later ones too
+SPARING: list[tuple[list[str], int, list[str]]] = [
+    (["--help"], 0, ["torch", "ray", "pyarrow", "pydantic"]),
+    (["train", "nowhere.yaml"], 2, ["ray", "onnx", "sklearn", "rechub_ray.runtime"]),
+    (["train", "@", "model.nam=x"], 2, ["ray", "onnx", "sklearn", "rechub_ray.runtime"]),
+    (["list", "models"], 0, ["ray", "onnx", "sklearn", "pandas"]),
+    (["validate", "@"], 0, ["ray", "onnx", "sklearn", "pandas"]),
+    (["train", "@", "train.epochs=null", "train.steps=1"], 0, ["ray", "onnx", "sklearn"]),
+    (["evaluate", "@RUN"], 0, ["ray", "onnx", "sklearn"]),
+    (["predict", "@RUN", "--out", "p"], 0, ["ray", "onnx", "sklearn"]),
+]
+
+
 @pytest.mark.slow
-def test_nothing_is_imported_that_is_not_needed(
-    home: Path, tmp_path: Path, arguments: list[str], code: int, absent: list[str]
-) -> None:
+def test_nothing_is_imported_that_is_not_needed(home: Path, tmp_path: Path) -> None:
     places = {"@": str(home / "c.yaml"), "@RUN": str(home / "run")}
     script = (
-        "import sys\n"
+        "import json, sys\n"
         "from rechub_ray.cli import main\n"
-        "try:\n    code = main(sys.argv[1:])\n"
-        "except SystemExit as error:\n    code = error.code or 0\n"
-        "print('imported:', *sys.modules)\n"
-        "sys.exit(code)\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    try:\n        code = main(arguments)\n"
+        "    except SystemExit as error:\n        code = error.code or 0\n"
+        "    print('imported:', json.dumps([code, *sys.modules]))\n"
     )
+    commands = [[places.get(x, x) for x in arguments] for arguments, _, _ in SPARING]
     done = subprocess.run(
-        [sys.executable, "-c", script, *[places.get(x, x) for x in arguments]],
+        [sys.executable, "-c", script, json.dumps(commands)],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    modules = set(done.stdout.rpartition("imported:")[2].split())
-    assert "rechub_ray.cli" in modules
-    assert not modules & set(absent)
+    told = [json.loads(line) for line in re.findall("^imported: (.*)$", done.stdout, re.MULTILINE)]
+    assert len(told) == len(SPARING), done.stderr
+    for (arguments, wanted, absent), (code, *modules) in zip(SPARING, told, strict=True):
+        assert code == wanted, (arguments, done.stderr)
+        assert "rechub_ray.cli" in modules
+        assert not set(modules) & set(absent), arguments
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks.mutations import SOURCES, Case, Mutation, all_mutations, build_stage, thought_of
 from rechub_ray import cli
+from tests.worlds import said_by
 
 MUTATIONS = all_mutations()
 
@@ -52,16 +54,23 @@ def test_a_gpu_that_is_not_there(mutation: Mutation, check: Callable[[Mutation],
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["$ trian @CONFIG", "last row: city = 21"])
+def test_as_a_command_of_its_own(name: str, stages: dict[str, Path], tmp_path: Path) -> None:
+    mutation = next(m for m in MUTATIONS if m.name == name)
+    assert not Case(mutation, stages[mutation.base], tmp_path).run_alone()
+
+
+def _enter(arguments: list[str]) -> None:
+    sys.argv = ["rechub-ray", *arguments]
+    cli.entry()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [
-        "model.dropout is text",
-        "$ trian @CONFIG",
-        "last row: city = 21",
-        "a file is cut off",
-        "scaling.num_workers = 1000, data.batch_size = 1",
-    ],
+    "name", ["model.dropout is text", "a file is cut off", "scaling.num_workers = 1000, data.batch_size = 1"]
 )
 def test_in_a_process_of_its_own(name: str, stages: dict[str, Path], tmp_path: Path) -> None:
     mutation = next(m for m in MUTATIONS if m.name == name)
-    assert not Case(mutation, stages[mutation.base], tmp_path).run_alone()
+    case = Case(mutation, stages[mutation.base], tmp_path)
+    code, _, stderr = said_by(tmp_path, _enter, case.arguments)
+    assert not case.complaints(code, stderr), stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import threading
@@ -97,6 +98,26 @@ def start_process(work: Callable[..., Any], *arguments: Any) -> multiprocessing.
     return process
 
 
+def said_by(
+    folder: Path, work: Callable[..., Any], *arguments: Any, seconds: float = 100
+) -> tuple[int | None, str, str]:
+    """Exit code, standard output and error of `work(*arguments)`, called in `folder` by a process of its own.
+
+    What libraries write past Python is in it too.
+    """
+    process = start_process(_say, str(folder), work, arguments)
+    process.join(seconds)
+    out, err = ((folder / f"std{name}").read_text() for name in ("out", "err"))
+    return process.exitcode, out, err
+
+
+def _say(folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.chdir(folder)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), descriptor)
+    work(*arguments)
+
+
 def in_processes(size: int, work: Callable[..., None], *arguments: Any) -> None:
     """Call `work(rank, *arguments)` in `size` processes; the first error that one of them raises is raised."""
     _forks()
@@ -113,16 +134,21 @@ def _forks() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def train_in_processes(size: int, folder: Path, config: RunConfig) -> None:
-    """Run the loop of a worker in `size` processes, which meet in `folder`."""
+def train_in_processes(size: int, folder: Path, config: RunConfig) -> dict[str, Any]:
+    """What the loop of a worker gives, run in `size` processes, which meet in `folder`."""
     folder.mkdir(exist_ok=True)
     in_processes(size, _train, size, str(folder), config)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
 
 
 def _train(rank: int, size: int, folder: str, config: RunConfig) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
-    execute(check(config), world=World.current(), device=torch.device("cpu"), reader=ThreadReader(), hooks=_Silent())
+    world, device = World.current(), torch.device("cpu")
+    result = execute(check(config), world=world, device=device, reader=ThreadReader(), hooks=_Silent())
+    if world.is_main:
+        Path(folder, "result.json").write_text(json.dumps(result))
     dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
     os._exit(0)  # gloo's threads now and then abort a process that ends in order
 

@@ -233,6 +233,8 @@ def test_it_overfits_64_rows(node: dict[str, Any]) -> None:
     for _ in range(80):
         optimizer.zero_grad()
         loss = task(rows).total
+        if loss.item() < 0.3 * first:  # well below the bound
+            break
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.35 * first

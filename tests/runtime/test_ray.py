@@ -91,8 +91,6 @@ def test_two_workers_give_the_numbers_of_this_process(
         assert split["rows_seen"] == split["rows_expected"] == 600
     assert shared.test_metrics["auc"] == pytest.approx(alone.test_metrics["auc"], abs=1e-3)
     assert evaluate(folder)["auc"] == pytest.approx(shared.test_metrics["auc"], abs=1e-6)
-    on_two = evaluate(place, overrides={"scaling.num_workers": 2})
-    assert on_two["auc"] == pytest.approx(alone.test_metrics["auc"], abs=1e-6)
     assert predict(place, tmp_path / "p", overrides={"scaling.num_workers": 2}) == 600
     assert pq.read_table(tmp_path / "p").num_rows == 600
     a, b = (run / "checkpoints" / "step_0000000018" for run in (place, folder))  # one epoch: rounding has not added up

@@ -15,6 +15,7 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Checkpoint, Store, read
 from rechub_ray.runtime.launch import train
 from rechub_ray.tracking import Tracker, read_history
+from tests.worlds import train_in_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -50,17 +51,18 @@ def newest(model_dir: Path) -> Checkpoint:
 def test_a_killed_worker_leaves_no_trace(
     balancing: str, ray_cluster: None, two_tasks: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
-    def settings(name: str, keep_bytes: int = 0) -> config_module.RunConfig:
+    def settings(name: str) -> config_module.RunConfig:
         places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
-        return config_module.load(BASE, {**places, "balancing": balancing, "data.keep_bytes": keep_bytes})
+        return config_module.load(BASE, {**places, "balancing": balancing})
 
-    whole = train(settings("whole"))  # reads every epoch anew; the other run keeps what it read
+    # without Ray, and reads every epoch anew; the other run keeps what it read
+    whole = train_in_processes(2, tmp_path / "meet", settings("whole"))
     killer = _KillOne(31, own_processes)
-    survived = train(settings("killed", keep_bytes=2**28), trackers=[killer])
+    survived = train(settings("killed"), trackers=[killer])
     assert killer.killed
-    assert survived.details["rows"] == whole.details["rows"]
-    assert survived.test_metrics == whole.test_metrics
-    assert set(whole.test_metrics) > {"click/auc", "stay/rmse"}
+    assert survived.details["rows"] == whole["rows"]
+    assert survived.test_metrics == whole["test_metrics"]
+    assert set(survived.test_metrics) > {"click/auc", "stay/rmse"}
     a, b = newest(tmp_path / "whole"), newest(tmp_path / "killed")
     for name, value in {**a.model, **a.objective}.items():
         assert torch.equal(value, {**b.model, **b.objective}[name]), name

@@ -226,7 +226,7 @@ def test_searches_with_a_model(data: Path, tmp_path: Path, name: str) -> None:
     space = {RATE: {"loguniform": [1e-4, 1e-1]}, "model": {"choice": ["lr", deepfm]}}
     search = {"name": name, "initial_points": 3}
     overrides = {"train.epochs": 1, "optimizers.0.params": ["*embedding.*"]}  # of both models
-    given = settings(data, tmp_path / "s", space=space, search=search, trials=6, overrides=overrides)
+    given = settings(data, tmp_path / "s", space=space, search=search, trials=6, overrides=overrides, max_concurrent=1)
     result = tune(given)
     assert [r["status"] for r in records(result)] == ["finished"] * 6
     for r in result.trials:
@@ -242,6 +242,7 @@ def test_several_objectives_leave_a_front(data: Path, tmp_path: Path) -> None:
     objectives = ["auc", "num_parameters"]
     overrides = {"train.epochs": 2, "train.early_stopping.patience": 1}
     given = {"space": space, "search": {"name": "optuna", "initial_points": 3}, "objectives": objectives, "keep": 1}
+    given["max_concurrent"] = 1
     result = tune(settings(data, tmp_path / "s", **given, trials=5, overrides=overrides))
     result = tune(resume=tmp_path / "s", overrides=["trials=6"])
     values = {r["trial_id"]: (r["score"], r["num_parameters"]) for r in records(result)}
@@ -262,11 +263,12 @@ def test_several_objectives_leave_a_front(data: Path, tmp_path: Path) -> None:
 
 def test_a_failing_trial_is_reported_and_the_sweep_goes_on(data: Path, tmp_path: Path) -> None:
     space = {RATE: {"grid": [1e-3, 1e30, 1e-2]}}
-    result = tune(settings(data, tmp_path / "s", space=space, search="grid", overrides={"train.epochs": 1}))
+    given: dict[str, Any] = {"search": "grid", "max_concurrent": 1, "overrides": {"train.epochs": 1}}
+    result = tune(settings(data, tmp_path / "s", space=space, **given))
     assert [r["status"] for r in records(result)] == ["finished", "failed", "finished"]
     assert "not finite" in result.trials[1]["reason"]
     with pytest.raises(TrainingError, match="not finite"):
-        tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, search="grid"))
+        tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, **given))
 
 
 def _kill_a_peer(trials: Path, own_processes: Callable[[str], list[int]]) -> None:
@@ -324,7 +326,8 @@ def test_a_budget_ends_the_sweep_and_a_larger_one_continues_it(data: Path, tmp_p
 
 def test_points_are_ranked_by_the_mean_over_their_seeds(data: Path, tmp_path: Path) -> None:
     space = {RATE: {"grid": [1e-5, 3e-2]}}
-    given = settings(data, tmp_path / "s", space=space, search="grid", seeds=2, overrides={"train.epochs": 2})
+    short: dict[str, Any] = {"overrides": {"train.epochs": 2}, "max_concurrent": 1}
+    given = settings(data, tmp_path / "s", space=space, search="grid", seeds=2, **short)
     result = tune(given)
     assert [r["seed"] for r in records(result)] == [2026, 2027, 2026, 2027]
     means = [np.mean([r["score"] for r in result.trials if r["params"][RATE] == rate]) for rate in (1e-5, 3e-2)]

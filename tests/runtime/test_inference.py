@@ -1,0 +1,50 @@
+"""Evaluation and prediction in shares: ranks give together what one process gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rechub_ray import config
+from rechub_ray.checkpoint import read
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.source import ThreadReader
+from rechub_ray.data.synthetic import write_click_logs
+from rechub_ray.runtime.inference import InferenceJob, evaluate, infer, predict
+from rechub_ray.runtime.launch import train
+from tests.worlds import on_ranks
+
+
+def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_click_logs(data, rows=1500, seed=3, files=3, row_group_rows=128)
+    short = {"steps": 3, "threads": 1}
+    train(
+        config.load(
+            {
+                "data": {"root": str(data), "batch_size": 128, "eval_batch_size": 32}, "model": "lr", "train": short,
+                "optimizers": ["adam"], "trackers": [], "export": {"onnx": False}, "model_dir": str(run),
+            }
+        )
+    )  # fmt: skip
+    saved = read(run, weights=False)
+    manifest = Manifest.scan(data / "test", saved.schema)
+    job = InferenceJob(checkpoint=saved.path, config=saved.config, schema=saved.schema, manifest=manifest)
+    whole = evaluate(run)
+    for part in on_ranks(2, lambda world: infer(job, world=world, device=torch.device("cpu"), reader=ThreadReader())):
+        assert part == pytest.approx(whole, abs=1e-6)
+        assert part["rows_seen"] == 150
+    job = dataclasses.replace(job, out=str(tmp_path / "two"))
+    told = on_ranks(2, lambda world: infer(job, world=world, device=torch.device("cpu"), reader=ThreadReader()))
+    assert told == [{"rows_expected": 150, "rows_seen": 150}] * 2
+    assert predict(run, tmp_path / "one") == 150
+    parts = [pq.read_table(file) for file in sorted((tmp_path / "two").iterdir())]
+    assert len(parts) == 2
+    assert all(part.num_rows for part in parts)
+    one, two = pq.read_table(tmp_path / "one")["probability"], pa.concat_tables(parts)["probability"]
+    assert two.to_pylist() == pytest.approx(one.to_pylist(), abs=1e-6)
