@@ -56,10 +56,61 @@ class Features:
     def rows(self) -> int:
         return int(self.sparse.shape[0])
 
+    def to(self, device: torch.device) -> Features:
+        """Return the features on `device`; copies start without waiting."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        sequences = self.sequences
+        if isinstance(sequences, RaggedSequences):
+            sequences = RaggedSequences(move(sequences.values), move(sequences.offsets))
+        elif isinstance(sequences, PaddedSequences):
+            sequences = PaddedSequences(tuple(move(ids) for ids in sequences.ids))
+        return Features(move(self.sparse), move(self.dense), sequences)
+
+
+@dataclasses.dataclass(slots=True)
+class Candidates:
+    """The items that rows are compared with, one a column: first each row's own, in the rows' order, then drawn ones.
+
+    Args:
+        ids: int64, >= 1; -1 where a row's item is not in the item table: such a column is no negative.
+        features: theirs, in the schema of the item table.
+        log_q: float32, the logarithm of the share of columns that an item is expected to have.
+        in_batch: whether a row's own item is a negative of the other rows; otherwise only drawn ones are.
+
+    Shapes:
+        ids (C,), features of C rows, log_q (C,)
+    """
+
+    ids: Tensor
+    features: Features
+    log_q: Tensor
+    in_batch: bool = True
+
+    def negatives(self, rows: int) -> Tensor:
+        """Return the ids of the columns, (C,), with -1 for those that are nobody's negatives.
+
+        Args:
+            rows: of the batch.
+        """
+        if self.in_batch:
+            return self.ids
+        return torch.cat([torch.full_like(self.ids[:rows], -1), self.ids[rows:]])
+
+    def to(self, device: torch.device) -> Candidates:
+        """Return the candidates on `device`; copies start without waiting."""
+        ids, log_q = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.log_q))
+        return Candidates(ids, self.features.to(device), log_q, self.in_batch)
+
 
 @dataclasses.dataclass(slots=True)
 class Batch:
     """One batch.
+
+    Args:
+        candidates: those of a step of a model for retrieval; `features` are then the user side's alone.
 
     Shapes:
         labels: (B, L) float32, a column for each of `Schema.targets`, NaN where an optional label is missing.
@@ -71,6 +122,7 @@ class Batch:
     labels: Tensor
     weight: Tensor | None = None
     group: Tensor | None = None
+    candidates: Candidates | None = None
 
     @property
     def rows(self) -> int:
@@ -84,16 +136,12 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        sequences = self.features.sequences
-        if isinstance(sequences, RaggedSequences):
-            sequences = RaggedSequences(move(sequences.values), move(sequences.offsets))
-        elif isinstance(sequences, PaddedSequences):
-            sequences = PaddedSequences(tuple(move(ids) for ids in sequences.ids))
         return Batch(
-            features=Features(move(self.features.sparse), move(self.features.dense), sequences),
+            features=self.features.to(device),
             labels=move(self.labels),
             weight=None if self.weight is None else move(self.weight),
             group=None if self.group is None else move(self.group),
+            candidates=None if self.candidates is None else self.candidates.to(device),
         )
 
 
@@ -109,10 +157,11 @@ def split(batch: Batch, parts: int, *, by_group: bool = False) -> list[Batch]:
     """Return the batch as at most `parts` batches of nearly equal size, in order (views, no copies).
 
     Args:
-        batch: at least one row.
+        batch: at least one row; without candidates, which each part gets for itself.
         parts: number of parts (>= 1); fewer where the batch has fewer rows, or groups.
         by_group: cut between groups only (runs of equal values of `batch.group`, read on the host).
     """
+    assert batch.candidates is None
     parts = min(parts, count_groups(batch) if by_group else batch.rows)
     if parts == 1:
         return [batch]

@@ -21,6 +21,7 @@ from rechub_ray.files import absolute, join_all
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
+from rechub_ray.negatives import NEGATIVES
 from rechub_ray.optimizers import OPTIMIZERS, by_task, validate_optimizer
 from rechub_ray.registry import Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
@@ -274,9 +275,12 @@ class RunConfig(Section):
         init_resize: where shapes differ: `error`, or `copy_overlap` (or `copy-overlap`), which copies the part that
             both have, from row and column 0, and leaves the rest as it is initialised.
         model: a component's node `{name: ..., <arguments>}`, as in all of the following.
-        losses: nodes of losses; null gives every label the loss of its kind.
+        losses: nodes of losses; null gives every label the loss of its kind, and a model for retrieval
+            `sampled_softmax`.
         balancing: how the losses of several labels become one gradient; null adds them up.
-        metrics: nodes of metrics; null gives every label the metrics of its kind.
+        negatives: nodes of sources of the items that a step's rows are compared with beside their own, for a model for
+            retrieval; null takes `in_batch`.
+        metrics: nodes of metrics; null gives every label the metrics of its kind, and a model for retrieval its own.
         optimizers: nodes of optimizers, which also take `params` (patterns of parameter names), `schedule` (a
             schedule's node), `clip_norm` and `clip_value` (bounds of their gradients), and `task_specific_lr` (rates
             by label: such a node becomes several).
@@ -295,6 +299,7 @@ class RunConfig(Section):
     model: Node
     losses: list[Node] | None = None
     balancing: Node | None = None
+    negatives: list[Node] | None = None
     metrics: list[Node] | None = None
     optimizers: list[Node] = [{"name": "adam"}]
     regularization: RegularizationSection = RegularizationSection()
@@ -338,6 +343,8 @@ class RunConfig(Section):
         }
         if self.data.group_by:  # only where it is set, so that runs from before it existed can still be resumed
             parts["data.group_by"] = True
+        if self.negatives is not None:
+            parts["negatives"] = data["negatives"]
         if self.train.freeze:
             parts["train.freeze"] = data["train"]["freeze"]
         return {k: hashlib.sha256(json.dumps(v, sort_keys=True).encode()).hexdigest()[:16] for k, v in parts.items()}
@@ -496,7 +503,7 @@ def _component_list(nodes: Any, registry: Registry[Any], where: str) -> list[Nod
         nodes = [nodes]
     if not isinstance(nodes, list):
         raise ConfigError(f"'{where}' is not a list of {registry.kind}s", got=repr(nodes))
-    if not nodes and where in ("losses", "optimizers"):
+    if not nodes and where in ("losses", "negatives", "optimizers"):
         raise ConfigError(f"'{where}' is empty", expected=f"at least one {registry.kind}")
     if registry is OPTIMIZERS:
         nodes = [one for i, node in enumerate(nodes) for one in by_task(node, where=f"{where}.{i}")]
@@ -529,6 +536,7 @@ _OF_ONE_BINARY_LABEL = {"losses": ["bce"], "metrics": ["auc", "log_loss"]}
 _LISTS: dict[str, Registry[Any]] = {
     "losses": LOSSES,
     "metrics": METRICS,
+    "negatives": NEGATIVES,
     "optimizers": OPTIMIZERS,
     "trackers": TRACKERS,
 }

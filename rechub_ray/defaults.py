@@ -1,4 +1,4 @@
-"""Defaults that follow from a data set's labels: losses, metrics, and the heads of a model."""
+"""Defaults that follow from a data set's labels and from the model's family: losses, metrics, heads, negatives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 import torch
 
 from rechub_ray.config import RunConfig
+from rechub_ray.errors import ConfigError
 from rechub_ray.losses import LOSSES, Loss, build_losses
+from rechub_ray.losses.vectors import TowerLoss
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS, Model
+from rechub_ray.models.matching.base import Retriever
+from rechub_ray.negatives import NEGATIVES
 from rechub_ray.outputs import Link, Output
 from rechub_ray.registry import keyword_arguments
 from rechub_ray.schema import LabelKind, Schema
@@ -23,25 +27,34 @@ _METRICS: dict[LabelKind, tuple[str, ...]] = {
     "regression": ("rmse",),
     "multiclass": ("log_loss", "accuracy"),
 }
+_OF_RANKS = ("recall@10", "ndcg@10", "mrr@10")
 
 
 def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     """Return the configuration with all that its labels decide written out; one that is resolved stays the same.
 
     Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
-    and its output's name. A model with an argument `heads` gets the heads that the losses read.
+    and its output's name. A model with an argument `heads` gets the heads that the losses read. A model for retrieval
+    gets `sampled_softmax`, negatives `in_batch`, and metrics of ranks.
 
     Args:
         config: the run.
         schema: the features and labels in use.
 
     Raises:
-        ConfigError: a loss that does not fit the model or its label; see `Task`.
+        ConfigError: a loss that does not fit the model or its label, see `Task`, or the negatives.
     """
-    losses = config.losses
+    losses, negatives = config.losses, config.negatives
+    if retrieves(config):
+        losses = [LOSSES.validate("sampled_softmax")] if losses is None else losses
+        negatives = [NEGATIVES.validate("in_batch")] if negatives is None else negatives
+    elif negatives is not None:
+        raise ConfigError(
+            f"'negatives' are for models for retrieval, and '{config.model['name']}' is none", expected="none"
+        )
     if losses is None:
         losses = [LOSSES.validate({"name": _LOSS[x.kind], "label": x.name}) for x in schema.labels]
-    metrics = default_metrics(schema) if config.metrics is None else config.metrics
+    metrics = metrics_of(config, schema)
     built = build_losses(losses, schema)
     model = _with_heads(config.model, schema, built)
     if losses:
@@ -49,10 +62,16 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
             outputs = MODELS.build(model, schema, where="model").outputs
         for i, loss in enumerate(built):
             loss.bind(outputs, where=f"losses.{i}")
+            _check_negatives(loss, negatives or [], where=f"losses.{i}")
         losses = [
             {**node, "output": loss.output, "label": loss.label} for node, loss in zip(losses, built, strict=True)
         ]
-    return config.model_copy(update={"losses": losses, "metrics": metrics, "model": model})
+    return config.model_copy(update={"losses": losses, "negatives": negatives, "metrics": metrics, "model": model})
+
+
+def retrieves(config: RunConfig) -> bool:
+    """Return whether the run's model is one for retrieval."""
+    return issubclass(MODELS.get(config.model["name"]), Retriever)
 
 
 def build_task(config: RunConfig, schema: Schema, model: Model, *, world: World | None = None) -> Task:
@@ -73,6 +92,13 @@ def build_task(config: RunConfig, schema: Schema, model: Model, *, world: World 
     )
 
 
+def metrics_of(config: RunConfig, schema: Schema) -> list[dict[str, Any]]:
+    """Return the nodes of a run's metrics: its own, those of a model for retrieval, or those of the labels."""
+    if config.metrics is not None:
+        return config.metrics
+    return [METRICS.validate(name) for name in _OF_RANKS] if retrieves(config) else default_metrics(schema)
+
+
 def default_metrics(schema: Schema) -> list[dict[str, Any]]:
     """Return the nodes of the metrics that every label gets by its kind."""
     return [METRICS.validate({"name": name, "label": x.name}) for x in schema.labels for name in _METRICS[x.kind]]
@@ -90,9 +116,19 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
     return links_of(losses)
 
 
+def _check_negatives(loss: Loss, negatives: Sequence[dict[str, Any]], *, where: str) -> None:
+    drawn = [node["name"] for node in negatives if not NEGATIVES.get(node["name"]).in_batch]
+    if drawn and isinstance(loss, TowerLoss) and not loss.takes_drawn:
+        raise ConfigError(
+            f"'{where}': loss '{loss.registered_name}' compares the rows of a step alone",
+            expected="negatives: [in_batch]",
+            got=", ".join(drawn),
+        )
+
+
 def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dict[str, Any]:
     """Return the model's node with the heads that the losses read, where it takes heads; the user's own stay."""
     if "heads" not in keyword_arguments(MODELS.get(node["name"])):
         return node
-    heads = {loss.label: loss.heads[0] for loss in reversed(losses) if hasattr(loss, "label")}
+    heads = {loss.label: loss.heads[0] for loss in reversed(losses) if getattr(loss, "label", None) is not None}
     return {**node, "heads": {**heads, **(node["heads"] or {})}}

@@ -18,6 +18,7 @@ from rechub_ray.batch import Batch, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.cpu.allocator import keep_freed_memory
+from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import EvalSource
 from rechub_ray.defaults import build_task, resolved
@@ -28,6 +29,8 @@ from rechub_ray.freezing import freeze, frozen_norms
 from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
+from rechub_ray.models.matching.base import Retriever
+from rechub_ray.negatives.completer import Completer
 from rechub_ray.optimizers import build_optimizers, state_shapes
 from rechub_ray.outputs import predictions
 from rechub_ray.regularization import Regularization
@@ -87,6 +90,7 @@ class Learner:
 
     Attributes:
         frozen: names of the frozen parameters, tables by feature.
+        catalogue: the items, where the model is one for retrieval.
     """
 
     def __init__(
@@ -109,6 +113,12 @@ class Learner:
         self._frozen_norms = frozen_norms(self.model)
         self.model.to(device)
         self.task = build_task(config, schema, self.model, world=world).to(device)
+        self.catalogue: Catalogue | None = None
+        self._complete: Completer | None = None
+        if isinstance(self.model, Retriever):
+            self.catalogue = Catalogue.read(config.data.root, schema).to(device)
+            rows = config.data.batch_size * config.train.accumulate_steps * world.size
+            self._complete = Completer(schema, self.catalogue, config.negatives or [], rows=rows)
         own = self.task.objective_parameters()
         self.metrics = MetricSet(schema, config.metrics or []).bind(
             predictions(self.model.outputs, schema, self.task.links), self.model.outputs
@@ -161,7 +171,7 @@ class Learner:
         self.model.train()
         for module in self._frozen_norms:
             module.eval()
-        parts = self._parts(batch)
+        parts = self._completed(self._parts(batch), step)
         terms, averaged = self.task.backward(parts, self.gradients, seed=_mix(self.config.seed, step, _ALL_RANKS))
         self._note({"loss": terms.total, **{f"loss/{k}": v for k, v in terms.parts.items()}})
         norm = self.gradients.put(averaged)
@@ -186,6 +196,14 @@ class Learner:
         groups = torch.tensor([count_groups(batch)], device=self.device)
         number = min(number, *(int(count) for count in self.world.gather(groups)))
         return [part.to(self.device) for part in split(batch, number, by_group=True)]
+
+    def _completed(self, parts: list[Batch], step: int) -> list[Batch]:
+        """Return the parts with the items that their rows are compared with, of a model for retrieval."""
+        if self._complete is None:
+            return parts
+        seed = _mix(self.config.seed, step, _ALL_RANKS)
+        first, every = self.world.rank * len(parts), self.world.size * len(parts)
+        return [self._complete(part, seed=seed, part=first + i, parts=every) for i, part in enumerate(parts)]
 
     def _note(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -228,9 +246,10 @@ class Learner:
         return logged
 
     def _fail(self, batch: Batch | None, step: int) -> None:
-        batch = batch.to(self.device) if batch is not None else None
+        batch = self._completed([batch.to(self.device)], step)[0] if batch is not None else None
+        schema = self.schema if self._complete is None else self.schema.user_side
         raise explain_non_finite(
-            self.model, self.schema, batch, self.task, world=self.world, step=step, learning_rates=self.base_lrs
+            self.model, schema, batch, self.task, world=self.world, step=step, learning_rates=self.base_lrs
         )
 
     def evaluate(self, source: EvalSource) -> dict[str, float]:
@@ -249,7 +268,13 @@ class Learner:
     def _evaluate(self, source: EvalSource) -> dict[str, float]:
         precision = self.config.train.precision
         return evaluate_model(
-            self.model, self.metrics, source, world=self.world, device=self.device, precision=precision
+            self.model,
+            self.metrics,
+            source,
+            world=self.world,
+            device=self.device,
+            precision=precision,
+            catalogue=self.catalogue,
         )
 
     def restore(self, checkpoint: Checkpoint) -> Progress:

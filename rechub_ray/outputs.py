@@ -92,6 +92,7 @@ class Output:
         label: the label that it predicts; None is the schema's first one.
         part: the tower that a vector belongs to.
         per: what an entry of the first dimension stands for: a row of the batch, or a position of its sequences.
+        is_unit: whether a vector has length 1, so that a product of two is a cosine.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Output:
     label: str | None = None
     part: Literal["user", "item"] | None = None
     per: Literal["row", "position"] = "row"
+    is_unit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +334,9 @@ def _raw_meaning(output: Output, label: Label) -> str:
     return f"the model's '{output.name}' for '{label.name}'"
 
 
-def check_outputs(declared: Sequence[Output], given: Mapping[str, Tensor], rows: int, *, model: str) -> None:
+def check_outputs(
+    declared: Sequence[Output], given: Mapping[str, Tensor], rows: int, *, model: str, items: int | None = None
+) -> None:
     """Check that a model gave the outputs that it declares.
 
     Args:
@@ -340,6 +344,7 @@ def check_outputs(declared: Sequence[Output], given: Mapping[str, Tensor], rows:
         given: what `forward` returned.
         rows: of the batch.
         model: its name, for messages.
+        items: number of candidates, which the vectors of part `item` are of; None: they are of the rows.
 
     Raises:
         ConfigError: an output is missing, is not declared, or has another shape than its kind.
@@ -354,10 +359,11 @@ def check_outputs(declared: Sequence[Output], given: Mapping[str, Tensor], rows:
     for output in declared:
         value = given[output.name]
         has_rows = output.per == "row" and output.kind != "loss"
-        if value.dim() not in _DIMENSIONS[output.kind] or (has_rows and value.shape[0] != rows):
+        count = items if items is not None and output.part == "item" else rows
+        if value.dim() not in _DIMENSIONS[output.kind] or (has_rows and value.shape[0] != count):
             raise ConfigError(
                 f"model '{model}': output '{output.name}' of kind {output.kind} has a wrong shape",
-                expected=" or ".join(_shape(dims, rows) for dims in _DIMENSIONS[output.kind]),
+                expected=" or ".join(_shape(dims, count) for dims in _DIMENSIONS[output.kind]),
                 got=str(tuple(value.shape)),
             )
 

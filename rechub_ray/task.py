@@ -47,7 +47,8 @@ class Task(nn.Module):
     Each loss is divided by its count over all ranks, seen from one rank: `count / world.size`. So averaging the
     ranks' gradients gives the global batch's exactly, also where ranks hold different numbers of rows that count.
     Likewise the totals of a step's parts, each with the step's size, add up to the whole batch's. A count of zero gives
-    a loss of zero. Losses of scope `batch` compare a rank's rows with those of all ranks, and take no parts.
+    a loss of zero. A loss without a label belongs to no task and is added to the sum, as the model's own are. Losses of
+    scope `batch` compare a rank's rows with those of all ranks, and take no parts.
 
     Args:
         model: what is trained.
@@ -90,11 +91,13 @@ class Task(nn.Module):
             _check_scope(loss, f"losses.{i}", parts=parts, grouped=grouped)
         self.losses = nn.ModuleList(built)
         self.own_losses = tuple(output.name for output in model.outputs if output.kind == "loss")
-        trained = {loss.label for loss in built if loss.trains}
+        self._has_own = bool(self.own_losses) or any(loss.label is None for loss in built)
+        trained = {loss.label for loss in built if loss.trains and loss.label is not None}
         self.labels = tuple(label for label in schema.labels if label.name in trained)
         self.names: list[str] = []
         for loss in built:
-            name = f"{loss.registered_name}/{loss.label}" if len(schema.labels) > 1 else loss.registered_name
+            is_one_of_several = len(schema.labels) > 1 and loss.label is not None
+            name = f"{loss.registered_name}/{loss.label}" if is_one_of_several else loss.registered_name
             same = sum(other == name or other.startswith(f"{name}_") for other in self.names)
             self.names.append(f"{name}_{same + 1}" if same else name)
         self._check(trained)
@@ -220,12 +223,12 @@ class Task(nn.Module):
         self, parts: Sequence[Batch], size: StepSize, gradients: Gradients, balancing: Balancing, seed: int
     ) -> tuple[LossTerms, Averaged]:
         """Do one backward a task (and one for the model's own losses), then merge the gradients into one."""
-        count = len(self.labels) + bool(self.own_losses)
+        count = len(self.labels) + self._has_own
         taken: list[dict[str, Tensor]] = [{} for _ in range(count)]
         terms, totals = [], torch.zeros(len(self.labels), device=parts[0].labels.device)
         for part in parts:
             tasks, own, values = self._terms(part, size)
-            roots = [*tasks.unbind(), *([own] if self.own_losses else [])]
+            roots = [*tasks.unbind(), *([own] if self._has_own else [])]
             for i, root in enumerate(roots):
                 if not root.requires_grad:  # all that it is computed from is frozen
                     continue
@@ -241,17 +244,20 @@ class Task(nn.Module):
         losses = self.world.sum_(totals) / self.world.size
         gram = products(of_tasks, names, balancing.table_starts)
         coefficients = balancing.coefficients(gram, losses, generator)
-        if self.own_losses:
+        if self._has_own:
             coefficients = {name: nn.functional.pad(c, (0, 1), value=1.0) for name, c in coefficients.items()}
         return _added(terms), merged(averaged, coefficients, balancing.table_starts)
 
     def _terms(self, batch: Batch, size: StepSize) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the tasks' losses (T,), the sum of the model's own, and all parts by name (detached)."""
+        """Return the tasks' losses (T,), the sum of those of no task, and all parts by name (detached)."""
+        items = batch.candidates
         with autocast(batch.labels.device, self.precision):
-            outputs = self.model(batch.features)
+            inputs = (batch.features,) if items is None else (batch.features, items.features)
+            outputs = self.model(*inputs)
         outputs = {name: value.float() for name, value in outputs.items()}
         if not self._is_checked:
-            check_outputs(self.model.outputs, outputs, batch.rows, model=type(self.model).__name__)
+            count = None if items is None else len(items.ids)
+            check_outputs(self.model.outputs, outputs, batch.rows, model=type(self.model).__name__, items=count)
             self._is_checked = True
         values = [
             (loss(outputs, batch, self.world) / count).sum()
@@ -260,6 +266,7 @@ class Task(nn.Module):
         share = batch.rows / size.rows  # the model's own losses are means already
         own = {name: outputs[name] * share for name in self.own_losses}
         zero = torch.zeros((), device=batch.labels.device)
+        alone = [x.weighted(v, share) for x, v in zip(self._losses(), values, strict=True) if x.label is None]
         tasks = [
             torch.stack(
                 [x.weighted(v, share) for x, v in zip(self._losses(), values, strict=True) if x.label == label.name]
@@ -268,7 +275,7 @@ class Task(nn.Module):
         ]
         totals = torch.stack([task.sum() for task in tasks]) if tasks else zero.new_zeros(0)
         parts = {**dict(zip(self.names, values, strict=True)), **own}
-        return totals, sum(own.values(), start=zero), {name: value.detach() for name, value in parts.items()}
+        return totals, sum([*own.values(), *alone], start=zero), {name: value.detach() for name, value in parts.items()}
 
     def _combined(self, tasks: Tensor, share: Tensor | float) -> Tensor:
         return tasks.sum() if self.balancing is None else self.balancing.combine(tasks, share)
@@ -316,7 +323,7 @@ def links_of(losses: Sequence[Loss]) -> dict[str, Link]:
     links: dict[str, Link] = {}
     by: dict[str, str] = {}
     for i, loss in enumerate(losses):
-        if loss.link is None:
+        if loss.link is None or loss.label is None:
             continue
         if links.setdefault(loss.label, loss.link) != loss.link:
             raise ConfigError(

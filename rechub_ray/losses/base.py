@@ -48,7 +48,8 @@ class Loss(nn.Module, abc.ABC):
 
     A subclass sets `label_kinds`, `heads` (the kinds of output that it reads; the first is the one that a model with
     free heads builds for it) and `link` (how such an output is served; None leaves that to other losses of the label).
-    It sets `trains` to False where it makes no prediction of the label, so that the label needs another loss.
+    It sets `trains` to False where it makes no prediction of the label, so that the label needs another loss, and
+    `needs_label` to False where it does without one in data that has none: every row counts then.
 
     Args:
         schema: has the labels.
@@ -68,6 +69,8 @@ class Loss(nn.Module, abc.ABC):
     """
 
     registered_name: ClassVar[str]
+    label: str | None
+    needs_label: ClassVar[bool] = True
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     heads: tuple[OutputKind, ...] = ("logit",)
     link: Link | None = "sigmoid"
@@ -87,7 +90,7 @@ class Loss(nn.Module, abc.ABC):
         super().__init__()
         self._schema, self._named, self.output, self.weight = schema, label, output, weight
         self.log_variance = nn.Parameter(torch.zeros(())) if learn_loss_weight else None
-        if label is not None or output is None:  # else the output says which label, in `bind`
+        if label is not None or (output is None and self.needs_label):  # else the output says which, in `bind`
             self.use(schema.label(label).name)
 
     def bind(self, outputs: Sequence[Output], *, where: str) -> None:
@@ -173,7 +176,12 @@ class Loss(nn.Module, abc.ABC):
         return float(batch.rows) if weight is None else (weight != 0).sum().float()
 
     def rows(self, batch: Batch) -> Rows:
-        """Return this loss's labels and weights of a batch, with weight 0 where the label is missing."""
+        """Return this loss's labels and weights of a batch, with weight 0 where the label is missing.
+
+        A loss without a label takes every row for one of label 1.
+        """
+        if self.label is None:
+            return Rows(batch.labels.new_ones(batch.rows), batch.weight, None, batch.group)
         return self.column(batch, self._schema.target(self.label))
 
     def column(self, batch: Batch, column: Label) -> Rows:

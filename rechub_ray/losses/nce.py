@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rechub_ray.batch import Outputs
+from rechub_ray.batch import Batch, Outputs
 from rechub_ray.losses.base import LOSSES
 from rechub_ray.losses.vectors import Block, TowerLoss
 
@@ -33,8 +33,10 @@ class NCE(TowerLoss):
     eq. 1; there, similarities are cosines.
     """
 
-    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        both = torch.cat(super().vectors(outputs), 1)
+    takes_drawn = False
+
+    def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        both = torch.cat(super().vectors(outputs, batch), 1)
         return both, both
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
+from rechub_ray.layers.gather import gather_rows
 from rechub_ray.losses.base import Columns, PairLoss, Rows, Scope
 from rechub_ray.losses.pairs import BlockSum, SessionLoss
 from rechub_ray.outputs import Link, Output, OutputKind, find
@@ -89,18 +90,23 @@ class VectorLoss(PairLoss):
 
     def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
         rows = self.rows(batch)
-        mine, others = self.vectors(outputs)
-        if mine.shape != others.shape or mine.dim() != 2:
+        mine, others = self.vectors(outputs, batch)
+        theirs = self.columns(batch, rows)
+        if (mine.dim(), others.dim()) != (2, 2) or others.shape != (len(theirs.target), mine.shape[1]):
             raise ConfigError(
                 f"loss '{self.registered_name}' cannot compare these vectors",
-                expected="(B, D) each",
+                expected="(B, D) each" if batch.candidates is None else f"(B, D) and ({len(theirs.target)}, D)",
                 got=f"{tuple(mine.shape)} and {tuple(others.shape)}",
             )
-        return self.total_over(mine, rows, self._columns(others, rows, world))
+        return self.total_over(mine, rows, self._columns(others, theirs, world))
 
     @abc.abstractmethod
-    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """Return what stands in the rows and in the columns of the similarities, (B, D) each."""
+    def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what stands in the rows and in the columns of the similarities, (B, D) and (C, D)."""
+
+    def columns(self, batch: Batch, rows: Rows) -> Rows:
+        """Return the data of the columns, of which the first ones are the rows; here there are no others."""
+        return rows
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
         """Return the losses of rows; every subclass has it, but one that computes the total itself.
@@ -158,7 +164,7 @@ class MetricLoss(VectorLoss, SessionLoss):
     def bind(self, outputs: Sequence[Output], *, where: str) -> None:
         self.output = vector(outputs, self.output, None, where=f"{where}.output").name
 
-    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
         mine = F.normalize(outputs[self.output or "logit"], dim=-1, eps=1e-6)
         return mine, mine
 
@@ -171,14 +177,17 @@ class MetricLoss(VectorLoss, SessionLoss):
 class TowerLoss(VectorLoss):
     """Base of losses of two vectors a row, of a user and of the item that was chosen.
 
-    Rows whose label is above 0 count. The items of all rows of the step are what a user is compared with: those of the
-    other rows are the negatives. (Drawn negatives are none of them.)
+    Rows whose label is above 0 count, and all rows of data without labels. What a user is compared with are the
+    items of all rows of the step, and, of a model for retrieval, the candidates (`negatives` of the run): a column of
+    the row's own item is no negative, and a row without negatives, or whose item is not in the item table, does not
+    count.
 
     Args:
         schema: has the labels and features.
         output: the user's vector; may be left out where the model has one of part `user`.
         item: the item's vector; may be left out where the model has one of part `item`.
-        item_id: sparse feature: other rows of the same item are no negatives. None takes all other rows.
+        item_id: sparse feature: other rows of the same item are no negatives. None takes all other rows; with
+            candidates their ids tell.
         similarity: `dot`, or `cosine`: of the vectors divided by their norms.
         temperature: T, > 0; similarities are divided by it.
         common: `label`, `weight` and `learn_loss_weight`, as in `Loss`.
@@ -188,6 +197,8 @@ class TowerLoss(VectorLoss):
     """
 
     label_kinds = ("binary", "regression")
+    needs_label = False
+    takes_drawn: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -201,7 +212,9 @@ class TowerLoss(VectorLoss):
         **common: Any,
     ) -> None:
         super().__init__(schema, output=output, **common)
-        self.use(schema.label(self._named).name)
+        self.label = None
+        if schema.labels:
+            self.use(schema.label(self._named).name)
         self.item, self.similarity, self.temperature = item, similarity, temperature
         self._id: int | None = None
         if item_id is not None:
@@ -218,10 +231,32 @@ class TowerLoss(VectorLoss):
         self.item = vector(outputs, self.item, "item", where=f"{where}.item").name
 
     def rows(self, batch: Batch) -> Rows:
-        ids = None if self._id is None else batch.features.sparse[:, self._id]
-        return dataclasses.replace(super().rows(batch), group=ids)
+        rows, candidates = super().rows(batch), batch.candidates
+        if candidates is None:
+            return dataclasses.replace(rows, group=None if self._id is None else batch.features.sparse[:, self._id])
+        own = candidates.ids[: batch.rows]
+        weight = torch.ones_like(rows.target) if rows.weight is None else rows.weight
+        return dataclasses.replace(rows, group=own, weight=torch.where(own < 0, 0, weight))
 
-    def vectors(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    def columns(self, batch: Batch, rows: Rows) -> Rows:
+        if batch.candidates is None:
+            return rows
+        ids = batch.candidates.negatives(batch.rows)
+        return Rows(rows.target.new_zeros(len(ids)), None, ids >= 0, ids)
+
+    def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
+        if batch.candidates is None:
+            return super().count(batch, world)
+        rows, ids = self.rows(batch), batch.candidates.negatives(batch.rows)
+        ids = (ids if world is None else gather_rows(world, ids)[0]).sort().values
+        assert rows.group is not None
+        assert rows.weight is not None
+        start, stop = (torch.searchsorted(ids, rows.group, right=right) for right in (False, True))
+        negatives = (ids >= 0).sum() - (stop - start)
+        rows.weight = torch.where(negatives > 0, rows.weight, 0)
+        return self.count_over(rows, Columns(rows.target, rows))
+
+    def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
         user, item = outputs[self.output or "user"], outputs[self.item or "item"]
         if self.similarity == "cosine":
             user, item = (F.normalize(tower, dim=-1, eps=1e-6) for tower in (user, item))
@@ -233,7 +268,7 @@ class TowerLoss(VectorLoss):
     def negatives(self, block: Block) -> Tensor:
         """Return which columns are negatives of a row, (R, C) bool."""
         others = block.others()
-        return others if self._id is None else others.logical_and_(~block.same_group())
+        return others if block.rows.group is None else others.logical_and_(~block.same_group())
 
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
         return super().total_over(prediction / self.temperature, rows, columns)
@@ -252,7 +287,7 @@ class TowerLoss(VectorLoss):
         Shapes:
             (R, C) -> (R, C)
         """
-        if self._id is None and block.columns.rows.is_there is None:  # all of them are: no mask, no copy
+        if block.rows.group is None and block.columns.rows.is_there is None:  # all of them are: no mask, no copy
             return similarity
         return similarity.masked_fill((~self.negatives(block)).scatter_(1, block.own_places, False), -math.inf)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Metric(abc.ABC):
         ConfigError: the label is not of the kind that the metric is defined for, or `where` is a label of classes.
     """
 
-    merging: ClassVar[dict[str, Literal["sum", "concat"]]]
+    merging: Mapping[str, Literal["sum", "concat"]]
     mode: ClassVar[Direction | None]
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     registered_name: ClassVar[str]
@@ -179,4 +179,18 @@ class Accumulator:
         return result if world.is_main else None
 
 
-METRICS: Registry[Metric] = Registry("metric", __package__)
+class _Metrics(Registry[Metric]):
+    """Metrics by name, where `recall@10` and `{name: recall, k: 10}` stand for `{name: recall_at_k, k: 10}`."""
+
+    def validate(self, node: Any, *, where: str = "", also: tuple[str, ...] = ()) -> dict[str, Any]:
+        given = {"name": node} if isinstance(node, str) else node
+        if isinstance(given, Mapping) and isinstance(given.get("name"), str):
+            stem, _, length = given["name"].partition("@")
+            if length.isdecimal() and "k" not in given:
+                node = {**given, "name": f"{stem}_at_k", "k": int(length)}
+            elif "k" in given and f"{stem}_at_k" in self.names():
+                node = {**given, "name": f"{stem}_at_k"}
+        return super().validate(node, where=where, also=also)
+
+
+METRICS: Registry[Metric] = _Metrics("metric", __package__)

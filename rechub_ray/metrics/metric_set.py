@@ -10,6 +10,7 @@ import torch
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError, named, nearest
 from rechub_ray.metrics.base import METRICS, Accumulator, Direction, Metric
+from rechub_ray.metrics.ranks import RankMetric
 from rechub_ray.outputs import Output, Prediction
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -125,6 +126,19 @@ class MetricSet:
             expected="at least one metric with a direction, such as auc or log_loss",
             got=", ".join(self.keys) or "no metrics",
         )
+
+    def rankings(self, items: int) -> dict[str, tuple[str | None, int]]:
+        """Return what metrics of ranks read, by name: the column whose items are left out, and how many first items.
+
+        Args:
+            items: number of all items.
+        """
+        found: dict[str, tuple[str | None, int]] = {}
+        for metric in self._metrics.values():
+            if isinstance(metric, RankMetric):
+                metric.items = items
+                found[metric.reads] = (metric.exclude, max(metric.top, found.get(metric.reads, (None, 0))[1]))
+        return found
 
     def reset(self) -> None:
         """Forget all rows."""

@@ -19,10 +19,11 @@ from torch import Tensor
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Checkpoint, read
 from rechub_ray.config import RunConfig
+from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import collate
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
-from rechub_ray.defaults import default_metrics, links
+from rechub_ray.defaults import links, metrics_of, retrieves
 from rechub_ray.device import autocast, pick_device
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import evaluate_model
@@ -31,6 +32,7 @@ from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import Output, predictions, served
 from rechub_ray.runtime.preflight import check_device
 from rechub_ray.runtime.same_encoding import check_encoding, trained_on
@@ -49,7 +51,7 @@ class InferenceJob:
     Args:
         checkpoint: path or URI of one checkpoint.
         config: its run's, with overrides.
-        schema: its run's features and labels.
+        schema: its run's features and labels, as far as they are read.
         manifest: the rows.
         out: folder for predictions; None evaluates.
         probabilities: predictions are probabilities, not logits.
@@ -94,7 +96,8 @@ def predict(
 ) -> int:
     """Write a checkpoint's predictions as parquet: one `part-<worker>.parquet` a worker, rows in the files' order.
 
-    The columns are the schema's row id (if it has one) and the model's outputs. Labels are not needed.
+    The columns are the schema's row id (if it has one) and the model's outputs, of a model for retrieval the users'
+    vectors: lists of a fixed size. Labels are not needed.
 
     Args:
         checkpoint: as for `evaluate`.
@@ -143,10 +146,11 @@ def _job(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
     check_encoding(trained_on(saved), config, {key: path}, of=saved.path)
-    manifest = Manifest.scan(join_all(config.data.root, path), saved.schema, targets=targets, key=key)
+    schema = saved.schema if targets or not retrieves(config) else saved.schema.user_side  # no item has to be known
+    manifest = Manifest.scan(join_all(config.data.root, path), schema, targets=targets, key=key)
     for line in remarks({key: manifest}):
         _log.warning("%s", line)
-    return InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
+    return InferenceJob(checkpoint=saved.path, config=config, schema=schema, manifest=manifest)
 
 
 def _launch(job: InferenceJob) -> dict[str, float]:
@@ -186,7 +190,13 @@ def infer(
     )
     if job.out is None:
         metrics = _metrics(job.config, job.schema, model.outputs)
-        return evaluate_model(model, metrics, source, world=world, device=device, precision=job.config.train.precision)
+        catalogue = None
+        if isinstance(model, Retriever):
+            catalogue = Catalogue.read(job.config.data.root, job.schema).to(device)
+        precision = job.config.train.precision
+        return evaluate_model(
+            model, metrics, source, world=world, device=device, precision=precision, catalogue=catalogue
+        )
     rows = _write_predictions(job, checkpoint, model, source, world, device)
     seen = int(world.sum_(torch.tensor([rows])).item())
     if seen != source.rows_expected:
@@ -202,7 +212,8 @@ def _write_predictions(
     part = f"{root}/part-{world.rank:05d}.parquet"
     rows, writer, sink = 0, None, None
     read_as = links(job.config, checkpoint.schema, model.outputs)
-    columns = served(model.outputs, checkpoint.schema, read_as, probabilities=job.probabilities)
+    given = [output for output in model.outputs if output.part != "item" or not isinstance(model, Retriever)]
+    columns = served(given, checkpoint.schema, read_as, probabilities=job.probabilities)
     try:
         with writing(part):
             filesystem.create_dir(root, recursive=True)
@@ -231,7 +242,7 @@ def _write_predictions(
 
 
 def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> MetricSet:
-    metrics = MetricSet(schema, default_metrics(schema) if config.metrics is None else config.metrics)
+    metrics = MetricSet(schema, metrics_of(config, schema))
     return metrics.bind(predictions(outputs, schema, links(config, schema, outputs)), outputs)
 
 

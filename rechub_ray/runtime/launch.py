@@ -20,7 +20,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import find
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
-from rechub_ray.defaults import resolved
+from rechub_ray.defaults import resolved, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.files import is_uri, join, masked, strict_json, write_text
@@ -128,7 +128,7 @@ def _train(
         finally:
             listener.close()
     onnx = None
-    if config.export.onnx:
+    if config.export.onnx and not retrieves(config):
         from rechub_ray.export.onnx import export_onnx
 
         onnx = export_onnx(
@@ -343,7 +343,8 @@ def validate(config: RunConfig) -> str:
     length = f"{config.train.epochs} epochs" if config.train.epochs else f"{config.train.steps} steps"
     splits = {name: getattr(job, name) for name in ("train", "valid", "test")}
     sizes = ", ".join(f"{name} {m.rows:,} rows in {len(m.row_groups)} row groups" for name, m in splits.items() if m)
+    labels = ", ".join(label.name for label in job.schema.labels) or "none"
     return (
         f"OK: {config.model['name']} for {length}; {step}, {steps:,} steps an epoch\n"
-        f"data: {sizes}; {len(job.schema.features)} features, labels {', '.join(x.name for x in job.schema.labels)}"
+        f"data: {sizes}; {len(job.schema.features)} features, labels {labels}"
     )

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.plan import geometry
-from rechub_ray.defaults import build_task, resolved
+from rechub_ray.defaults import build_task, resolved, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, ResourceError, named, nearest
 from rechub_ray.files import absolute, check_writable, join, join_all, masked
@@ -25,6 +26,7 @@ from rechub_ray.freezing import freeze
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
+from rechub_ray.negatives.completer import Completer
 from rechub_ray.optimizers import BuiltOptimizer, build_optimizers
 from rechub_ray.outputs import predictions
 from rechub_ray.runtime.memory import check_fits, gpu_memory, host_memory, missing_bfloat16_flags, needs
@@ -115,6 +117,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         )
         places = {f"data.{split}": getattr(data, split) for split in ("train", "valid", "test")}
         check_encoding(schema, config, places, of=data.root)
+        if retrieves(config):
+            Completer(schema, Catalogue.read(data.root, schema), config.negatives or [], rows=config.rows_per_step)
         for line in remarks({"data.train": job.train, "data.valid": job.valid, "data.test": job.test}):
             _log.warning("%s", line)
     if config.rows_per_step > job.train.rows:

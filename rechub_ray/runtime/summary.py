@@ -14,6 +14,7 @@ from rechub_ray.errors import ConfigError, masked, nearest
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
+from rechub_ray.negatives import NEGATIVES
 from rechub_ray.optimizers import OPTIMIZERS
 from rechub_ray.registry import Registry, keyword_arguments
 from rechub_ray.schedules import SCHEDULES
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Registry[typing.Any]] = {
     "models": MODELS,
     "losses": LOSSES,
     "metrics": METRICS,
+    "negatives": NEGATIVES,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "trackers": TRACKERS,

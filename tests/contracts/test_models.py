@@ -14,6 +14,7 @@ from torch import Tensor
 from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences
 from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.models import MODELS, Model
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import check_outputs
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 from rechub_ray.task import Task
@@ -52,6 +53,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
     for name in MODELS.names()
+    if not issubclass(MODELS.get(name), Retriever)
     for arguments in [{}, *VARIANTS.get(name, [])]
 ]
 

@@ -16,6 +16,7 @@ import torch
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.export import export_model
 from rechub_ray.models import MODELS
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.registry import keyword_arguments
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature
 
@@ -30,6 +31,7 @@ CHAIN = (Label("click"), Label("buy"))
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *arguments]))
     for name in MODELS.names()
+    if not issubclass(MODELS.get(name), Retriever)
     for arguments in [{}, *VARIANTS.get(name, [])]
 ]
 

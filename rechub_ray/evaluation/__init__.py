@@ -1,0 +1,98 @@
+"""Metrics of a model over every row of a split."""
+
+from __future__ import annotations
+
+import torch
+
+from rechub_ray.batch import Batch, Outputs, RaggedSequences
+from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.data.source import EvalSource
+from rechub_ray.device import autocast
+from rechub_ray.errors import DataError
+from rechub_ray.evaluation.corpus import Corpus, Ranking
+from rechub_ray.metrics import MetricSet
+from rechub_ray.models.matching.base import Retriever, without_item
+from rechub_ray.world import World
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: torch.nn.Module,
+    metrics: MetricSet,
+    source: EvalSource,
+    *,
+    world: World,
+    device: torch.device,
+    precision: str = "float32",
+    catalogue: Catalogue | None = None,
+) -> dict[str, float]:
+    """Return the metrics over every row of `source`, each row once; the same on every rank.
+
+    Args:
+        model: is set to evaluation mode.
+        metrics: to compute.
+        source: the rows.
+        world: the ranks; each one calls this.
+        device: where the model is.
+        precision: of the forward pass, `float32` or `bfloat16`.
+        catalogue: the items that a model for retrieval ranks, on the device.
+
+    Returns:
+        Metric key -> value, with `rows_expected` and `rows_seen`; of a model for retrieval with
+        `rows_of_unknown_items`, whose items are not in the item table: none can find them.
+
+    Raises:
+        DataError: the number of rows seen on all workers is not the expected one.
+    """
+    model.eval()
+    metrics.reset()
+    ranks = None
+    if isinstance(model, Retriever):
+        assert catalogue is not None
+        ranks = _Ranks(model, metrics, catalogue, world=world, device=device, precision=precision)
+    rows = 0
+    for batch in source.batches():
+        batch = batch.to(device)
+        with autocast(device, precision):
+            outputs = model(batch.features) if ranks is None else ranks(batch)
+        metrics.update({name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}, batch)
+        rows += batch.rows
+    counts = torch.tensor([rows, 0 if ranks is None else int(ranks.unknown)], dtype=torch.int64, device=device)
+    seen, unknown = world.sum_(counts).tolist()
+    if seen != source.rows_expected:
+        raise DataError("the evaluation did not see every row exactly once", expected=source.rows_expected, got=seen)
+    result = metrics.compute(world, device=device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # evaluation batches are larger; training needs that memory back
+    counted = {"rows_expected": source.rows_expected, "rows_seen": seen}
+    return {**result, **counted, **({} if ranks is None else {"rows_of_unknown_items": unknown})}
+
+
+class _Ranks:
+    """The ranks of rows' items among all items, as metrics ask for them."""
+
+    def __init__(
+        self,
+        model: Retriever,
+        metrics: MetricSet,
+        catalogue: Catalogue,
+        *,
+        world: World,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self._model = model
+        self._corpus = Corpus.of(model, catalogue, world=world, device=device, precision=precision)
+        lists = [feature.name for feature in model.user_schema.sequences]
+        self._asked = {
+            name: Ranking(None if column is None else lists.index(column), top)
+            for name, (column, top) in metrics.rankings(self._corpus.items).items()
+        }
+        self.unknown = torch.zeros((), dtype=torch.int64, device=device)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        features, ids = without_item(self._model.schema, batch.features)
+        self.unknown += (self._corpus.catalogue.rows_of(ids) < 0).sum()
+        sequences = features.sequences
+        lists = sequences if isinstance(sequences, RaggedSequences) else None
+        return self._corpus.compare(self._model.user_vectors(features).float(), ids, lists, self._asked)

@@ -1,0 +1,220 @@
+"""All items of a data set as vectors, and the ranks of rows' items among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rechub_ray.batch import RaggedSequences
+from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.device import autocast
+from rechub_ray.models.matching.base import Retriever
+from rechub_ray.world import World
+
+_ITEMS = 4096
+"""Items whose vectors are computed, and compared with users, at once: the same ones on any number of workers."""
+_USERS = 128
+"""Users that are compared at once: with as many items 2 MiB of products, which stay in a core's cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Rows with places in the item table, each pair once, ascending by place.
+
+    Shapes:
+        rows, places: (P,) int64.
+    """
+
+    rows: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, places: Tensor, items: int) -> Pairs:
+        """Return the pairs whose place is none of -1, each once.
+
+        Args:
+            rows: (P,) int64.
+            places: (P,) int64, in [-1, items).
+            items: number of items.
+        """
+        known = places >= 0
+        keys: Tensor = torch.unique(places[known] + rows[known] * items)
+        rows, places = keys // items, keys % items
+        order = places.argsort(stable=True)
+        return cls(rows[order], places[order])
+
+    def within(self, start: int, stop: int) -> Pairs:
+        """Return the pairs whose rows are in [start, stop), with rows counted from there."""
+        inside = (self.rows >= start) & (self.rows < stop)
+        return Pairs(self.rows[inside] - start, self.places[inside])
+
+
+class Corpus:
+    """The vectors of all items, which users' vectors are compared with.
+
+    Args:
+        vectors: in the order of the catalogue.
+        catalogue: the items.
+
+    Shapes:
+        vectors: (N, D)
+    """
+
+    def __init__(self, vectors: Tensor, catalogue: Catalogue) -> None:
+        self.catalogue, self.items = catalogue, len(vectors)
+        # all products have one shape, so that equal vectors have equal products, wherever they stand
+        rest = -self.items % _ITEMS
+        self._vectors = torch.cat([vectors.float(), vectors.new_zeros((rest, vectors.shape[1])).float()])
+
+    @classmethod
+    def of(
+        cls, model: Retriever, catalogue: Catalogue, *, world: World, device: torch.device, precision: str = "float32"
+    ) -> Corpus:
+        """Return the corpus of a model; every worker computes its share of the vectors.
+
+        Args:
+            model: in evaluation mode.
+            catalogue: the items, on the device.
+            world: the ranks; each one calls this.
+            device: where to compute.
+            precision: of the towers, `float32` or `bfloat16`.
+        """
+        return cls(item_vectors(model, catalogue, world=world, device=device, precision=precision), catalogue)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The items' vectors, (N, D)."""
+        return self._vectors[: self.items]
+
+    def compare(
+        self, users: Tensor, ids: Tensor, sequences: RaggedSequences | None, asked: Mapping[str, Ranking]
+    ) -> dict[str, Tensor]:
+        """Return the ranks of rows' items among all items, and the items of the largest products.
+
+        A rank is the number of other items whose product with the user's vector is not smaller (so is one that is NaN);
+        with several vectors a user the largest product of an item counts. An item that is not in the table is behind
+        all that are.
+
+        Args:
+            users: the users' vectors.
+            ids: of the rows' items.
+            sequences: the rows' lists, feature-major.
+            asked: what to compute, by the name that the result gets.
+
+        Returns:
+            By name, `<name>` the ranks, and `<name>/top` the places of the first items where they are asked for.
+
+        Shapes:
+            users (B, D) or (B, K, D), ids (B,) -> (B,) int64, and (B, top) int64
+        """
+        targets, count = self.catalogue.rows_of(ids), len(users)
+        every = torch.arange(count, device=users.device)
+        own = Pairs.of(every, targets, self.items)
+        left_out = {
+            name: Pairs(every[:0], every[:0]) if ranking.column is None else self._listed(sequences, ranking, targets)
+            for name, ranking in asked.items()
+        }
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, count, _USERS):
+            stop = min(start + _USERS, count)
+            pairs = {name: pair.within(start, stop) for name, pair in left_out.items()}
+            part = self._compared(users[start:stop], targets[start:stop], own.within(start, stop), pairs, asked)
+            for name, value in part.items():
+                found.setdefault(name, []).append(value)
+        nothing = {name: [every[:0]] for name in asked}
+        result = {name: torch.cat(parts) for name, parts in (found or nothing).items()}
+        for name in asked:
+            result[name] = torch.where(targets < 0, self.items, result[name])
+        return result
+
+    def _listed(self, sequences: RaggedSequences | None, ranking: Ranking, targets: Tensor) -> Pairs:
+        """Return the rows' pairs with the items of a list column, without their own items."""
+        assert isinstance(sequences, RaggedSequences)
+        assert ranking.column is not None
+        count = len(targets)
+        offsets = sequences.offsets[ranking.column * count : (ranking.column + 1) * count + 1]
+        lengths = offsets.diff()
+        rows = torch.repeat_interleave(torch.arange(count, device=targets.device), lengths)
+        places = self.catalogue.rows_of(sequences.values[int(offsets[0]) : int(offsets[-1])])
+        return Pairs.of(rows, torch.where(places == targets[rows], -1, places), self.items)
+
+    def _compared(
+        self,
+        users: Tensor,
+        targets: Tensor,
+        own: Pairs,
+        left_out: Mapping[str, Pairs],
+        asked: Mapping[str, Ranking],
+    ) -> dict[str, Tensor]:
+        """Return what `compare` does, of at most `_USERS` users."""
+        count, several = len(users), users.dim() == 3
+        padded = users.new_zeros((_USERS, *users.shape[1:]))
+        padded[:count] = users
+        flat = padded.view(-1, users.shape[-1])
+
+        def products(vectors: Tensor) -> Tensor:
+            found = flat @ vectors.T
+            return (found.view(_USERS, -1, len(vectors)).amax(1) if several else found)[:count]
+
+        theirs = self._vectors.new_zeros((_USERS, self._vectors.shape[1]))
+        theirs[:count] = self._vectors[targets.clamp(min=0)]
+        score = products(theirs)[:, :count].diagonal().unsqueeze(1)
+        not_less = torch.zeros(count, dtype=torch.int64, device=users.device)
+        taken = {name: torch.zeros_like(not_less) for name in ("", *asked)}
+        best: dict[str, tuple[Tensor, Tensor]] = {}
+        for start in range(0, self.items, _ITEMS):
+            stop = min(start + _ITEMS, self.items)
+            block = products(self._vectors[start : start + _ITEMS])[:, : stop - start]
+            not_less += (stop - start) - (block < score).sum(1)
+            for name, pairs in {"": own, **left_out}.items():
+                first, last = torch.searchsorted(pairs.places, pairs.places.new_tensor([start, stop])).tolist()
+                rows, places = pairs.rows[first:last], pairs.places[first:last] - start
+                taken[name].index_add_(0, rows, (~(block[rows, places] < score[rows, 0])).long())
+                if name and asked[name].top:
+                    shown = block if first == last else block.index_put((rows, places), block.new_tensor(-torch.inf))
+                    best[name] = _first(shown, start, asked[name].top, best.get(name))
+        result = {name: not_less - taken[""] - taken[name] for name in asked}
+        return {**result, **{f"{name}/top": places for name, (_, places) in best.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """One ranking of all items.
+
+    Args:
+        column: position of the sequence feature whose items are left out, among those of the user side; None leaves out
+            none.
+        top: how many of the first items are wanted; 0 wants ranks alone.
+    """
+
+    column: int | None = None
+    top: int = 0
+
+
+def item_vectors(
+    model: Retriever, catalogue: Catalogue, *, world: World, device: torch.device, precision: str = "float32"
+) -> Tensor:
+    """Return the vectors of all items, (N, D) float32, the same bits on any number of workers; see `Corpus.of`."""
+    starts = range(0, catalogue.rows, _ITEMS)
+    mine = starts[len(starts) * world.rank // world.size : len(starts) * (world.rank + 1) // world.size]
+    parts = []
+    for start in mine or starts[:1]:  # a worker without items has to know the width
+        places = torch.arange(start, min(start + _ITEMS, catalogue.rows), device=device)
+        with autocast(device, precision), torch.no_grad():
+            parts.append(model.item_vectors(catalogue.take(places)).float())
+    own = torch.cat(parts) if mine else parts[0][:0]
+    return torch.cat(world.gather(own.contiguous()))
+
+
+def _first(block: Tensor, start: int, number: int, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return the largest products of a block and of those before it, and their places."""
+    values, places = block.topk(min(number, block.shape[1]), 1)
+    places = places + start
+    if before is not None:
+        values, places = torch.cat([before[0], values], 1), torch.cat([before[1], places], 1)
+        values, order = values.topk(min(number, values.shape[1]), 1)
+        places = places.gather(1, order)
+    return values, places

@@ -1,0 +1,129 @@
+"""The base of metrics of a model for retrieval: of the ranks that rows' items have among all items."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rechub_ray.batch import Batch, Features, Outputs
+from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.metrics.base import Metric, State
+from rechub_ray.outputs import Output, Prediction
+from rechub_ray.schema import PositiveInt, Schema
+
+
+class RankMetric(Metric):
+    """Base of metrics of ranks: a row's item is one of the first k of all items, or not.
+
+    A rank, from 0 on, is the number of other items whose product with the user's vector is not smaller: an item that
+    ties with others is behind them. A row whose item is not in the item table is a miss.
+
+    Args:
+        schema: has items.
+        k: length of the list that a user gets, >= 1.
+        exclude: a sequence feature of items: a user's are left out of the list. The row's own item stays in.
+        per_group: whether the rows of a group (the schema's group column: a user) are one query that has all of their
+            items for right answers, and queries are averaged; otherwise every row is a query of its own.
+
+    Raises:
+        ConfigError: `exclude` is no such feature, or there is no group column.
+    """
+
+    mode = "max"
+    label_kinds = ()
+
+    def __init__(
+        self, schema: Schema, *, k: PositiveInt = 10, exclude: str | None = None, per_group: bool = False
+    ) -> None:
+        # not Metric's own constructor, which is about labels
+        self.schema, self.k, self.exclude, self.per_group = schema, k, exclude, per_group
+        self.items = 0
+        self.merging = {"total": "sum", "weight": "sum"}
+        if per_group:
+            self.merging = {"rank": "concat", "group": "concat", "weight": "concat"}
+        if per_group and schema.group is None:
+            raise ConfigError(f"metric '{self.key}': 'per_group' needs a group column, and the schema has none")
+        own = None if schema.items is None else schema.items.id
+        lists = [f.name for f in schema.sequences if own in (f.name, f.shared_with)]
+        if exclude is not None and exclude not in lists:
+            raise ConfigError(
+                f"metric '{self.key}': 'exclude' is '{exclude}'",
+                expected=f"a sequence feature of items: {', '.join(lists) or 'the schema has none'}",
+                hint=nearest(exclude, lists) if lists else None,
+            )
+
+    def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output], *, where: str) -> None:
+        if {"user", "item"} - {output.part for output in outputs if output.kind == "vector"}:
+            raise ConfigError(
+                f"'{where}': metric '{self.key}' ranks items, and the model gives them no vectors",
+                expected="a model for retrieval",
+            )
+
+    @property
+    def reads(self) -> str:
+        """The name of the ranks among what `update` gets."""
+        return "rank" if self.exclude is None else f"rank/{self.exclude}"
+
+    @property
+    def top(self) -> int:
+        """How many of the first items it needs beside the ranks, as `<reads>/top`."""
+        return 0
+
+    def key_as(self, name: str) -> str:
+        name = f"{name.removesuffix('_at_k')}@{self.k}"
+        without = "" if self.exclude is None else f"_without_{self.exclude}"
+        return f"{name}{without}" + (f"_per_{self.schema.group}" if self.per_group else "")
+
+    def add(self, outputs: Outputs, batch: Batch) -> State:
+        return self.update(outputs, batch)
+
+    @abc.abstractmethod
+    def gain(self, rank: Tensor, place: Tensor, size: Tensor) -> Tensor:
+        """Return what each right answer adds to the number of its query, float64.
+
+        Args:
+            rank: of the answer, from 0 on, int64.
+            place: number of the query's answers of smaller rank.
+            size: number of the query's answers.
+
+        Shapes:
+            (R,) each -> (R,)
+        """
+
+    def update(self, outputs: Outputs, batch: Batch) -> State:
+        rank = outputs[self.reads]
+        weight = torch.ones(len(rank), device=rank.device) if batch.weight is None else batch.weight
+        if self.per_group:
+            assert batch.group is not None
+            return {"rank": rank.clone(), "group": batch.group.clone(), "weight": weight.clone()}
+        weight = weight.double()
+        value = self.gain(rank, torch.zeros_like(rank), torch.ones_like(rank))
+        return {"total": (value * weight).sum(), "weight": weight.sum()}
+
+    def compute(self, state: State) -> float:
+        if not self.per_group:
+            return float(state["total"] / state["weight"])  # 0 / 0 is NaN in torch
+        counts = state["weight"] != 0
+        rank, weight = state["rank"][counts], state["weight"][counts].double()
+        _, query = torch.unique(state["group"][counts], return_inverse=True)
+        order = rank.argsort(stable=True)
+        order = order[query[order].argsort(stable=True)]
+        query, size = query[order], query.bincount()
+        first = size.cumsum(0) - size
+        place = torch.arange(len(query), device=query.device) - first[query]
+        total = torch.zeros(len(size), dtype=torch.float64, device=query.device)
+        values = total.index_add(0, query, self.gain(rank[order], place, size[query]))
+        weights = total.index_add(0, query, weight[order]) / size
+        return float((values * weights).sum() / weights.sum())
+
+    def empty(self, device: torch.device) -> State:
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        outputs: dict[str, Any] = {self.reads: nothing, f"{self.reads}/top": nothing.view(0, 1)}
+        weight = nothing.float() if self.schema.weight is not None else None
+        features = Features(nothing.view(0, 1), nothing.float().view(0, 1))
+        batch = Batch(features, nothing.float().view(0, 1), weight, nothing)
+        return self.update(outputs, batch)

@@ -1,0 +1,164 @@
+"""Runs of models for retrieval: resuming is exact, and ranks do not change the numbers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import Store, read
+from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.runtime.launch import train, validate
+from rechub_ray.runtime.preflight import check
+from rechub_ray.schema import Schema
+from rechub_ray.tracking import Tracker, read_history
+from tests.small_retrieval import SCHEMA, write_retrieval
+from tests.worlds import train_in_processes
+
+MIXED: list[Any] = ["in_batch", {"name": "uniform", "number": 11}, {"name": "popularity", "number": 5}]
+BASE: dict[str, Any] = {
+    "name": "t",
+    "data": {"batch_size": 64, "eval_batch_size": 96},
+    "model": {
+        "name": "dssm",
+        "embedding_dim": 8,
+        "vector_dim": 8,
+        "user_units": [16],
+        "item_units": [16],
+        "dropout": 0.2,
+        "init_std": 0.1,
+    },
+    "negatives": MIXED,
+    "optimizers": [{"name": "rowwise_adagrad", "params": "embedding.*", "lr": 0.05}, {"name": "adam", "lr": 0.01}],
+    "train": {"epochs": 2, "log_every_steps": 5, "threads": 1},
+    "trackers": ["jsonl"],
+    "export": {"onnx": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_retrieval(tmp_path_factory.mktemp("r") / "data")
+
+
+def settings(data: Path, model_dir: Path, **overrides: Any) -> config_module.RunConfig:
+    given = {"data.root": str(data), "model_dir": str(model_dir)}
+    return config_module.load(BASE, {**given, **{k.replace("__", "."): v for k, v in overrides.items()}})
+
+
+def weights(model_dir: Path) -> dict[str, torch.Tensor]:
+    store = Store(str(model_dir))
+    return read(f"{store.location}/{store.newest()}").model
+
+
+class Interrupt(Tracker):
+    """Ends the process's run, as Ctrl-C does, at the first log from `step` on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("model", ["dssm", "youtube_dnn"])
+def test_it_learns_what_users_choose(data: Path, tmp_path: Path, model: str) -> None:
+    """A user's items are a fifth of all, the first ones most often: the best possible recall@5 is about 0.7."""
+    given = {"train__epochs": 12, "metrics": ["recall@5", "ndcg@5", "coverage@5"]}
+    if model == "youtube_dnn":
+        given["model"] = {"name": model, "embedding_dim": 8, "hidden_units": [32], "init_std": 0.1}
+    result = train(settings(data, tmp_path / "r", **given))
+    history = [line for line in read_history(tmp_path / "r" / "metrics.jsonl") if "val/recall@5" in line]
+    assert history[0]["val/recall@5"] < 0.25
+    assert result.metrics["recall@5"] > 0.45
+    assert result.metrics["rows_seen"] == 200
+    assert result.test_metrics["recall@5"] > 0.45
+    assert result.metrics["coverage@5"] > 0.4
+
+
+def test_resume_in_the_middle_of_an_epoch_is_bit_equal(data: Path, tmp_path: Path) -> None:
+    every = {"checkpoint__every_steps": 4}
+    whole = train(settings(data, tmp_path / "whole", **every))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, tmp_path / "parts", **every), trackers=[Interrupt(10)])
+    resumed = train(settings(data, tmp_path / "parts", **every), resume="must")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+    assert resumed.metrics == whole.metrics
+    with pytest.raises(ConfigError, match="differs in negatives"):
+        train(settings(data, tmp_path / "parts", negatives=["in_batch"]), resume="must")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+    plain = {"model__dropout": 0.0, "train__epochs": 1, "train__clip_norm": 1.0, "model__batch_norm": True}
+    plain |= {"optimizers__1": {"name": "sgd", "lr": 0.05}}
+    one = train(settings(data, tmp_path / "one", **plain))
+    train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, data__batch_size=32))
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+    found = read(tmp_path / "two").state["metrics"]
+    assert found["rows_seen"] == 200
+    for key in ("recall@10", "ndcg@10", "mrr@10"):
+        assert found[key] == pytest.approx(one.metrics[key], abs=0.01)
+
+
+def test_defaults_of_a_model_for_retrieval(data: Path, tmp_path: Path) -> None:
+    config = check(settings(data, tmp_path / "r", negatives=None)).config
+    assert [node["name"] for node in config.losses or []] == ["sampled_softmax"]
+    assert config.negatives == [{"name": "in_batch"}]
+    assert [(node["name"], node["k"]) for node in config.metrics or []] == [
+        ("recall_at_k", 10),
+        ("ndcg_at_k", 10),
+        ("mrr_at_k", 10),
+    ]
+    assert "labels none" in validate(settings(data, tmp_path / "r"))
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "bpr", "hinge", "softmax_cross_entropy", "svg_softmax"])
+def test_other_losses_of_two_towers_train_with_drawn_items(data: Path, tmp_path: Path, loss: str) -> None:
+    given = {"losses": [loss], "train__epochs": None, "train__steps": 3, "train__eval_method": "none"}
+    result = train(settings(data, tmp_path / "r", **given))
+    assert result.details["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"negatives": []}, ConfigError, "'negatives' is empty"),
+        ({"negatives": [{"name": "uniform", "count": 3}]}, ConfigError, "'negatives.0'.*no argument 'count'"),
+        ({"losses": ["nce"]}, ConfigError, r"'losses.0': loss 'nce' compares the rows .*negatives: \[in_batch\]"),
+        ({"losses": ["bce"]}, ConfigError, "no label"),
+        ({"metrics": ["auc"]}, ConfigError, "no label"),
+        ({"metrics": [{"name": "recall@5", "exclude": "words"}]}, ConfigError, "'exclude' is 'words'.*history"),
+        ({"train.accumulate_steps": 2}, ConfigError, "accumulate_steps=1"),
+        ({"model": {"name": "lr"}, "metrics": None}, ConfigError, "'negatives' are for models for retrieval"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_training(
+    data: Path, tmp_path: Path, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check(settings(data, tmp_path / "r", **given))
+
+
+def test_data_without_an_item_table_is_refused(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "items")
+    with pytest.raises(DataError, match="no item table"):
+        check(settings(tmp_path / "data", tmp_path / "r"))
+    Schema(SCHEMA.features, (), row_id="row").save(tmp_path / "data" / "schema.json")
+    with pytest.raises(ConfigError, match="no items"):
+        check(settings(tmp_path / "data", tmp_path / "r"))
+
+
+def test_a_loss_that_is_not_finite_names_the_learning_rates(data: Path, tmp_path: Path) -> None:
+    given = {"optimizers": [{"name": "sgd", "lr": 1e30}], "model__similarity": "dot", "train__eval_method": "none"}
+    with pytest.raises(Exception, match="not finite at step"):
+        train(settings(data, tmp_path / "r", **given))
