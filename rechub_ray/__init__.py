@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rechub_ray.models import MODELS, Model
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
+    from rechub_ray.runtime.predictor import Predictor, load
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.task import shared_task_layers
@@ -37,6 +38,7 @@ __all__ = [
     "MODELS",
     "MTLTrainer",
     "Model",
+    "Predictor",
     "RechubError",
     "RunConfig",
     "RunResult",
@@ -50,6 +52,7 @@ __all__ = [
     "evaluate_multi_task",
     "export_model",
     "export_onnx",
+    "load",
     "load_config",
     "load_model",
     "predict",
@@ -66,6 +69,7 @@ _MODULES = {
     "models": ("MODELS", "Model"),
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
+    "runtime.predictor": ("Predictor", "load"),
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "task": ("shared_task_layers",),

@@ -131,15 +131,23 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, run, text in (
         ("evaluate", _evaluate, "Metrics of a checkpoint on a split."),
-        ("predict", _predict, "Predictions of a checkpoint for prepared shards, as parquet."),
+        ("predict", _predict, "Predictions of a checkpoint for prepared shards or raw files, as parquet."),
     ):
         sub = add(name, run, text)
         sub.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
         sub.add_argument(
             "overrides", nargs="*", default=[], metavar="path=value", help="as in data.root=DIR scaling.num_workers=2"
         )
-        sub.add_argument("--split", default="test", help="train, valid, test, or a folder of shards; default: test")
+        sub.add_argument("--split", help="train, valid, test, or a folder of shards; default: test")
         if name == "predict":
+            sub.add_argument(
+                "--raw", nargs="+", action="extend", metavar="FILE",
+                help="raw files in place of a split: paths, folders, globs; on_bad_rows=quarantine and other keys of a "
+                "recipe that say how rows are read are overrides too",
+            )  # fmt: skip
+            sub.add_argument(
+                "--keep", metavar="COLUMNS", help="columns to carry along, as in user,item; default: the row id"
+            )
             sub.add_argument("--out", required=True, metavar="DIR", help="where the parquet files go")
             sub.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
@@ -269,16 +277,29 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rechub_ray.runtime.inference import evaluate
     from rechub_ray.runtime.summary import print_metrics
 
-    print_metrics(evaluate(options.checkpoint, split=options.split, overrides=options.overrides), options.split)
+    split = options.split or "test"
+    print_metrics(evaluate(options.checkpoint, split=split, overrides=options.overrides), split)
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from rechub_ray.config import RunConfig
     from rechub_ray.runtime.inference import predict
+    from rechub_ray.runtime.raw_files import READING
 
+    raw = None
+    if options.raw is not None:
+        if options.split is not None:
+            raise ConfigError("--raw and --split name two kinds of rows", expected="one of them")
+        # an option that takes several values takes the overrides behind it too
+        keys = {*RunConfig.model_fields, *READING}
+        raw = [item for item in options.raw if not ("=" in item and item.partition("=")[0].split(".")[0] in keys)]
+        options.overrides += [item for item in options.raw if item not in raw]
     rows = predict(
         options.checkpoint,
         options.out,
-        split=options.split,
+        split=options.split or "test",
+        raw=raw,
+        keep=None if options.keep is None else [name.strip() for name in options.keep.split(",") if name.strip()],
         probabilities=not options.logits,
         overrides=options.overrides,
     )

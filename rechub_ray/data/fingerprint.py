@@ -12,9 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from rechub_ray.files import absolute, exists, join, join_all, open_filesystem, read_text, split, write_text, writing
+from rechub_ray.files import (
+    absolute,
+    exists,
+    join,
+    join_all,
+    masked,
+    open_filesystem,
+    read_text,
+    split,
+    write_text,
+    writing,
+)
 
 FILE, VOCABULARIES, SCHEMA, ITEMS = "preprocess.json", "vocab", "schema.json", "items"
+RECIPE = "recipe.json"
 
 
 def digest(*parts: object) -> str:
@@ -76,8 +88,9 @@ def encodings_in(folder: str) -> dict[str, str]:
 
 
 def keep(source: str, target: str) -> None:
-    """Copy a data set's transforms and schema, unless they are there; `preprocess.json`, without which they do not
-    count, comes last.
+    """Copy a data set's transforms, schema and recipe, unless they are there.
+
+    `preprocess.json`, without which they do not count, comes last.
 
     Args:
         source: a folder that has them.
@@ -89,6 +102,8 @@ def keep(source: str, target: str) -> None:
     text, place = read_text(join(source, FILE)), join(target, FILE)
     there, (filesystem, inside) = is_there(place), open_filesystem(target)
     if there and read_text(place) == text and encodings_in(target):  # so the vocabularies are the same too
+        if not is_there(join(target, RECIPE)):  # a run from before runs kept it
+            _copy(source, target, RECIPE)
         return
     origin, folder = open_filesystem(join(source, VOCABULARIES))
     with writing(target):
@@ -102,9 +117,14 @@ def keep(source: str, target: str) -> None:
                 filesystem.open_output_stream(f"{inside}/{VOCABULARIES}/{info.base_name}") as sink,
             ):
                 shutil.copyfileobj(stream, sink, 1 << 22)
-    if is_there(join(source, SCHEMA)):
-        write_text(join(target, SCHEMA), read_text(join(source, SCHEMA)))
+    for name in (SCHEMA, RECIPE):
+        _copy(source, target, name)
     write_text(place, text)
+
+
+def _copy(source: str, target: str, name: str) -> None:
+    if is_there(join(source, name)):
+        write_text(join(target, name), masked(read_text(join(source, name))))
 
 
 def is_there(path: str) -> bool:

@@ -295,6 +295,7 @@ class EvalSource:
         world: this worker's place.
         reader: how pieces become blocks.
         targets: False for prediction on data without labels: labels are NaN, and row ids are read.
+        row_ids: read them with targets too.
     """
 
     def __init__(
@@ -306,9 +307,10 @@ class EvalSource:
         world: World,
         reader: Reader,
         targets: bool = True,
+        row_ids: bool = False,
     ) -> None:
         self._plan, self._world, self._reader = EvalPlan(manifest), world, reader
-        self._schema = dataclasses.replace(schema, row_id=None) if targets else schema
+        self._schema = dataclasses.replace(schema, row_id=None) if targets and not row_ids else schema
         self.batch_size, self.targets = batch_size, targets
         self.rows_expected = manifest.rows
 
@@ -319,7 +321,7 @@ class EvalSource:
                 yield collate([block])
 
     def blocks(self) -> Generator[Block, None, None]:
-        """Yield this rank's rows before collation, `batch_size` at a time; without targets they hold their row ids."""
+        """Yield this rank's rows before collation, `batch_size` at a time; with their row ids, where they are read."""
         pieces = self._plan.pieces(self._world.rank, self._world.size)
         waiting = _Lane()
         with contextlib.closing(self._reader(pieces, self._schema, targets=self.targets)) as blocks:

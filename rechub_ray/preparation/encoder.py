@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,13 @@ class Encoder:
                 owner = self._owner(transform.spec)
                 if owner.hash_buckets is not None:
                     transform.ids = Hashing(owner.hash_buckets)
+
+    def only(self, names: Sequence[str]) -> Encoder:
+        """Return the fitted encoder with some of its features alone, in the order of the recipe."""
+        chosen = copy.copy(self)
+        chosen.specs = tuple(spec for spec in self.specs if spec.name in names)
+        chosen.transforms = [transform for transform in self.transforms if transform.spec.name in names]
+        return chosen
 
     def _owner(self, spec: Table) -> Table:
         owner = next(other for other in self.specs if other.name == table_name(spec))

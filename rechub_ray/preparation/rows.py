@@ -32,7 +32,7 @@ class ReadyRows:
 
     Args:
         parsed: features, not yet encoded.
-        others: labels, weight, group and row id as they stand in the shards.
+        others: labels, weight, group and row id as they stand in the shards, and the columns to keep.
         codes: each row's split.
         bad: the raw rows that cannot be used.
         first: as in `RawRows`; None where there is no history.
@@ -117,6 +117,7 @@ class RowReader:
         sides: the side tables, in the order of the recipe's joins.
         grouped: whether the tasks are gathered files, on the local filesystem.
         starts: see `split_codes`.
+        keep: raw columns that go with the rows as they are.
     """
 
     source: Source
@@ -125,6 +126,7 @@ class RowReader:
     sides: tuple[SideTable, ...]
     grouped: bool = False
     starts: tuple[float, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def joined(self, task: Task) -> Iterator[tuple[RawRows, npt.NDArray[np.int64]]]:
         """Yield the task's rows with histories and side tables, and how many of them each side table knows."""
@@ -143,6 +145,7 @@ class RowReader:
             table, flaws = raw.table, Flaws(raw.table.num_rows)
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
+            others |= {name: flat(table[name]) for name in self.keep}
             codes = split_codes(self.recipe, raw, task.split, self.starts, flaws)
             place = {}
             if self.recipe.cluster_by is not None:

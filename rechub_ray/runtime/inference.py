@@ -6,35 +6,34 @@ import contextlib
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from pyarrow.fs import FileSelector
-from torch import Tensor
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Checkpoint, read
 from rechub_ray.config import RunConfig
 from rechub_ray.data.catalogue import Catalogue
-from rechub_ray.data.collate import collate
+from rechub_ray.data.fingerprint import digest
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
 from rechub_ray.defaults import links, metrics_of, retrieves
-from rechub_ray.device import autocast, pick_device
+from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import evaluate_model
-from rechub_ray.files import absolute, check_writable, join_all, open_filesystem, writing
+from rechub_ray.files import absolute, check_writable, is_uri, join, join_all, masked, read_text
+from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
-from rechub_ray.models.base import Model
 from rechub_ray.models.matching.base import Retriever
-from rechub_ray.outputs import Output, predictions, served
+from rechub_ray.outputs import Output, predictions
+from rechub_ray.runtime.parts import QUARANTINE, Parts
+from rechub_ray.runtime.predictions import PART_ROWS, PredictJob, ShardRows, check_kept, served_columns, write_parts
 from rechub_ray.runtime.preflight import check_device
+from rechub_ray.runtime.raw_files import READING, RawForm, RawRows
 from rechub_ray.runtime.same_encoding import check_encoding, trained_on
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -46,23 +45,19 @@ _CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling")
 
 @dataclasses.dataclass(frozen=True)
 class InferenceJob:
-    """The data that every worker needs to evaluate or predict.
+    """The data that every worker needs to evaluate.
 
     Args:
         checkpoint: path or URI of one checkpoint.
         config: its run's, with overrides.
         schema: its run's features and labels, as far as they are read.
         manifest: the rows.
-        out: folder for predictions; None evaluates.
-        probabilities: predictions are probabilities, not logits.
     """
 
     checkpoint: str
     config: RunConfig
     schema: Schema
     manifest: Manifest
-    out: str | None = None
-    probabilities: bool = True
 
 
 def evaluate(
@@ -83,7 +78,10 @@ def evaluate(
         ConfigError: an override that a finished training does not allow, or a split that the run does not have.
         DataError: the split cannot be read, or does not fit the schema.
     """
-    return dict(_launch(_job(checkpoint, split, overrides, targets=True)))
+    saved, config, _ = open_checkpoint(checkpoint, overrides)
+    manifest = _manifest(saved, config, split, saved.schema, targets=True)
+    job = InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
+    return _launch(infer, job, config)
 
 
 def predict(
@@ -91,43 +89,127 @@ def predict(
     out: str | Path,
     *,
     split: str = "test",
+    raw: str | Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
     probabilities: bool = True,
     overrides: Sequence[str] | dict[str, Any] = (),
 ) -> int:
-    """Write a checkpoint's predictions as parquet: one `part-<worker>.parquet` a worker, rows in the files' order.
+    """Write a checkpoint's predictions as parquet files `part-<number>.parquet`, in the order of the rows' files.
 
-    The columns are the schema's row id (if it has one) and the model's outputs, of a model for retrieval the users'
-    vectors: lists of a fixed size. Labels are not needed.
+    The columns are those that are kept and the model's outputs, of a model for retrieval the users' vectors: lists of a
+    fixed size. Labels are not needed. A command that was killed goes on when it is given again: whole parts stay.
 
     Args:
         checkpoint: as for `evaluate`.
         out: folder or URI for the predictions.
         split: as for `evaluate`.
+        raw: in place of a split: raw files (paths, folders, globs, URIs), which are read as `prepare` reads them and
+            encoded by the transforms that the run keeps. Where histories are made of several rows, they come by user.
+        keep: columns to carry along: of raw files any with one value a row; of shards the row id, the group, the weight
+            and labels. None takes the row id, where there is one.
         probabilities: binary labels' predictions are probabilities; False gives logits.
-        overrides: as for `evaluate`.
+        overrides: as for `evaluate`; with `raw` also keys of the recipe that say how rows are read (`format.type`,
+            `history`, `where`, `on_bad_rows`, ...).
 
     Returns:
         Rows written.
 
     Raises:
-        ConfigError: `out` holds predictions already; otherwise as for `evaluate`.
+        ConfigError: `out` holds predictions already, or a part of others; otherwise as for `evaluate`.
         CheckpointError: as for `evaluate`.
-        DataError: as for `evaluate`.
+        DataError: as for `evaluate`; a raw file, column or row cannot be used.
     """
     out = absolute(str(out))  # workers do not share the driver's working folder
-    filesystem, root = open_filesystem(out)
-    with writing(out):
-        found = filesystem.get_file_info(FileSelector(root, allow_not_found=True))
-    if any(info.extension == "parquet" for info in found):
-        raise ConfigError(f"'{out}' holds predictions already", hint="Name another folder.")
-    job = dataclasses.replace(_job(checkpoint, split, overrides, targets=False), out=out, probabilities=probabilities)
+    overrides, settings = split_settings(overrides, raw is not None)
+    saved, config, outputs = open_checkpoint(checkpoint, overrides)
+    schema = rows_schema(saved, config)
+    about = {"checkpoint": digest(read_text(join(saved.path, "manifest.json"))), "--logits": not probabilities}
+    rows: ShardRows | RawRows
+    if raw is not None:
+        files = [raw] if isinstance(raw, str) else list(raw)
+        form = RawForm.of(saved, config, files, schema=schema, keep=keep, settings=settings)
+        kept, rows = form.keep, form.rows()
+        count, about = rows.parts, about | rows.about()
+    else:
+        schema, kept = ShardRows.reading(schema, keep)
+        targets = bool(schema.labels or schema.weight or schema.group)
+        manifest = _manifest(saved, config, split, schema, targets=targets)
+        rows = ShardRows(manifest, schema, kept, targets)
+        count = min(max(-(-manifest.rows // PART_ROWS), config.processes), manifest.rows)
+        about |= {"shards": manifest.fingerprint, "--keep": ",".join(kept)}
+    check_kept(kept, served_columns(saved.schema, config, outputs, probabilities=probabilities))
     check_writable(out, what="--out")
-    return int(_launch(job)["rows_seen"])
+    with locked(out, what="--out", hint="Wait for it, or name another folder."), contextlib.ExitStack() as opened:
+        parts = Parts.begin(out, count, about)
+        try:
+            made = 0
+            if isinstance(rows, RawRows) and rows.by_user:
+                rows, made = opened.enter_context(_together(rows, parts, config))
+            if parts.missing:
+                _launch(write_parts, PredictJob(saved.path, config, rows, parts, probabilities), config)
+            written, bad = parts.finish()
+        except BaseException:
+            parts.abandon()
+            raise
+    if isinstance(rows, ShardRows) and written != rows.manifest.rows:
+        raise DataError("not every row was predicted exactly once", expected=rows.manifest.rows, got=written)
+    if bad + made:
+        _log.warning("%d bad rows are not predicted; they are in %s", bad + made, masked(join(out, QUARANTINE)))
+    return written
 
 
-def _job(
-    checkpoint: str | Path, split: str, overrides: Sequence[str] | dict[str, Any], *, targets: bool
-) -> InferenceJob:
+@contextlib.contextmanager
+def _together(rows: RawRows, parts: Parts, config: RunConfig) -> Iterator[tuple[RawRows, int]]:
+    """Yield the rows with those of each user together, in files that last as long as the block, and the bad ones."""
+    with contextlib.ExitStack() as opened:
+        if is_uri(parts.out) and config.scaling.num_workers:
+            raise ConfigError(
+                f"--out: histories are made in files beside the predictions, which workers cannot read in {parts.out}",
+                expected="a folder that all workers share, or scaling.num_workers=0",
+            )
+        if config.scaling.num_workers:
+            from rechub_ray.runtime.cluster import connected
+
+            opened.enter_context(connected(config.scaling))
+        place = Path(parts.unfinished)
+        if is_uri(parts.out):
+            place = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="rechub-")))
+        aside = place / QUARANTINE
+        rows, bad = rows.together(place / "histories", aside, use_ray=config.scaling.num_workers > 0)
+        if bad:
+            parts.take_bad(aside)
+        yield rows, bad
+
+
+def split_settings(overrides: Sequence[str] | dict[str, Any], raw: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the overrides of a run's configuration, and those of the recipe that says how raw rows are read.
+
+    Raises:
+        ConfigError: there are some of a recipe, and no raw rows.
+    """
+    pairs = overrides.items() if isinstance(overrides, dict) else map(config_module.parse_override, overrides)
+    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for path, value in pairs:
+        found[path.split(".")[0] in READING][path] = value
+    if found[1] and not raw:
+        raise ConfigError(f"'{next(iter(found[1]))}' is for raw files", expected="--raw FILES beside it")
+    return found
+
+
+def rows_schema(saved: Checkpoint, config: RunConfig) -> Schema:
+    """Return what is read of rows that are predicted: for a model for retrieval the users' side, and no item."""
+    return saved.schema.user_side if retrieves(config) else saved.schema
+
+
+def open_checkpoint(
+    checkpoint: str | Path, overrides: Sequence[str] | dict[str, Any]
+) -> tuple[Checkpoint, RunConfig, tuple[Output, ...]]:
+    """Return a checkpoint without weights, its run's configuration with overrides, and its model's outputs.
+
+    Raises:
+        CheckpointError: there is no complete checkpoint.
+        ConfigError: an override that a finished training does not allow.
+    """
     saved = read(absolute(str(checkpoint)), weights=False)
     config = config_module.load(saved.config.model_dump(mode="json"), overrides)
     for key in RunConfig.model_fields:
@@ -139,6 +221,11 @@ def _job(
     with torch.device("meta"):
         outputs = MODELS.build(config.model, saved.schema, where="model").outputs
     _metrics(config, saved.schema, outputs)
+    return saved, config, outputs
+
+
+def _manifest(saved: Checkpoint, config: RunConfig, split: str, schema: Schema, *, targets: bool) -> Manifest:
+    """Return the shards of a split, checked to be encoded as the checkpoint's data was."""
     key = f"data.{split}" if split in ("train", "valid", "test") else "--split"
     path = getattr(config.data, split) if key != "--split" else absolute(split)
     if path is None:
@@ -146,20 +233,20 @@ def _job(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
     check_encoding(trained_on(saved), config, {key: path}, of=saved.path)
-    schema = saved.schema if targets or not retrieves(config) else saved.schema.user_side  # no item has to be known
     manifest = Manifest.scan(join_all(config.data.root, path), schema, targets=targets, key=key)
     for line in remarks({key: manifest}):
         _log.warning("%s", line)
-    return InferenceJob(checkpoint=saved.path, config=config, schema=schema, manifest=manifest)
+    return manifest
 
 
-def _launch(job: InferenceJob) -> dict[str, float]:
-    if job.config.scaling.num_workers == 0:
+def _launch(share: Callable[..., dict[str, Any]], job: Any, config: RunConfig) -> dict[str, Any]:
+    """Run a share of work in this process or on the workers; return the result of rank 0."""
+    if config.scaling.num_workers == 0:
         threads = torch.get_num_threads()
-        torch.set_num_threads(job.config.train.threads or threads)
+        torch.set_num_threads(config.train.threads or threads)
         try:
-            device = pick_device(job.config.train.device)
-            return infer(job, world=World(), device=device, reader=ThreadReader(threads=job.config.data.read_threads))
+            device = pick_device(config.train.device)
+            return share(job, world=World(), device=device, reader=ThreadReader(threads=config.data.read_threads))
         finally:
             torch.set_num_threads(threads)
     from rechub_ray.runtime.workers import run_on_workers
@@ -167,91 +254,23 @@ def _launch(job: InferenceJob) -> dict[str, float]:
     again = "The same command starts again."
     # the run's folder may be read-only, or in use by the run
     with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
-        return run_on_workers(job.config, infer, job, hear=lambda event: None, storage=f"{folder}/ray", again=again)
+        return run_on_workers(config, share, job, hear=lambda event: None, storage=f"{folder}/ray", again=again)
 
 
 def infer(
     job: InferenceJob, *, world: World, device: torch.device, reader: Reader, hooks: Hooks | None = None
 ) -> dict[str, float]:
-    """Do this worker's share of an evaluation or prediction; return the same result on every rank.
-
-    Raises:
-        DataError: the number of rows predicted on all workers is not the expected one.
-    """
-    checkpoint = read(job.checkpoint)
-    model = checkpoint.build_model().to(device)
+    """Do this worker's share of an evaluation; return the same result on every rank."""
+    model = read(job.checkpoint).build_model().to(device)
     source = EvalSource(
-        job.manifest,
-        job.schema,
-        batch_size=job.config.data.eval_batch_size,
-        world=world,
-        reader=reader,
-        targets=job.out is None,
+        job.manifest, job.schema, batch_size=job.config.data.eval_batch_size, world=world, reader=reader
     )
-    if job.out is None:
-        metrics = _metrics(job.config, job.schema, model.outputs)
-        catalogue = None
-        if isinstance(model, Retriever):
-            catalogue = Catalogue.read(job.config.data.root, job.schema).to(device)
-        precision = job.config.train.precision
-        return evaluate_model(
-            model, metrics, source, world=world, device=device, precision=precision, catalogue=catalogue
-        )
-    rows = _write_predictions(job, checkpoint, model, source, world, device)
-    seen = int(world.sum_(torch.tensor([rows])).item())
-    if seen != source.rows_expected:
-        raise DataError("not every row was predicted exactly once", expected=source.rows_expected, got=seen)
-    return {"rows_expected": source.rows_expected, "rows_seen": seen}
-
-
-@torch.no_grad()
-def _write_predictions(
-    job: InferenceJob, checkpoint: Checkpoint, model: Model, source: EvalSource, world: World, device: torch.device
-) -> int:
-    filesystem, root = open_filesystem(str(job.out))
-    part = f"{root}/part-{world.rank:05d}.parquet"
-    rows, writer, sink = 0, None, None
-    read_as = links(job.config, checkpoint.schema, model.outputs)
-    given = [output for output in model.outputs if output.part != "item" or not isinstance(model, Retriever)]
-    columns = served(given, checkpoint.schema, read_as, probabilities=job.probabilities)
-    try:
-        with writing(part):
-            filesystem.create_dir(root, recursive=True)
-            sink = filesystem.open_output_stream(f"{part}.writing")
-        for block in source.blocks():
-            with autocast(device, job.config.train.precision):
-                outputs = model(collate([block]).to(device).features)
-            arrays: dict[str, Any] = {item.name: _column(item.of(outputs)) for item in columns}
-            if block.row_id is not None:
-                arrays = {str(checkpoint.schema.row_id): block.row_id, **arrays}
-            table = pa.table(arrays)
-            with writing(part):
-                writer = writer or pq.ParquetWriter(sink, table.schema)
-                writer.write_table(table)
-            rows += block.rows
-        with writing(part):
-            if writer is not None:
-                writer.close()
-            sink.close()
-            if writer is not None:
-                filesystem.move(f"{part}.writing", part)
-    finally:
-        with contextlib.suppress(OSError):  # there is such a file where writing failed, or this worker has no rows
-            filesystem.delete_file(f"{part}.writing")
-    return rows
+    metrics = _metrics(job.config, job.schema, model.outputs)
+    catalogue = Catalogue.read(job.config.data.root, job.schema).to(device) if isinstance(model, Retriever) else None
+    precision = job.config.train.precision
+    return evaluate_model(model, metrics, source, world=world, device=device, precision=precision, catalogue=catalogue)
 
 
 def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> MetricSet:
     metrics = MetricSet(schema, metrics_of(config, schema))
     return metrics.bind(predictions(outputs, schema, links(config, schema, outputs)), outputs)
-
-
-def _column(value: Tensor) -> pa.Array:
-    """Return a column of numbers, or of lists of a fixed size."""
-    array = value.float().cpu()
-    if array.dim() == 1:
-        return pa.array(array.numpy())
-    column = pa.array(array.contiguous().numpy().reshape(-1))
-    for size in reversed(array.shape[1:]):
-        column = pa.FixedSizeListArray.from_arrays(column, size)
-    return column

@@ -1,0 +1,310 @@
+"""Raw files as rows to predict: read as `prepare` reads them, and encoded by the transforms that a run keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rechub_ray.checkpoint import Checkpoint
+from rechub_ray.config import RunConfig, merge
+from rechub_ray.data.block import Block
+from rechub_ray.data.fingerprint import RECIPE, digest, find, homes, is_there
+from rechub_ray.data.reader import stack
+from rechub_ray.data.source import Reader
+from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.files import absolute, is_uri, join, open_filesystem, read_text
+from rechub_ray.preparation.buckets import bucket_count, task_bytes
+from rechub_ray.preparation.columns import Column, Use
+from rechub_ray.preparation.encoder import Encoder
+from rechub_ray.preparation.forms import Format, Join
+from rechub_ray.preparation.histories import Deal, Gather
+from rechub_ray.preparation.recipe import TRAIN, Recipe
+from rechub_ray.preparation.rows import RowReader, SideTable
+from rechub_ray.preparation.runner import run
+from rechub_ray.preparation.sources import BadRow, Source, Task, plan
+from rechub_ray.runtime.predictions import Columns
+from rechub_ray.runtime.same_encoding import trained_on
+from rechub_ray.schema import Schema
+
+READING = ("source", "format", "time_format", "joins", "history", "where", "on_bad_rows")
+"""The keys of a recipe that say how raw rows are read."""
+_ENDING = re.compile(r"\.(csv|tsv|jsonl|parquet)(\.\w+)?$")
+_DELIMITED = ("csv", "tsv")
+
+
+@dataclasses.dataclass(frozen=True)
+class RawForm:
+    """How the raw rows of a run's data are read.
+
+    Args:
+        recipe: that of its data, without labels and splits.
+        encoder: the transforms of the model's features.
+        transforms: the folder that they are in.
+        schema: the model's features.
+        keep: the raw columns to carry along.
+    """
+
+    recipe: Recipe
+    encoder: Encoder
+    transforms: str
+    schema: Schema
+    keep: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        saved: Checkpoint,
+        config: RunConfig,
+        files: Sequence[str],
+        *,
+        schema: Schema,
+        keep: Sequence[str] | None,
+        settings: Mapping[str, Any],
+    ) -> RawForm:
+        """Return how the raw rows of a checkpoint's data are read.
+
+        Args:
+            saved: the checkpoint.
+            config: its run's, with overrides.
+            files: paths of the raw files.
+            schema: what is read of rows.
+            keep: the columns to carry along; None stands for the recipe's `row_id`, where it has one.
+            settings: changes to the recipe: keys in READING, and paths below them.
+
+        Raises:
+            ConfigError: the run keeps no transforms or no recipe, or the settings are wrong.
+            DataError: they cannot be read, or are not those of the model.
+        """
+        place = find(saved.path)
+        if place is None:
+            raise ConfigError(
+                f"{saved.path}: its run keeps no transforms, so raw values cannot be encoded",
+                expected="preprocess.json beside the checkpoints, as runs on data of `rechub-ray prepare` have it",
+                hint="A run from before runs kept them gets them with `rechub-ray prepare --adopt RUN`.",
+            )
+        encoder, schema = Encoder.load(place), dataclasses.replace(schema, row_id=None)
+        made = {feature.name: feature for feature in encoder.features}
+        lacking = [name for name in schema.feature_names if name not in made]
+        known = dataclasses.replace(schema, features=tuple(made.get(f.name, f) for f in schema.features))
+        differing = lacking or list(trained_on(saved).encoded_otherwise(known))
+        if differing:
+            raise DataError(f"{place}: its transforms are not those of the model's features {', '.join(differing)}")
+        data = _kept_recipe(place, config)
+        row_id = data.get("row_id")
+        kept = tuple(dict.fromkeys([row_id] if keep is None and row_id else keep or ()))
+        recipe = _reading(data, encoder, files, settings)
+        encoder = encoder.only(schema.feature_names)
+        return cls(_needed(recipe, encoder, kept), encoder, place, schema, kept)
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The uses of raw columns, those of side tables and of the history included."""
+        return (*self.recipe.uses, *(Use(name, "carried along ('--keep')") for name in self.keep))
+
+    def sides(self) -> tuple[SideTable, ...]:
+        """Return the side tables."""
+        source = Source.open(self.recipe.source)
+        return tuple(SideTable.read(source, join, self.uses) for join in self.recipe.joins)
+
+    def rows(self, sides: tuple[SideTable, ...] | None = None) -> RawRows:
+        """Return the rows of the files; where histories are made of several rows, these are not together yet.
+
+        Args:
+            sides: the side tables, where they were read before.
+
+        Raises:
+            DataError: a file or column is missing, or of a type that its use cannot take.
+        """
+        recipe, history = self.recipe, self.recipe.history
+        made = {name for join in recipe.joins for name in join.columns}
+        if history is not None:
+            made |= {history.name, history.item} if history.items is not None else {history.name}
+        columns = dict.fromkeys([*recipe.input_columns, *(name for name in self.keep if name not in made)])
+        source, files = _opened([file.path for file in recipe.files[""]])
+        entries = [file.model_copy(update={"path": path}) for file, path in zip(recipe.files[""], files, strict=True)]
+        tasks = plan(source, {"": entries}, list(columns), self.uses, recipe.where)
+        names = tuple(dict.fromkeys(task.file for task in tasks))
+        reader = RowReader(source, recipe, names, self.sides() if sides is None else sides, keep=self.keep)
+        return RawRows(reader, tuple(tasks), self.transforms, self.schema, bucket_count(task_bytes(source, tasks)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRows:
+    """Rows of raw files.
+
+    Args:
+        reader: reads them.
+        tasks: the pieces of the files, a part each; None for a piece without rows.
+        transforms: the folder of the run's transforms.
+        schema: the model's features.
+        buckets: the number of files that hold the rows once those of each user are brought together.
+    """
+
+    reader: RowReader
+    tasks: tuple[Task | None, ...]
+    transforms: str
+    schema: Schema
+    buckets: int
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return Encoder.load(self.transforms).only(self.schema.feature_names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "encoder"}  # vocabularies may be large
+
+    @property
+    def by_user(self) -> bool:
+        """Whether the rows of each user are still to be brought together."""
+        return self.reader.recipe.by_user and not self.reader.grouped
+
+    @property
+    def parts(self) -> int:
+        """In how many parts they are predicted."""
+        return self.buckets if self.by_user else len(self.tasks)
+
+    def about(self) -> dict[str, str]:
+        """Return digests of the files and of how they are read."""
+        source = self.reader.source
+        infos = source.filesystem.get_file_info(list(self.reader.files))
+        recipe = self.reader.recipe.model_dump_json(exclude={"files", "on_bad_rows"})
+        return {
+            "raw files": digest([[info.path, info.size, info.mtime_ns] for info in infos]),
+            "recipe": digest(recipe),
+            "--keep": ",".join(self.reader.keep),
+        }
+
+    def blocks(
+        self, number: int, parts: int, *, reader: Reader, batch_size: int
+    ) -> Iterator[tuple[Block | None, Columns, list[BadRow]]]:
+        task = self.tasks[number]
+        return iter(()) if task is None else encoded(self.reader, task, self.encoder, self.schema)
+
+    def together(self, folder: Path, quarantine: Path, *, use_ray: bool) -> tuple[RawRows, int]:
+        """Bring each user's rows together, with their histories, unless that was done before.
+
+        Args:
+            folder: for the files that hold them; all workers must see it.
+            quarantine: folder for rows that cannot be used.
+            use_ray: through Ray Data.
+
+        Returns:
+            The rows, and how many cannot be used.
+
+        Raises:
+            DataError: a row is bad, and `on_bad_rows` is `error`.
+        """
+        reader, note = self.reader, folder / "done.json"
+        if not note.exists():
+            for left in (folder, quarantine):
+                shutil.rmtree(left, ignore_errors=True)
+            folder.mkdir(parents=True)
+            deal = Deal(reader.source, reader.recipe, reader.files, folder, quarantine, self.buckets)
+            bad = sum(run(deal, [(n, task) for n, task in enumerate(self.tasks) if task is not None], use_ray=use_ray))
+            paths = [path for path, _ in run(Gather(reader.recipe, folder), list(range(self.buckets)), use_ray=use_ray)]
+            note.write_text(json.dumps({"bad": bad, "paths": paths}))
+        found = json.loads(note.read_text())
+        rows = dataclasses.replace(
+            self,
+            reader=dataclasses.replace(reader, source=Source.open("/"), grouped=True),
+            tasks=tuple(_gathered(path) if path else None for path in found["paths"]),
+        )
+        return rows, found["bad"]
+
+
+def encoded(
+    reader: RowReader, task: Task, encoder: Encoder, schema: Schema
+) -> Iterator[tuple[Block | None, Columns, list[BadRow]]]:
+    """Yield a task's rows in blocks, as the model takes them, with the columns to carry along and bad rows.
+
+    Raises:
+        DataError: the file is damaged, or a row is bad and `on_bad_rows` is `error`.
+    """
+    for rows in reader.ready(task, encoder):
+        if rows.bad and reader.recipe.on_bad_rows == "error":
+            raise min(rows.bad, key=lambda row: row.row).error()
+        block = None
+        if len(rows.codes):
+            block = stack(pa.table(encoder.encode_parsed(rows.parsed)), schema, targets=False, where=task.file)
+        yield block, {name: rows.others[name] for name in reader.keep}, rows.bad
+
+
+def _gathered(path: str) -> Task:
+    file = pq.ParquetFile(path)
+    groups = tuple(range(file.num_row_groups))
+    columns = tuple(map(Column, file.schema_arrow.names))
+    return Task(path, form=Format(type="parquet"), row_groups=groups, columns=columns)
+
+
+def _kept_recipe(transforms: str, config: RunConfig) -> dict[str, Any]:
+    """Return the recipe beside the transforms, or else in the folder of the run's data."""
+    data = homes(config.data.root, config.data.schema_file, config.data.train).values()
+    for folder in (transforms, *data):
+        place = join(folder, RECIPE)
+        if is_there(place):
+            try:
+                return dict(json.loads(read_text(place)))
+            except (OSError, ValueError, TypeError) as error:
+                raise DataError(f"{place} is not a recipe", got=error) from None
+    raise ConfigError(
+        f"{transforms}: the run keeps no recipe, so it is not known how its raw files are read",
+        expected=f"{RECIPE} beside the transforms, or in the folder of the run's data",
+        hint="data.root=FOLDER names a folder of data that `rechub-ray prepare` wrote by that recipe.",
+    )
+
+
+def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], settings: Mapping[str, Any]) -> Recipe:
+    """Return a recipe that reads raw files as another one does, and takes every row."""
+    splits = data.get("files") or {}
+    entries: list[Any] = splits.get(TRAIN) or next(iter(splits.values()), [])
+    data = {key: value for key, value in data.items() if key in READING}
+    data["format"] = entries[0]["format"] if entries else data.get("format", {})
+    data = merge(data, settings)
+    if data.get("history"):
+        data["history"] = {**data["history"], "min_length": 0}
+    data["where"] = data.get("where") or ""
+    form = dict(data["format"])
+    data["files"] = [_entry(path, form, "format.type" in settings) for path in files]
+    data["features"] = [spec.model_dump(mode="json") for spec in encoder.specs]
+    recipe = Recipe.from_dict({**data, "labels": []})
+    return recipe.model_copy(update={"source": absolute(recipe.source)})
+
+
+def _entry(path: str, form: Mapping[str, Any], is_typed: bool) -> Any:
+    """Return a file's entry in a recipe; of a file whose name says so, with another type than the recipe's."""
+    ending, kind = _ENDING.search(path), form.get("type", "csv")
+    own = ending[1] if ending and not is_typed else kind
+    return path if own == kind or {own, kind} <= set(_DELIMITED) else {"path": path, "format": {"type": own}}
+
+
+def _needed(recipe: Recipe, encoder: Encoder, keep: tuple[str, ...]) -> Recipe:
+    """Return the recipe with the features of the encoder, and with what these and `keep` need alone."""
+    needed = {*encoder.columns, *keep}
+    joins: list[Join] = []
+    history = recipe.history
+    if history is not None and history.items is None and history.name not in needed:
+        history = None
+    for side in reversed(recipe.joins):
+        if needed & set(side.columns):
+            joins.insert(0, side)
+            needed.add(side.input_key or side.key)
+    return recipe.model_copy(update={"features": encoder.specs, "joins": tuple(joins), "history": history})
+
+
+def _opened(paths: Sequence[str]) -> tuple[Source, list[str]]:
+    """Return the filesystem of files as a source, and their paths on it."""
+    opened = [open_filesystem(absolute(path)) for path in paths]
+    first = opened[0][0]
+    for path, (filesystem, _) in zip(paths, opened, strict=True):
+        if filesystem != first:
+            raise ConfigError("--raw names files of two stores", got=f"{paths[0]} and {path}")
+    return Source(first, "" if is_uri(paths[0]) else "/"), [path for _, path in opened]
