@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +16,8 @@ from rechub_ray.data.source import ThreadReader
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.runtime.inference import InferenceJob, evaluate, infer, predict
 from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.parts import Parts
+from rechub_ray.runtime.predictions import PredictJob, ShardRows, write_parts
 from tests.worlds import on_ranks
 
 
@@ -39,12 +40,14 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
     for part in on_ranks(2, lambda world: infer(job, world=world, device=torch.device("cpu"), reader=ThreadReader())):
         assert part == pytest.approx(whole, abs=1e-6)
         assert part["rows_seen"] == 150
-    job = dataclasses.replace(job, out=str(tmp_path / "two"))
-    told = on_ranks(2, lambda world: infer(job, world=world, device=torch.device("cpu"), reader=ThreadReader()))
-    assert told == [{"rows_expected": 150, "rows_seen": 150}] * 2
+    schema, kept = ShardRows.reading(saved.schema, None)
+    rows = ShardRows(manifest, schema, kept, targets=False)
+    parts = Parts.begin(str(tmp_path / "two"), 4, {})
+    work = PredictJob(saved.path, saved.config, rows, parts)
+    on_ranks(2, lambda world: write_parts(work, world=world, device=torch.device("cpu"), reader=ThreadReader()))
+    assert parts.finish() == (150, 0)
     assert predict(run, tmp_path / "one") == 150
-    parts = [pq.read_table(file) for file in sorted((tmp_path / "two").iterdir())]
-    assert len(parts) == 2
-    assert all(part.num_rows for part in parts)
-    one, two = pq.read_table(tmp_path / "one")["probability"], pa.concat_tables(parts)["probability"]
+    tables = [pq.read_table(file) for file in sorted((tmp_path / "two").iterdir())]
+    assert [table.num_rows for table in tables] == [37, 38, 37, 38]
+    one, two = pq.read_table(tmp_path / "one")["probability"], pa.concat_tables(tables)["probability"]
     assert two.to_pylist() == pytest.approx(one.to_pylist(), abs=1e-6)
