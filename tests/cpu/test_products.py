@@ -17,6 +17,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of AMD processors, on any of them."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "_LARGE", 0)
     monkeypatch.setattr(products, "_is_faster", lambda: True)
 
 
