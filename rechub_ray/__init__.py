@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rechub_ray.errors import RechubError
     from rechub_ray.export.onnx import export_model, export_onnx
     from rechub_ray.models import MODELS, Model
+    from rechub_ray.preparation import Encoder, PrepareResult, prepare
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
     from rechub_ray.runtime.predictor import Predictor, load
@@ -34,11 +35,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __all__ = [
     "CTRTrainer",
     "DenseFeature",
+    "Encoder",
     "Label",
     "MODELS",
     "MTLTrainer",
     "Model",
     "Predictor",
+    "PrepareResult",
     "RechubError",
     "RunConfig",
     "RunResult",
@@ -56,6 +59,7 @@ __all__ = [
     "load_config",
     "load_model",
     "predict",
+    "prepare",
     "shared_task_layers",
     "train",
     "tune",
@@ -67,6 +71,7 @@ _MODULES = {
     "errors": ("RechubError",),
     "export.onnx": ("export_model", "export_onnx"),
     "models": ("MODELS", "Model"),
+    "preparation": ("Encoder", "PrepareResult", "prepare"),
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
     "runtime.predictor": ("Predictor", "load"),

@@ -313,8 +313,6 @@ def _export(options: argparse.Namespace) -> None:
     out = options.out or default_path(options.checkpoint, options.inputs)
     report = export_onnx(options.checkpoint, out, inputs=options.inputs, probabilities=not options.logits)
     print(f"{masked(report.path)}: largest difference from PyTorch {report.max_abs_difference:.2g}")
-    if report.encoded_inputs:
-        print(f"ids, not raw values, go into {', '.join(report.encoded_inputs)}: ONNX cannot hash texts")
 
 
 def _list(options: argparse.Namespace) -> None:

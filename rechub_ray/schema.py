@@ -94,6 +94,7 @@ class Label:
         kind: `binary` (0 or 1), `regression` (any finite number) or `multiclass` (a class id in [0, num_classes)).
         optional: whether a null (or NaN) is allowed; such a row does not count for this label.
         num_classes: of a multiclass label, in [2, 2**24): class ids travel as float32, which is exact up to there.
+        expression: how `prepare` makes it of raw columns; empty where that is not known.
 
     Raises:
         SchemaError: a multiclass label without `num_classes`, or another label with it.
@@ -103,6 +104,7 @@ class Label:
     kind: LabelKind = "binary"
     optional: bool = False
     num_classes: Annotated[int, Ge(2), Lt(2**24)] | None = None
+    expression: str = ""
 
     def __post_init__(self) -> None:
         if (self.kind == "multiclass") != (self.num_classes is not None):
@@ -371,8 +373,27 @@ class Schema:
                 found[mine.name] = "encoded otherwise" if same else f"{sizes[0]:,} ids, was {sizes[1]:,}"
         return found
 
+    def labelled_otherwise(self, other: Schema) -> dict[str, str]:
+        """Return the labels that another data set makes of other raw values, each with a few words.
+
+        Where one of the two does not know how, nothing is said.
+        """
+        theirs, found = {label.name: label.expression for label in other.targets}, {}
+        for label in self.targets:
+            now, before = theirs.get(label.name), label.expression
+            if now and before and now != before:
+                found[label.name] = f"{now}, was {before}"
+        return found
+
+    def bare(self) -> Schema:
+        """Return the schema without what it says of raw values."""
+        labels, teachers = (
+            tuple(dataclasses.replace(label, expression="") for label in some) for some in (self.labels, self.teachers)
+        )
+        return dataclasses.replace(self.encoded({}), labels=labels, teachers=teachers)
+
     def to_dict(self) -> dict[str, Any]:
-        teachers = {"teachers": [dataclasses.asdict(label) for label in self.teachers]} if self.teachers else {}
+        teachers = {"teachers": [_plain(label) for label in self.teachers]} if self.teachers else {}
         items: dict[str, Any] = {}
         if self.items is not None:
             exclude = {} if self.items.exclude is None else {"exclude": self.items.exclude}
@@ -381,7 +402,7 @@ class Schema:
         return {
             "version": VERSION,
             "features": [_plain(f) for f in self.features],
-            "labels": [dataclasses.asdict(label) for label in self.labels],
+            "labels": [_plain(label) for label in self.labels],
             "group": self.group,
             "weight": self.weight,
             "row_id": self.row_id,
@@ -465,8 +486,9 @@ def _check_tables(features: Iterable[Feature]) -> None:
             )
 
 
-def _plain(feature: Feature) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(feature).items() if key != "encoding" or value}
+def _plain(part: Feature | Label) -> dict[str, Any]:
+    unknown = ("encoding", "expression")
+    return {key: value for key, value in dataclasses.asdict(part).items() if key not in unknown or value}
 
 
 def _list(data: dict[str, Any], key: str, where: str) -> list[Any]:

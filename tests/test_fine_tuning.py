@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,13 +18,14 @@ from torch import nn
 
 from rechub_ray import checkpoint, config, yaml_text
 from rechub_ray.data.synthetic import write_click_logs
-from rechub_ray.errors import CheckpointError
+from rechub_ray.errors import CheckpointError, DataError
 from rechub_ray.fine_tuning import check_start, initialise_from, start_of
 from rechub_ray.freezing import freeze
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
 from rechub_ray.preparation import Encoder, prepare
 from rechub_ray.runtime import launch
+from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 
@@ -381,6 +383,49 @@ def test_rows_go_by_key_where_the_vocabulary_differs(months: Path, tmp_path: Pat
         "rows_here": len(keys(months / "month1", "user")) + 1,
     }
     assert "embedding.tables.hashed" in report["restored"]
+
+
+def test_next_month_with_a_grown_vocabulary(tmp_path: Path) -> None:
+    """Old keys keep ids and rows; AUC of the old model on next month's rows, in which half of the users are new."""
+    liking = np.random.default_rng(0).normal(size=60)
+
+    def log(number: int, rows: int) -> pa.Table:
+        random = np.random.default_rng(number)
+        user, item = random.integers(0, 40, rows) + 20 * number, random.integers(0, 10, rows)
+        click = random.random(rows) < 1 / (1 + np.exp(-3 * liking[user]))
+        return pa.table({"user": [f"u{u}" for u in user], "item": item, "y": click.astype(int)})
+
+    def data(number: int, **keys: Any) -> str:
+        recipe = {"labels": [{"name": "y"}], "features": [{"kind": "categorical", "columns": ["user", "item"]}]}
+        rows = log(number, 6000)
+        files = {"train": rows.slice(0, 4000), "test": rows.slice(4000)}
+        out = str(tmp_path / f"data{len(list(tmp_path.iterdir()))}")
+        return prepare(recipe, files=files, split={"by": "file"}, out=out, **keys).out
+
+    fast = {"optimizers": [{"name": "adam", "lr": 0.02}], "train": {"epochs": 3, "threads": 1}}
+    old, first = tmp_path / "old", data(0)
+    launch.train(run_on(Path(first), old, **fast))
+    at_first = evaluate(old, split=f"{first}/test")["auc"]
+    before = evaluate(old, split=f"{data(1, like=str(old))}/test")["auc"]
+    grown = Path(data(1, like=str(old), grow=True))
+    with pytest.raises(DataError, match=r"'user' \(61 ids, was 41\)"):
+        evaluate(old, split=f"{grown}/test")
+
+    still = {"optimizers": [{"name": "sgd", "lr": 0.0}]}
+    launch.train(run_on(grown, tmp_path / "still", init_from=str(old), **still))
+    launch.train(run_on(grown, tmp_path / "fresh", **still))
+    was, now, fresh = (checkpoint.read(f).model for f in (old, tmp_path / "still", tmp_path / "fresh"))
+    assert keys(grown, "user")[:40] == keys(Path(first), "user")
+    for table in ("embedding.tables.user", "linear.embedding.tables.user"):
+        assert torch.equal(now[table][:41], was[table]), "rows of old keys, bit for bit, before a step is taken"
+        assert torch.equal(now[table][41:], fresh[table][41:])
+    assert torch.equal(now["embedding.tables.item"], was["embedding.tables.item"])
+
+    launch.train(run_on(grown, tmp_path / "refit", init_from=str(old), **fast))
+    after = evaluate(tmp_path / "refit", split=f"{grown}/test")["auc"]
+    assert at_first > 0.8
+    assert before < at_first - 0.05, "it knows half of the users"
+    assert after > at_first - 0.05
 
 
 def test_other_columns_are_copied_by_key_too(months: Path, tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ class ExportReport:
         outputs: by name, with types and shapes.
         checks: the comparisons.
         seconds: wall time of the export.
-        encoded_inputs: with raw inputs, the features that stay encoded, as ONNX cannot hash texts.
     """
 
     path: str
@@ -69,7 +68,6 @@ class ExportReport:
     outputs: tuple[Port, ...]
     checks: tuple[Check, ...]
     seconds: float
-    encoded_inputs: tuple[str, ...] = ()
 
 
 def export_onnx(
@@ -183,9 +181,8 @@ def export_model(
             outputs=outputs,
             checks=tuple(checks),
             seconds=round(time.perf_counter() - started, 3),
-            encoded_inputs=() if raw is None else raw.encoded,
         )
-        document = _document(report, served, source)
+        document = _document(report, served, source, opset=program.opset_imports[""])
         if rows is not None:
             document["raw_rows"] = rows
         Path(f"{path}.parity.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -247,7 +244,7 @@ def _replace_inputs(
     rows = raw_rows(raw, max(batch_sizes))
     names = [port.name for port in served.outputs]
     checks = run(path, names, cases(served, raw, rows, batch_sizes), inputs="raw")
-    return {"real": rows.source, "encoded_inputs": raw.encoded}, checks
+    return {"real": rows.source}, checks
 
 
 def _write(ir: Any, path: str) -> None:
@@ -333,7 +330,7 @@ def _refuse_differences(checks: Sequence[Check], path: str) -> None:
         )
 
 
-def _document(report: ExportReport, served: ServingModel, source: str | None) -> dict[str, Any]:
+def _document(report: ExportReport, served: ServingModel, source: str | None, *, opset: int) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "onnxscript")}
     return {
         "model": _name(served),
@@ -344,7 +341,7 @@ def _document(report: ExportReport, served: ServingModel, source: str | None) ->
         "inputs": [port.to_dict() for port in report.inputs],
         "outputs": [port.to_dict() for port in report.outputs],
         "checks": [dataclasses.asdict(check) for check in report.checks],
-        "versions": {"rechub_ray": _version(), **versions, "opset": OPSET},
+        "versions": {"rechub_ray": _version(), **versions, "opset": opset},
         "seconds": report.seconds,
     }
 

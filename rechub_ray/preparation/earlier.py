@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from rechub_ray.data.fingerprint import FILE, SCHEMA, find
+from rechub_ray.data.fingerprint import FILE, SCHEMA, find, is_there
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import join, read_text, write_text
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.recipe import Recipe
+from rechub_ray.preparation.recipe import RECIPE, Recipe
 from rechub_ray.schema import Schema
 
 
@@ -34,7 +34,8 @@ class Earlier:
             raise ConfigError(
                 f"'like': no transforms in {path}",
                 expected=f"a folder with {FILE}, which `rechub-ray prepare` writes, or a run that was trained on one",
-                hint=f"A run from before runs kept them gets them with `rechub-ray prepare --adopt {path}`.",
+                hint=f"A run on data of `rechub-ray prepare`, from before runs kept them, gets them with "
+                f"`rechub-ray prepare --adopt {path}`; other data has none.",
             )
         return cls(path, Encoder.load(place), Schema.load(join(place, SCHEMA)))
 
@@ -64,7 +65,7 @@ class Earlier:
 
 
 def adopt(root: str) -> None:
-    """Add the fingerprints of its transforms to a data set that was prepared before there were any.
+    """Add the fingerprints of its transforms, and how its labels were made, to a data set from before there were any.
 
     Args:
         root: folder or URI with `schema.json`, `preprocess.json` and `vocab/`.
@@ -84,6 +85,11 @@ def adopt(root: str) -> None:
                 got=sizes[1],
                 hint="Prepare the data again.",
             )
+    if is_there(join(root, RECIPE)):
+        specs = Recipe.from_dict(json.loads(read_text(join(root, RECIPE)))).labels
+        expressions = {spec.name: spec.canonical for spec in specs}
+        labels = (dataclasses.replace(x, expression=expressions.get(x.name, "")) for x in schema.labels)
+        schema = dataclasses.replace(schema, labels=tuple(labels))
     document = json.loads(read_text(join(root, FILE)))
     write_text(join(root, FILE), json.dumps({**document, "encodings": encoder.encodings}, indent=2) + "\n")
     write_text(join(root, SCHEMA), json.dumps(schema.encoded(encoder.encodings).to_dict(), indent=2) + "\n")

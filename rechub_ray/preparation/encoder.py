@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
-from rechub_ray.data.fingerprint import FILE, VOCABULARIES
+from rechub_ray.data.fingerprint import FILE, VOCABULARIES, find
 from rechub_ray.errors import DataError, nearest, shown
 from rechub_ray.files import join, open_filesystem, read_text
 from rechub_ray.preparation.forms import FeatureSpec, Table
+from rechub_ray.preparation.frames import to_table
+from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
 from rechub_ray.preparation.transforms import (
     BucketTransform,
@@ -63,7 +65,10 @@ class Encoder:
             the fit counts once.
 
     Example:
-        `Encoder.load("data/frappe").encode(pa.table({"user": ["117"], ...}))`
+        >>> rows = pa.table({"user": ["ann", "bob", "ann"], "price": [1.0, 3.0, None]})
+        >>> features = [{"kind": "categorical", "name": "user"}, {"kind": "numeric", "name": "price"}]
+        >>> Encoder.fitted(features, rows).encode(pa.table({"user": ["bob", "new"], "price": [2.5, 0.0]})).to_pydict()
+        {'user': [2, 0], 'price': [2.5, 0.0]}
     """
 
     def __init__(self, specs: tuple[FeatureSpec, ...], history: str | None = None) -> None:
@@ -257,12 +262,39 @@ class Encoder:
         """Return parsed columns as the schema's columns."""
         return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self.transforms}
 
-    def encode(self, table: pa.Table) -> pa.Table:
+    @classmethod
+    def fitted(cls, features: Sequence[Any], rows: Any) -> Encoder:
+        """Return an encoder fitted on rows in memory; `prepare` fits one on files of any size.
+
+        Args:
+            features: as in a recipe.
+            rows: of training, a pandas DataFrame or a pyarrow Table.
+
+        Raises:
+            ConfigError: a feature is wrong.
+            DataError: as for `encode`.
+        """
+        recipe = Recipe.from_dict({"files": ".", "labels": [], "features": features})
+        encoder = cls(recipe.features)
+        parsed, state = encoder._checked(rows), encoder.fit_state()
+        encoder.fit(state, parsed)
+        encoder.finish(state)
+        return encoder
+
+    def encode(self, rows: Any) -> pa.Table:
         """Return the schema's feature columns for raw rows (side tables already joined, histories already made).
+
+        Args:
+            rows: a pandas DataFrame or a pyarrow Table; more columns are left out.
 
         Raises:
             DataError: a raw column is missing, or a value cannot be read; names column and row (from 1).
         """
+        return pa.table(self.encode_parsed(self._checked(rows)))
+
+    def _checked(self, rows: Any) -> dict[str, pa.Array]:
+        """Return raw columns as `parse` does, after checking them."""
+        table = to_table(rows)
         for name in self.columns:
             if name not in table.column_names:
                 raise DataError(f"the raw rows have no column '{name}'", hint=nearest(name, table.column_names))
@@ -271,10 +303,12 @@ class Encoder:
         if flaws.reasons:
             row = min(flaws.reasons)
             raise DataError(f"raw row {row + 1}: {flaws.reasons[row]}")
-        return pa.table(self.encode_parsed(parsed))
+        return parsed
 
-    def save(self, root: Path) -> None:
-        """Write preprocess.json and vocab/<feature>.parquet (value, count, id) into `root`."""
+    def save(self, root: str | Path) -> None:
+        """Write preprocess.json and vocab/<feature>.parquet (value, count, id) into the folder `root`."""
+        root = Path(root)
+        root.mkdir(parents=True, exist_ok=True)
         fitted: dict[str, Any] = {}
         for transform in self.transforms:
             if isinstance(transform, NumericTransform):
@@ -296,11 +330,12 @@ class Encoder:
 
     @classmethod
     def load(cls, root: str | Path) -> Encoder:
-        """Return the encoder in a folder or URI that `prepare` wrote, or a run's copy of it.
+        """Return the encoder of a data set that `prepare` wrote, or the copy that a run keeps; both may be URIs.
 
         Raises:
             DataError: a file is missing or of another version.
         """
+        root = find(str(root)) or root
         place = join(str(root), FILE)
         try:
             document = json.loads(read_text(place))

@@ -82,6 +82,14 @@ class Expression:
         """The raw columns it reads."""
         return list(self._names)
 
+    @property
+    def canonical(self) -> str:
+        """The text in one form: blanks, quotes and brackets that mean nothing do not change it."""
+        try:
+            return ast.unparse(self._tree)
+        except RecursionError:  # a sum of a thousand columns
+            return self.text
+
     def values(self, table: pa.Table) -> tuple[pa.Array, Flaws]:
         """Return one float64 a row, and which rows could not be computed.
 

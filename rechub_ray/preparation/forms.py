@@ -259,6 +259,11 @@ class LabelSpec(Form):
         """The raw columns it is made of."""
         return [self.name] if self.expression is None else Expression(self.expression).columns
 
+    @property
+    def canonical(self) -> str:
+        """The expression, in one form however it is written; without one, the name of the column."""
+        return self.name if self.expression is None else Expression(self.expression).canonical
+
     @pydantic.model_validator(mode="after")
     def _classes(self) -> LabelSpec:
         if self.num_classes is not None and self.kind != "multiclass":

@@ -74,7 +74,7 @@ class Classes:
             DataError: a multiclass label of fewer than two classes.
         """
         if spec.kind != "multiclass":
-            return Label(spec.name, spec.kind, optional=spec.optional)
+            return Label(spec.name, spec.kind, optional=spec.optional, expression=spec.canonical)
         count = spec.num_classes or max(self.seen[spec.name], default=-1) + 1
         if count < 2:
             raise DataError(
@@ -82,7 +82,7 @@ class Classes:
                 expected="classes 0, 1, ... (at least two)",
                 hint="Or give 'num_classes'.",
             )
-        return Label(spec.name, spec.kind, optional=spec.optional, num_classes=count)
+        return Label(spec.name, spec.kind, optional=spec.optional, num_classes=count, expression=spec.canonical)
 
     def absent(self, label: Label) -> str | None:
         """Return a sentence on the classes that training does not hold; None where it holds all of them."""

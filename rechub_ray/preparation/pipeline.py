@@ -23,11 +23,12 @@ from rechub_ray.preparation.columns import Column
 from rechub_ray.preparation.earlier import Earlier
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.forms import ByTime, Format, LabelSpec
+from rechub_ray.preparation.frames import with_frames, without_frames
 from rechub_ray.preparation.labels import Classes
 from rechub_ray.preparation.notes import check_joins, notes
 from rechub_ray.preparation.passes import Encoded, EncodeTask, FitTask, Fitted
 from rechub_ray.preparation.progress import Progress
-from rechub_ray.preparation.recipe import TRAIN, Recipe
+from rechub_ray.preparation.recipe import RECIPE, TRAIN, Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable, group_name, row_id_name
 from rechub_ray.preparation.runner import RAY_BYTES, ray_is_up, run
 from rechub_ray.preparation.sketch import Counter, Quantiles
@@ -36,6 +37,7 @@ from rechub_ray.preparation.splits import empty_split, fitted_starts, given_star
 from rechub_ray.preparation.staging import check_free, put_in_place, staged
 from rechub_ray.preparation.writer import number_shards, writing
 from rechub_ray.schema import Schema
+from rechub_ray.yaml_text import read_yaml
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,8 +53,25 @@ class PrepareResult:
     stats: dict[str, Any]
     seconds: float
 
+    @property
+    def notes(self) -> list[str]:
+        """What is seldom meant: a split with one class, rows without a partner, and the like."""
+        return list(self.stats["notes"])
 
-def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | None = None) -> PrepareResult:
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows of each split."""
+        return {name: int(split["rows"]) for name, split in self.stats["splits"].items()}
+
+    @property
+    def encoder(self) -> Encoder:
+        """The fitted transforms, read from the folder."""
+        return Encoder.load(self.out)
+
+
+def prepare(
+    recipe: Recipe | str | Path | Mapping[str, Any] | None = None, *, use_ray: bool | None = None, **keys: Any
+) -> PrepareResult:
     """Encode raw logs.
 
     Two passes over the raw files: the first fits vocabularies, means and quantiles on the training split, the second
@@ -62,9 +81,11 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
     together by user; that adds a pass which deals the rows into bucket files beside `out`.
 
     Args:
-        recipe: a recipe, its YAML file, or its mapping.
+        recipe: a recipe, its YAML file, or its mapping; None: `keys` are the recipe.
         use_ray: run the tasks as a Ray Data pipeline; None does when a cluster is up or the input is large.
             The result is the same, bit for bit. On several machines `out` must lie on a filesystem they share.
+        keys: keys of the recipe, in the place of those that it has. `files` may be a pandas DataFrame, a pyarrow
+            Table, or a mapping from splits to those.
 
     Raises:
         ConfigError: the recipe is wrong, or `out` exists.
@@ -72,10 +93,7 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
             nothing; the disk is full. Nothing is left behind, and with `overwrite` the old data set stays.
     """
     started = time.monotonic()
-    if isinstance(recipe, str | Path):
-        recipe = Recipe.load(recipe)
-    elif not isinstance(recipe, Recipe):
-        recipe = Recipe.from_dict(recipe)
+    recipe, frames = _recipe(recipe, keys)
     if not recipe.out:
         raise ConfigError("'out' is missing", expected="the folder to write", hint="Give out=DIR.")
     # reading tasks may run in other processes, which do not share this one's working folder
@@ -85,12 +103,30 @@ def prepare(recipe: Recipe | str | Path | Mapping[str, Any], *, use_ray: bool | 
     check_free(recipe)
     place = tempfile.gettempdir() if is_uri(recipe.out) else recipe.out
     with writing(place), staged(recipe.out) as staging, Progress() as progress:
+        recipe = with_frames(recipe, frames, staging.parent / "frames")
+        use_ray = False if frames and use_ray is None else use_ray
         schema, stats = _Run(recipe, staging, use_ray, progress).prepare()
         shutil.rmtree(staging / "work", ignore_errors=True)
         put_in_place(staging, recipe.out)
     for note in stats["notes"]:
         _log.warning("%s.", note)
     return PrepareResult(recipe.out, schema, stats, time.monotonic() - started)
+
+
+def _recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any] | None, keys: Mapping[str, Any]
+) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe, checked, and the tables that its `files` name."""
+    if isinstance(recipe, Recipe):
+        if not keys:
+            return recipe, {}
+        recipe = recipe.model_dump(mode="json")
+    elif isinstance(recipe, str | Path):
+        recipe = read_yaml(recipe, what="recipe")
+    elif recipe is not None and not isinstance(recipe, Mapping):
+        return Recipe.from_dict(recipe), {}  # raises
+    content, frames = without_frames({**(recipe or {}), **keys})
+    return Recipe.from_dict(content), frames
 
 
 class _Run:
@@ -142,7 +178,7 @@ class _Run:
         schema.save(staging / "schema.json")
         encoder.save(staging)
         (staging / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-        (staging / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (staging / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return schema, stats
 
     def _over(self, what: str, function: Callable[[T], R], items: list[T], sizes: list[int]) -> Iterator[R]:

@@ -38,8 +38,8 @@ from rechub_ray.preparation.forms import (
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.yaml_text import read_yaml
 
-TRAIN = "train"
-_TAKEN = ("quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", "recipe.json")
+TRAIN, RECIPE = "train", "recipe.json"
+_TAKEN = ("quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", RECIPE)
 
 
 class Recipe(Form):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import check_writable, exists, is_uri, open_filesystem, reason
+from rechub_ray.files import check_writable, exists, is_uri, masked, open_filesystem, reason
 from rechub_ray.lock import remove_stale, writing_folder
 from rechub_ray.preparation.recipe import Recipe
+
+_log = logging.getLogger(__name__)
+_REPLACEMENT = ".replacement"  # of a remote folder, whole before it takes its place
 
 
 def check_free(recipe: Recipe) -> None:
@@ -26,9 +29,11 @@ def check_free(recipe: Recipe) -> None:
     Raises:
         ConfigError: it exists and may not be overwritten, or takes no files.
     """
-    if not is_uri(recipe.out):
-        _mend(os.path.realpath(recipe.out))
     filesystem, root = open_filesystem(recipe.out)
+    if is_uri(recipe.out):
+        _mend_remote(filesystem, root, recipe.out)
+    else:
+        _mend(os.path.realpath(recipe.out))
     if exists(filesystem, root):
         raise ConfigError(f"'out': {recipe.out} is a file", expected="a folder that does not exist yet")
     if filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True)):
@@ -91,7 +96,7 @@ def put_in_place(staging: Path, out: str) -> None:
         return
     filesystem, root = open_filesystem(out)
     replaced = exists(filesystem, f"{root}/schema.json")
-    new = f"{root}.preparing-{uuid.uuid4().hex[:8]}" if replaced else root
+    new = f"{root}{_REPLACEMENT}" if replaced else root
     left = "nothing of this attempt is left behind"
     try:
         try:
@@ -100,13 +105,45 @@ def put_in_place(staging: Path, out: str) -> None:
             filesystem.delete_dir_contents(new, missing_dir_ok=True)
             raise
         if replaced:
-            left = f"the new data set is whole in '{new}'"
-            filesystem.delete_file(f"{root}/schema.json")
-            filesystem.delete_dir_contents(root)
-            _upload(staging, filesystem, root)
-            filesystem.delete_dir(new)
+            left = f"the new data set is whole in '{new}', and the next `prepare` into '{out}' puts it in place"
+            _log.warning(
+                "%s is not on a disk that exchanges two folders: its files are replaced one by one now, and until then "
+                "there is no data set; where this is interrupted, the next `prepare` into it goes on",
+                masked(out),
+            )
+            _replace(filesystem, new, root)
     except OSError as error:
         raise DataError(f"cannot write into '{out}'", got=f"{reason(error)}; {left}") from None
+
+
+def _replace(filesystem: pafs.FileSystem, new: str, root: str) -> None:
+    """Put a whole data set into `root`, in the place of another one; schema.json is deleted first and comes last."""
+    if exists(filesystem, f"{root}/schema.json"):
+        filesystem.delete_file(f"{root}/schema.json")
+    filesystem.delete_dir_contents(root, missing_dir_ok=True)
+    files = [info.path for info in filesystem.get_file_info(pafs.FileSelector(new, recursive=True)) if info.is_file]
+    for path in sorted(files, key=lambda path: path.endswith(f"{new.strip('/')}/schema.json")):
+        target = f"{root}{path.strip('/').removeprefix(new.strip('/'))}"
+        filesystem.create_dir(os.path.dirname(target), recursive=True)
+        filesystem.copy_file(path, target)
+    filesystem.delete_dir(new)
+
+
+def _mend_remote(filesystem: pafs.FileSystem, root: str, out: str) -> None:
+    """Put a new data set in place where a process ended while it did so; else remove what it left."""
+    new = f"{root}{_REPLACEMENT}"
+    try:
+        if not exists(filesystem, new, kind=pafs.FileType.Directory):
+            return
+        if exists(filesystem, f"{new}/schema.json") and not exists(filesystem, f"{root}/schema.json"):
+            _log.warning(
+                "an earlier `prepare` ended while it replaced %s: its data set is put in place now", masked(out)
+            )
+            _replace(filesystem, new, root)
+        else:
+            filesystem.delete_dir(new)
+    except OSError as error:
+        raise DataError(f"cannot write into '{out}'", got=reason(error)) from None
 
 
 def _aside(out: str) -> str:

@@ -18,8 +18,9 @@ from rechub_ray.errors import DataError
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
+# of `hash64`
+FNV_OFFSET, FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+MIX = 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53
 
 
 class Flaws:
@@ -337,10 +338,10 @@ def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
     lengths = np.diff(offsets)
     order = np.argsort(-lengths, kind="stable")
     starts, lengths = offsets[:-1][order], lengths[order]
-    state = np.full(len(texts), _FNV_OFFSET, dtype=np.uint64)
+    state = np.full(len(texts), FNV_OFFSET, dtype=np.uint64)
     for position in range(int(lengths[0])):
         live = int(np.searchsorted(-lengths, -position, side="left"))
-        state[:live] = (state[:live] ^ data[starts[:live] + position]) * _FNV_PRIME
+        state[:live] = (state[:live] ^ data[starts[:live] + position]) * np.uint64(FNV_PRIME)
     result = np.empty_like(state)
     result[order] = mix64(state)
     return result
@@ -348,8 +349,8 @@ def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
 
 def mix64(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Apply the 64-bit finaliser of MurmurHash3, which spreads every bit over all."""
-    state = (state ^ (state >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    state = (state ^ (state >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    for factor in MIX:
+        state = (state ^ (state >> np.uint64(33))) * np.uint64(factor)
     return state ^ (state >> np.uint64(33))
 
 

@@ -232,7 +232,7 @@ def _manifest(saved: Checkpoint, config: RunConfig, split: str, schema: Schema, 
         raise ConfigError(
             f"the run has no '{split}' split", hint=f"Set data.{split}=FOLDER, or name a folder as split."
         )
-    check_encoding(trained_on(saved), config, {key: path}, of=saved.path)
+    check_encoding(trained_on(saved), config, {key: path}, of=saved.path, targets=targets)
     manifest = Manifest.scan(join_all(config.data.root, path), schema, targets=targets, key=key)
     for line in remarks({key: manifest}):
         _log.warning("%s", line)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
 from rechub_ray.runtime.memory import host_memory
 from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, evaluating_cpus, local_cpus
-from rechub_ray.runtime.same_encoding import keep_transforms, otherwise, trained_on
+from rechub_ray.runtime.same_encoding import check_alike, keep_transforms, trained_on
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
@@ -68,27 +68,37 @@ class RunResult:
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | str | Path | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     *,
     resume: Resume = "auto",
     callback_fn: Callable[[int, float], None] | None = None,
     trackers: list[Any] | None = None,
     executor: Callable[[Job, Hooks], dict[str, Any]] | None = None,
+    **keys: Any,
 ) -> RunResult:
     """Train, evaluate and export one run.
 
     Args:
-        config: the run.
+        config: the run, its YAML file, or its mapping; None: `keys` are the configuration.
+        overrides: `path=value` strings, or a mapping path -> value, as for `load_config`.
         resume: `auto` continues the run in model_dir if there is one, `must` wants one, `never` begins anew (and sets
             earlier checkpoints aside).
         callback_fn: called on the driver with (epoch, score) after each evaluation; epoch -1 is before training.
-        trackers: tracker objects beside the configured ones.
+        trackers: tracker objects beside the configured ones (the configuration's key is changed by `overrides`).
         executor: runs the job in place of `execute`, on workers of its own; None takes those of `config.scaling`.
+        keys: keys of the configuration, in the place of those that it has.
 
     Raises:
         RechubError: anything a user can mend.
+
+    Example:
+        >>> train("config.yaml", {"train.epochs": 2}, model_dir="runs/two")  # doctest: +SKIP
     """
     started = time.perf_counter()
+    if overrides or keys or not isinstance(config, RunConfig):
+        given = config.model_dump(mode="json") if isinstance(config, RunConfig) else config or {}
+        config = config_module.load({**config_module.read_yaml(given), **keys}, overrides)
     job = check(config)
     with _held(job.config):
         return _train(job, started, resume, callback_fn, trackers or [], executor)
@@ -193,13 +203,11 @@ def _check_resume(job: Job, resume: Resume, say: Callable[[str], None] | None = 
     checkpoint = store.read_newest(weights=False, say=say)
     assert checkpoint is not None
     trained = trained_on(checkpoint)
-    changed = trained.encoded_otherwise(job.schema)
-    if changed:
-        raise otherwise("data.root", config.data.root, changed, checkpoint.path)
+    check_alike(trained, job.schema, "data.root", config.data.root, of=checkpoint.path)
     # the configuration is resolved again: an earlier version may have left out defaults that are written out now
     old, new = resolved(checkpoint.config, checkpoint.schema).fingerprint(), config.fingerprint()
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    before, now = checkpoint.schema.encoded({}), job.schema.encoded({})
+    before, now = checkpoint.schema.bare(), job.schema.bare()
     if before != now:
         names = {part.name for part in {*before.all_features, *before.targets} ^ {*now.all_features, *now.targets}}
         differing.append(f"the schema ({', '.join(sorted(names)) or 'roles of columns'})")

@@ -11,13 +11,19 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import FILE, encodings_in, find, homes, is_there, keep
 from rechub_ray.errors import DataError, RechubError, SchemaError
 from rechub_ray.files import join
+from rechub_ray.fine_tuning import transforms_of
 from rechub_ray.schema import Schema
 
 _log = logging.getLogger(__name__)
 
 
 def check_encoding(
-    schema: Schema, config: RunConfig, places: Mapping[str, str | Sequence[str] | None], *, of: str
+    schema: Schema,
+    config: RunConfig,
+    places: Mapping[str, str | Sequence[str] | None],
+    *,
+    of: str,
+    targets: bool = True,
 ) -> None:
     """Check that each data set is encoded as the features of `schema` are; say where that cannot be known.
 
@@ -26,14 +32,13 @@ def check_encoding(
         config: its `data.root` and `data.schema_file`.
         places: files and folders of shards, by the configuration key that names them.
         of: the data set or checkpoint that has `schema`.
+        targets: the labels are read too.
 
     Raises:
         DataError: a data set differs; names it and the features.
     """
     for key, home, theirs in _data_sets(config, places):
-        differing = schema.encoded_otherwise(theirs)
-        if differing:
-            raise otherwise(key, home, differing, of)
+        check_alike(schema, theirs, key, home, of=of, targets=targets)
         known, is_prepared = is_known(schema), is_there(join(home, FILE))
         if is_prepared and not is_known(theirs):
             _log.warning(
@@ -52,21 +57,32 @@ def check_encoding(
             )
 
 
-def otherwise(key: str, home: str, differing: Mapping[str, str], of: str) -> DataError:
-    """Return the error to raise where a data set is encoded in another way than that of a run.
+def check_alike(before: Schema, now: Schema, key: str, home: str, *, of: str, targets: bool = True) -> None:
+    """Check that a data set is made of raw values as that of a run is.
 
     Args:
+        before: that of the run.
+        now: that of the data set.
         key: of the configuration, which names the data set.
         home: the data set.
-        differing: as `Schema.encoded_otherwise` returns it.
         of: the other data set, or the run or checkpoint.
+        targets: the labels are read too.
+
+    Raises:
+        DataError: it is not; names the features and labels, with an example.
     """
-    named = [f"'{name}' ({said})" for name, said in differing.items()]
-    features = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
-    return DataError(
-        f"'{key}': {home} was prepared with other vocabularies or transforms than the data of {of}: {features}",
-        got=_example(home, of, differing),
-        hint=f"`rechub-ray prepare RECIPE --like {of}` encodes new rows as that data is.",
+    features = before.encoded_otherwise(now)
+    labels = before.labelled_otherwise(now) if targets else {}
+    named = [f"'{name}' ({said})" for name, said in {**features, **labels}.items()]
+    if not named:
+        return
+    listed = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
+    what = "vocabularies or transforms" if features else "expressions of its labels"
+    same_label = "Prepare it with the label's earlier expression, or give the new label a name of its own."
+    raise DataError(
+        f"'{key}': {home} was prepared with other {what} than the data of {of}: {listed}",
+        got=_example(home, of, features) if features else None,
+        hint=f"`rechub-ray prepare RECIPE --like {of}` encodes new rows as that data is." if features else same_label,
     )
 
 
@@ -79,7 +95,7 @@ def _example(home: str, of: str, names: Iterable[str]) -> str | None:
         return None
     with contextlib.suppress(RechubError, StopIteration):
         now, before = Encoder.load(place), Encoder.load(place_before)
-        return next(text for name in names if (text := now.difference(before, name)) is not None)
+        return next((text for name in names if (text := now.difference(before, name)) is not None), None)
     return None
 
 
@@ -93,11 +109,10 @@ def trained_on(checkpoint: Checkpoint) -> Schema:
 
 def keep_transforms(config: RunConfig, target: str) -> bool:
     """Copy the transforms of a run's training data into the folder `target`; return whether it has any."""
-    for home in homes(config.data.root, config.data.schema_file, config.data.train).values():
-        if is_there(join(home, FILE)):
-            keep(home, target)
-            return True
-    return False
+    home = transforms_of(config)
+    if home is not None:
+        keep(home, target)
+    return home is not None
 
 
 def _data_sets(

@@ -25,7 +25,7 @@ from rechub_ray.lock import locked
 from rechub_ray.reports import write_report
 from rechub_ray.runtime.cluster import connected, nodes_of
 from rechub_ray.runtime.preflight import Node, check_memory
-from rechub_ray.runtime.same_encoding import otherwise
+from rechub_ray.runtime.same_encoding import check_alike
 from rechub_ray.runtime.share import kept, room_for_trials
 from rechub_ray.schema import Schema
 from rechub_ray.space import Point
@@ -127,9 +127,7 @@ def _check_data(checked: CheckedSweep) -> None:
     """Check that a sweep goes on with data that is encoded as it was; note how in `schema.json`."""
     file, job = Path(checked.sweep.directory(), "schema.json"), checked.job
     if file.is_file():
-        changed = Schema.load(file).encoded_otherwise(job.schema)
-        if changed:
-            raise otherwise("base.data.root", job.config.data.root, changed, str(file.parent))
+        check_alike(Schema.load(file), job.schema, "base.data.root", job.config.data.root, of=str(file.parent))
     write_text(str(file), json.dumps(job.schema.to_dict(), indent=1))
 
 

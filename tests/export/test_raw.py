@@ -27,7 +27,7 @@ from rechub_ray.cli import main
 from rechub_ray.config import load
 from rechub_ray.data.fingerprint import keep
 from rechub_ray.errors import ExportError
-from rechub_ray.export import export_onnx
+from rechub_ray.export import export_onnx, raw_graph
 from rechub_ray.export import raw as module
 from rechub_ray.export.parity import run
 from rechub_ray.export.raw import load as load_raw
@@ -154,8 +154,8 @@ def test_the_file_says_what_each_input_is(folder: Path, exported: Path) -> None:
         "city": ("city", "text", "string"),
         "price": ("price", "number", "float64"),
         "user_number": ("user", "number", "float64"),
-        "point": ("point", "numbers", "float64"),
-        "tags": ("tags", "list", "string"),
+        "point": ("point", "text", "string"),
+        "tags": ("tags", "text", "string"),
     }
     features = {feature["name"]: feature for port in found.values() for feature in port["features"]}
     schema = Schema.load(folder / "run_data" / "schema.json")
@@ -165,7 +165,8 @@ def test_the_file_says_what_each_input_is(folder: Path, exported: Path) -> None:
     assert features["price"]["fill"] == -0.5
     assert features["cities"]["max_length"] == 2
     model = onnx.load(exported)
-    assert model.opset_import[1].domain == "ai.onnx.ml"
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 20, "ai.onnx.ml": 3}
+    assert report(exported)["versions"]["opset"] == 20
     assert [value.name for value in model.graph.input] == list(found)
     real = report(exported)["raw_rows"]["real"]
     assert real == {"files": [str(folder / "train.csv")], "columns": ["user", "city", "price", "point", "tags"]}
@@ -174,14 +175,14 @@ def test_the_file_says_what_each_input_is(folder: Path, exported: Path) -> None:
 def test_lists_of_any_width_are_read_as_prepare_does(folder: Path, exported: Path) -> None:
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
 
-    def predicted(*tags: str) -> float:
-        empty = {"user": [""], "city": [""], "price": [np.nan], "user_number": [np.nan], "point": [[0.0, 0.0]]}
+    def predicted(tags: str) -> float:
+        empty = {"user": [""], "city": [""], "price": [np.nan], "user_number": [np.nan], "point": ["0 0"]}
         inputs = {**{name: np.array(value) for name, value in empty.items()}, "tags": np.array([tags])}
         return float(session.run(None, inputs)[0][0])
 
-    assert predicted("x", "Bern", "t", "7") == predicted("x", "Bern", "t", "7.0", "", "") == predicted("Bern", "t", "7")
-    assert predicted("Bern", "", "t") == predicted("Bern", "never seen", "t") != predicted("Bern", "t")
-    assert predicted("") == predicted("", "", "", "", "")
+    assert predicted("x|Bern|t|7") == predicted("new|Bern|t|7.0") == predicted("Bern|t|7")
+    assert predicted("Bern||t") == predicted("Bern|never seen|t") != predicted("Bern|t")
+    assert predicted("") != predicted("|") == predicted("never|seen")
     assert predicted("never seen") == predicted("neither")
 
 
@@ -211,10 +212,10 @@ def test_one_transform_that_differs_is_noticed(folder: Path, exported: Path, fea
     assert not passes()
 
 
-def test_hashed_features_stay_encoded_and_gone_files_leave_the_vocabulary(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_hashed_features_and_values_of_files_that_are_gone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARED_BYTES", 0)  # the vocabulary of city and texts is in the file once
+    monkeypatch.setattr(raw_graph, "SHARED_BYTES", 0)  # the vocabulary of city and texts is in the file once
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_bytes((folder / f"{name}.csv").read_bytes())
     hashed = [
@@ -229,26 +230,29 @@ def test_hashed_features_stay_encoded_and_gone_files_leave_the_vocabulary(
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").unlink()
     assert main(["export", str(made), "--inputs", "raw"]) == 0
-    assert "ids, not raw values, go into user, tags: ONNX cannot hash texts" in capsys.readouterr().out
     found = ports(made / "model_raw.onnx")
     assert {name: port["form"] for name, port in found.items()} == {
         "city": "text",
-        "user": "id",
+        "user": "text",
         "price": "number",
-        "tags": "ids",
-        "tags_list": "list",
+        "tags": "text",
     }
     nodes = [node.op_type for node in onnx.load(made / "model_raw.onnx").graph.node]
-    assert nodes.count("LabelEncoder") == 1
-    assert "1 + h % 49" in found["user"]["meaning"]
-    assert report(made / "model_raw.onnx")["raw_rows"] == {"real": None, "encoded_inputs": ["user", "tags"]}
+    assert nodes.count("LabelEncoder") == 2, "the vocabulary, and the characters of hashed texts"
+    assert report(made / "model_raw.onnx")["raw_rows"] == {"real": None}
 
 
-def test_transforms_that_are_missing_or_those_of_others_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_transforms_that_are_missing_or_those_of_others_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = tmp_path / STEP
     shutil.copytree(folder / STEP, bare)
     with pytest.raises(ExportError, match=r"keeps no transforms.*prepare --adopt"):
         export_onnx(bare, tmp_path / "model.onnx", inputs="raw")
+    monkeypatch.setattr(module, "transforms_of", lambda _: None)  # data that `prepare` did not make
+    with pytest.raises(ExportError, match=r"run_data has no preprocess\.json") as caught:
+        export_onnx(bare, tmp_path / "model.onnx", inputs="raw")
+    assert "--adopt" not in str(caught.value)
     other = [{**f, "transforms": ["min_max"]} if f["name"] == "price" else f for f in FEATURES if f["name"] != "plain"]
     keep(str(make_data(folder, other, tmp_path / "data")), str(bare.parent))
     with pytest.raises(ExportError, match=r"not those of the model's features 'price', 'plain'"):
@@ -256,6 +260,20 @@ def test_transforms_that_are_missing_or_those_of_others_are_refused(folder: Path
     with pytest.raises(ExportError, match=r"Expected: encoded or raw\. Got: 'text'"):
         export_onnx(bare, tmp_path / "model.onnx", inputs="text")
     assert not list(tmp_path.glob("model*"))
+
+
+def test_lists_in_texts_are_refused(tmp_path: Path) -> None:
+    """What `prepare` reads as a list, and a file would cut at the separator."""
+    rows = 'tags,y,row\n"[""x"", ""y""]",1,0\nx|y,0,1\n[rare]|y,1,2\n'
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(rows)
+    made = make_run(tmp_path, [{"kind": "sequence", "name": "tags", "separator": "|"}])
+    raw = load_raw(checkpoint.read(tmp_path / STEP))
+    with pytest.raises(ExportError, match=r"'tags' has lists that are written as JSON.*cut at '\|'"):
+        raw_rows(raw, 8)
+    (tmp_path / "train.csv").write_text(rows.replace('"[""x"", ""y""]"', ""))
+    assert raw_rows(raw, 8).source == {"files": [str(tmp_path / "train.csv")], "columns": ["tags"]}
+    assert made.exists()
 
 
 def test_what_no_file_can_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

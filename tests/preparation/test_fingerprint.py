@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
@@ -102,6 +103,81 @@ def test_next_months_vocabulary_is_refused_with_the_features_that_differ(trained
     assert evaluate(run) == scores
 
 
+def test_each_command_says_what_differs(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the command line, where data of another vocabulary lies in the folder."""
+    run, sweep = str(trained.folder / "run"), trained.folder / "sweep"
+    config = trained.folder / "config.yaml"
+    config.write_text(config_module.dump(run_of(trained, **{"train.epochs": 2})))
+    sweep.mkdir()
+    base = run_of(trained, **{"data.valid": "test"}).model_dump(mode="json")
+    document = {
+        "name": "s",
+        "base": base,
+        "metric": "auc",
+        "trials": 1,
+        "space": {"optimizers.0.lr": {"choice": [0.1, 0.2]}},
+    }
+    (sweep / "sweep.yaml").write_text(yaml.safe_dump(document))
+    (sweep / "trials.jsonl").touch()
+    shutil.copy(trained.out / "schema.json", sweep)
+    month_0 = {feature.name: feature for feature in Schema.load(trained.out / "schema.json").features}
+    next_month(trained, cap=10)
+    other = Schema.load(trained.out / "schema.json").features[1]
+    assert other.encoding != month_0["item"].encoding
+    data = f"{trained.out} was prepared with other vocabularies or transforms than the data of"
+    for command, said in (
+        (["validate", str(config)], f"'data.root': {data} {run}/checkpoints/step_"),
+        (["train", str(config), "--resume", "must"], f"'data.root': {data} {run}/checkpoints/step_"),
+        (["train", str(config)], f"'data.root': {data} {run}/checkpoints/step_"),
+        (["evaluate", run], f"'data.test': {data} {run}/checkpoints/step_"),
+        (["evaluate", run, "--split", str(trained.out / "test")], f"'--split': {data}"),
+        (["predict", run, "--out", str(trained.folder / "predictions")], f"'data.test': {data} {run}"),
+        (["tune", "--resume", str(sweep)], f"'base.data.root': {data} {sweep}: "),
+    ):
+        assert main(command) == 2, command
+        message = capsys.readouterr().err
+        assert said in message, command
+        for word in ("'user' (11 ids, was 13)", "'item' (11 ids, was 13)", "'price' (encoded otherwise)", "'tags' ("):
+            assert word in message, command
+        assert "hashed" not in message, command
+        assert "prepare RECIPE --like" in message, command
+    keep(str(trained.out), f"{run}/checkpoints")  # the run's own copy is exchanged
+    assert main(["export", run, "--inputs", "raw"]) == 2
+    message = capsys.readouterr().err
+    assert f"{run}/checkpoints: its transforms are not those of the model's features 'user', 'item', 'price'" in message
+    assert not (trained.folder / "predictions").exists()
+    assert not list(Path(run).glob("*.onnx"))
+
+
+def test_a_label_made_otherwise_is_noticed(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(trained.folder / "run")
+    scores = evaluate(run)
+    prepare(capped(trained, overwrite=True, labels=[{"name": "liked", "expression": "(rating>=4)"}]))
+    assert evaluate(run) == scores, "the same expression, written otherwise"
+    prepare(capped(trained, overwrite=True, labels=[{"name": "liked", "expression": "rating >= 3"}]))
+    said = r"out was prepared with other expressions of its labels than the data of .*step_\d+: "
+    said += r"'liked' \(rating >= 3, was rating >= 4\)\. "
+    for refused in (
+        lambda: evaluate(run),
+        lambda: train(run_of(trained, **{"train.epochs": 2}), resume="must"),
+        lambda: validate(run_of(trained, **{"train.epochs": 2})),
+    ):
+        with pytest.raises(DataError, match=said) as caught:
+            refused()
+        assert "earlier expression" in str(caught.value)
+    assert predict(run, trained.folder / "predictions") == 60, "which needs no labels"
+    other = {"data.train": ["train", str(trained.folder / "other" / "train")], "model_dir": str(trained.folder / "new")}
+    prepare(capped(trained, out=str(trained.folder / "other"), labels=[{"name": "liked", "expression": "rating == 5"}]))
+    with pytest.raises(DataError, match=r"'data.train': .*other was .*'liked' \(rating == 5, was rating >= 3\)"):
+        validate(run_of(trained, **other))
+    checked: Any = SimpleNamespace(sweep=SimpleNamespace(directory=lambda: str(trained.folder)))
+    checked.job = check(run_of(trained))
+    _check_data(checked)
+    checked.job = check(run_of(trained, **{"data.root": str(trained.folder / "other")}))
+    with pytest.raises(DataError, match="'liked'"):
+        _check_data(checked)
+
+
 def test_next_month_like_the_run_goes_on(trained: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = trained.folder / "run"
     next_month(trained)  # the vocabulary of the first month is now in the run alone
@@ -177,7 +253,7 @@ def test_a_sweep_goes_on_with_the_same_encoding_alone(trained: Any) -> None:
 
 def before_fingerprints(out: Path) -> None:
     """Make a data set as earlier versions wrote it."""
-    Schema.load(out / "schema.json").encoded({}).save(out / "schema.json")
+    Schema.load(out / "schema.json").bare().save(out / "schema.json")
     document = json.loads((out / "preprocess.json").read_text())
     del document["encodings"]
     (out / "preprocess.json").write_text(json.dumps(document))

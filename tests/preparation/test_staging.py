@@ -95,10 +95,14 @@ class Broken(pafs.FSSpecHandler):
         Broken.left -= 1
         return full() if Broken.left < 0 else super().open_output_stream(path, metadata)
 
+    def copy_file(self, src: str, dest: str) -> None:
+        Broken.left -= 1
+        return full() if Broken.left < 0 else super().copy_file(src, dest)
+
 
 @pytest.mark.parametrize("left", range(0, 12, 3))
-def test_an_upload_that_breaks_off_leaves_the_old_data_set_or_says_where_the_new_one_is(
-    lab: Any, left: int, monkeypatch: pytest.MonkeyPatch
+def test_an_upload_that_breaks_off_leaves_the_old_data_set_or_one_that_the_next_prepare_puts_in_place(
+    lab: Any, left: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = fsspec.filesystem("memory")
     out = f"memory://bucket/broken-{left}"
@@ -116,13 +120,28 @@ def test_an_upload_that_breaks_off_leaves_the_old_data_set_or_says_where_the_new
         prepare(lab.recipe(out=out, overwrite=True))
     if left < files:
         assert memory.cat(f"/bucket/broken-{left}/schema.json") == old
-        assert not memory.glob(f"/bucket/broken-{left}.preparing-*/*")
+        assert not memory.glob(f"/bucket/broken-{left}.replacement/*")
         Broken.left = 1000
         prepare(lab.recipe(out=out, overwrite=True))
         assert memory.cat(f"/bucket/broken-{left}/schema.json") != old
     else:
         assert "the new data set is whole in" in str(caught.value)
-        assert memory.cat(memory.glob(f"/bucket/broken-{left}.preparing-*/schema.json")[0]) != old
+        new = memory.cat(f"/bucket/broken-{left}.replacement/schema.json")
+        assert new != old
+        assert "its files are replaced one by one now" in caplog.text
+        assert not memory.exists(f"/bucket/broken-{left}/schema.json"), "half a data set is none"
+        Broken.left = 1000
+        with pytest.raises(ConfigError, match="exists already"):
+            prepare(lab.recipe(out=out))
+        assert "its data set is put in place now" in caplog.text
+        assert memory.cat(f"/bucket/broken-{left}/schema.json") == new
+        assert {path.rpartition("/")[2] for path in memory.ls(f"/bucket/broken-{left}", detail=False)} >= {
+            "train",
+            "vocab",
+        }
+    Broken.left = 1000
+    prepare(lab.recipe(out=out, overwrite=True))
+    assert not memory.exists(f"/bucket/broken-{left}.replacement")
 
 
 def test_the_disk_of_a_temporary_folder_is_named(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
