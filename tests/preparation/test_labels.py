@@ -32,9 +32,9 @@ def test_several_labels_with_missing_values_and_classes_counted_from_training(la
     lab.write(train__csv=RAW)
     result = prepare(node(lab))
     assert result.schema.labels == (
-        Label("click"),
-        Label("pay", "regression", optional=True),
-        Label("stars", "multiclass", optional=True, num_classes=3),
+        Label("click", expression="click"),
+        Label("pay", "regression", optional=True, expression="pay"),
+        Label("stars", "multiclass", optional=True, num_classes=3, expression="stars"),
     )
     assert Schema.load(Path(result.out) / "schema.json") == result.schema
     assert lab.split(result.out) == {"x": [1, 2, 3], "click": [1, 0, 1], "pay": [2.5, None, 0], "stars": [0, 2, None]}
