@@ -152,7 +152,8 @@ class _Run:
         self.bucket_bytes = sum(sizes) // self.buckets
         self.bad = self.tied = 0
         sides = tuple(SideTable.read(source, join, recipe.uses) for join in recipe.joins)
-        self.reader = RowReader(source, recipe, files, sides)
+        splits = {task.file_index: task.split for task in self.tasks}
+        self.reader = RowReader(source, recipe, files, sides, splits=splits)
 
     def prepare(self) -> tuple[Schema, dict[str, Any]]:
         """Write everything into the staging folder; return the schema and the statistics as in stats.json."""

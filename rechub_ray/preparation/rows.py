@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,7 @@ class RowReader:
         files: the input files by index, for messages.
         sides: the side tables, in the order of the recipe's joins.
         grouped: whether the tasks are gathered files, on the local filesystem.
+        splits: the split of each input file by its index, where the split is by file.
         starts: see `split_codes`.
         keep: raw columns that go with the rows as they are.
     """
@@ -125,6 +126,7 @@ class RowReader:
     files: tuple[str, ...]
     sides: tuple[SideTable, ...]
     grouped: bool = False
+    splits: Mapping[int, str] = dataclasses.field(default_factory=dict)
     starts: tuple[float, ...] = ()
     keep: tuple[str, ...] = ()
 
@@ -146,7 +148,7 @@ class RowReader:
             parsed = encoder.parse(table, flaws)
             others = other_columns(self.recipe, table, flaws)
             others |= {name: flat(table[name]) for name in self.keep}
-            codes = split_codes(self.recipe, raw, task.split, self.starts, flaws)
+            codes = split_codes(self.recipe, raw, self.splits, self.starts, flaws)
             place = {}
             if self.recipe.cluster_by is not None:
                 place = places(raw, self.recipe.time_column, self.recipe.time_format, flaws)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,20 @@ from rechub_ray.preparation.values import Flaws, to_text, uniform
 Codes = npt.NDArray[np.int8]
 
 
-def split_codes(recipe: Recipe, raw: RawRows, file_split: str, starts: tuple[float, ...], flaws: Flaws) -> Codes:
+def split_codes(
+    recipe: Recipe, raw: RawRows, file_splits: Mapping[int, str], starts: tuple[float, ...], flaws: Flaws
+) -> Codes:
     """Return the index into `recipe.splits` of every row.
 
     Args:
-        file_split: the split of the rows' file, for a split by file.
+        file_splits: the split of each input file by its index, for a split by file.
         starts: the first moment of each split after the first, ascending, for a split by time.
     """
     split, names, table = recipe.split, recipe.splits, raw.table
     if split is None:
         return np.zeros(table.num_rows, dtype=np.int8)
     if isinstance(split, ByFile):
-        return _by_file(split, names, file_split, raw)
+        return _by_file(split, names, file_splits, raw)
     if isinstance(split, ByColumn):
         return _by_column(split, table, flaws)
     if isinstance(split, AtRandom):
@@ -43,24 +46,31 @@ def split_codes(recipe: Recipe, raw: RawRows, file_split: str, starts: tuple[flo
     return _from_end(split, names, raw)
 
 
-def _by_file(split: ByFile, names: tuple[str, ...], file_split: str, raw: RawRows) -> Codes:
-    codes = np.full(len(raw.rows), names.index(file_split), dtype=np.int8)
-    carved = {name: carve.fraction for name, carve in split.carve.items() if carve.of == file_split}
-    if carved:
-        parts = _at_random(raw, split.seed, list(carved.values()))
-        targets = np.array([*(names.index(name) for name in carved), names.index(file_split)], dtype=np.int8)
-        codes = targets[parts]
+def _by_file(split: ByFile, names: tuple[str, ...], file_splits: Mapping[int, str], raw: RawRows) -> Codes:
+    codes = np.zeros(len(raw.rows), dtype=np.int8)
+    for file in np.unique(raw.files).tolist():
+        mine, whole = raw.files == file, file_splits[file]
+        carved = {name: carve.fraction for name, carve in split.carve.items() if carve.of == whole}
+        codes[mine] = names.index(whole)
+        if carved:
+            targets = np.array([names.index(name) for name in (*carved, whole)], dtype=np.int8)
+            codes[mine] = targets[_drawn(split.seed, file, raw.rows[mine], list(carved.values()))]
     return codes
 
 
 def _at_random(raw: RawRows, seed: int, fractions: list[float]) -> Codes:
-    draws = np.empty(len(raw.rows))
+    codes = np.zeros(len(raw.rows), dtype=np.int8)
     for file in np.unique(raw.files).tolist():
         mine = raw.files == file
-        draws[mine] = uniform(seed, file, raw.rows[mine])
+        codes[mine] = _drawn(seed, file, raw.rows[mine], fractions)
+    return codes
+
+
+def _drawn(seed: int, file: int, rows: npt.NDArray[np.int64], fractions: list[float]) -> Codes:
+    """Return for each row of a file which of the fractions it falls in, or their number where it falls in none."""
     edges = np.cumsum(fractions)
     edges = edges[:-1] if edges[-1] > 1 - 1e-6 else edges
-    return np.searchsorted(edges, draws, side="right").astype(np.int8)
+    return np.searchsorted(edges, uniform(seed, file, rows), side="right").astype(np.int8)
 
 
 def _by_column(split: ByColumn, table: pa.Table, flaws: Flaws) -> Codes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ from rechub_ray.outputs import Output, predictions
 from rechub_ray.runtime.parts import QUARANTINE, Parts
 from rechub_ray.runtime.predictions import PART_ROWS, PredictJob, ShardRows, check_kept, served_columns, write_parts
 from rechub_ray.runtime.preflight import check_device
-from rechub_ray.runtime.raw_files import READING, RawForm, RawRows
+from rechub_ray.runtime.raw_files import READING, RawForm, RawRows, names_of
 from rechub_ray.runtime.same_encoding import check_encoding, trained_on
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -131,12 +132,10 @@ def predict(
         kept, rows = form.keep, form.rows()
         count, about = rows.parts, about | rows.about()
     else:
-        schema, kept = ShardRows.reading(schema, keep)
-        targets = bool(schema.labels or schema.weight or schema.group)
-        manifest = _manifest(saved, config, split, schema, targets=targets)
-        rows = ShardRows(manifest, schema, kept, targets)
-        count = min(max(-(-manifest.rows // PART_ROWS), config.processes), manifest.rows)
-        about |= {"shards": manifest.fingerprint, "--keep": ",".join(kept)}
+        rows = ShardRows.of(schema, keep, names_of(saved, config), functools.partial(_manifest, saved, config, split))
+        kept, total = tuple(rows.keep.values()), rows.manifest.rows
+        count = min(max(-(-total // PART_ROWS), config.processes), total)
+        about |= {"shards": rows.manifest.fingerprint, "--keep": ",".join(kept)}
     check_kept(kept, served_columns(saved.schema, config, outputs, probabilities=probabilities))
     check_writable(out, what="--out")
     with locked(out, what="--out", hint="Wait for it, or name another folder."), contextlib.ExitStack() as opened:

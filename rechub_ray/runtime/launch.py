@@ -66,6 +66,12 @@ class RunResult:
         """The best model, loaded from its checkpoint, in evaluation mode on the CPU."""
         return load_model(self.best_checkpoint)
 
+    def predict(self, data: Any) -> Any:
+        """Return the best model's predictions of a DataFrame of raw values; see `rechub_ray.load`."""
+        from rechub_ray.runtime.predictor import load
+
+        return load(self.best_checkpoint).predict(data)
+
 
 def train(
     config: RunConfig | str | Path | Mapping[str, Any] | None = None,

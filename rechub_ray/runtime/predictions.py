@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,36 +142,49 @@ class ShardRows:
     Args:
         manifest: the shards.
         schema: what is read of them: the model's features, and of the other columns those to carry along.
-        keep: the columns to carry along.
+        keep: the columns to carry along, and their names in the predictions.
         targets: whether labels, weight or group are read.
     """
 
     manifest: Manifest
     schema: Schema
-    keep: tuple[str, ...]
+    keep: Mapping[str, str]
     targets: bool
 
     @classmethod
-    def reading(cls, schema: Schema, keep: Sequence[str] | None) -> tuple[Schema, tuple[str, ...]]:
-        """Return what to read for the columns in `keep`; None stands for the row id, where there is one.
+    def of(
+        cls, schema: Schema, keep: Sequence[str] | None, named: Mapping[str, str], scan: Callable[..., Manifest]
+    ) -> ShardRows:
+        """Return the rows of shards with the columns in `keep`; None stands for the row id, where there is one.
+
+        Args:
+            schema: of the shards.
+            keep: columns to carry along, by their names in the shards or as the recipe names them.
+            named: the recipe's names of columns that have others in the shards.
+            scan: finds the shards, called with what is read of them and with `targets`.
 
         Raises:
             ConfigError: a column is not the row id, the group, the weight or a label.
         """
         extra = [schema.row_id, schema.group, schema.weight, *(label.name for label in schema.targets)]
         known = list(dict.fromkeys(name for name in extra if name is not None))
-        wanted = [schema.row_id] if keep is None else keep
-        kept = tuple(dict.fromkeys(name for name in wanted if name is not None))
+        columns = {name: column for column, name in named.items() if name not in known}
+        wanted = [columns.get(name, name) for name in keep or ()]
+        kept = [schema.row_id] if keep is None and schema.row_id is not None else list(dict.fromkeys(wanted))
         for name in kept:
             if name not in known:
                 raise ConfigError(
                     f"--keep: '{name}' is not carried along from shards",
-                    expected=f"one of: {', '.join(known)}" if known else "nothing: the schema has no such column",
+                    expected=f"one of: {', '.join(named.get(name, name) for name in known)}"
+                    if known
+                    else "nothing: the schema has no such column",
                     hint=nearest(name, known) if known else "row_id, group and labels of a recipe are.",
                 )
         group, weight, row_id = (n if n in kept else None for n in (schema.group, schema.weight, schema.row_id))
         labels = tuple(label for label in schema.targets if label.name in kept)
-        return dataclasses.replace(schema, labels=labels, teachers=(), group=group, weight=weight, row_id=row_id), kept
+        read = dataclasses.replace(schema, labels=labels, teachers=(), group=group, weight=weight, row_id=row_id)
+        targets = bool(labels or group or weight)
+        return cls(scan(read, targets=targets), read, {name: named.get(name, name) for name in kept}, targets)
 
     def blocks(
         self, number: int, parts: int, *, reader: Reader, batch_size: int
@@ -186,7 +199,7 @@ class ShardRows:
             row_ids=True,
         )
         for block in source.blocks():
-            yield block, {name: self._kept(block, name) for name in self.keep}, []
+            yield block, {name: self._kept(block, column) for column, name in self.keep.items()}, []
 
     def _kept(self, block: Block, name: str) -> pa.Array:
         if name == self.schema.row_id:

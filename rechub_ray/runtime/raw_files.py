@@ -99,6 +99,12 @@ class RawForm:
         if differing:
             raise DataError(f"{place}: its transforms are not those of the model's features {', '.join(differing)}")
         data = _kept_recipe(place, config)
+        if data is None:
+            raise ConfigError(
+                f"{place}: the run keeps no recipe, so it is not known how its raw files are read",
+                expected=f"{RECIPE} beside the transforms, or in the folder of the run's data",
+                hint="data.root=FOLDER names a folder of data that `rechub-ray prepare` wrote by that recipe.",
+            )
         row_id = data.get("row_id")
         kept = tuple(dict.fromkeys([row_id] if keep is None and row_id else keep or ()))
         recipe = _reading(data, encoder, files, settings)
@@ -245,21 +251,28 @@ def _gathered(path: str) -> Task:
     return Task(path, form=Format(type="parquet"), row_groups=groups, columns=columns)
 
 
-def _kept_recipe(transforms: str, config: RunConfig) -> dict[str, Any]:
-    """Return the recipe beside the transforms, or else in the folder of the run's data."""
+def names_of(saved: Checkpoint, config: RunConfig) -> dict[str, str]:
+    """Return the recipe's names of the shards' row id and group column, where these have others."""
+    found: dict[str, str] = {}
+    recipe = _kept_recipe(find(saved.path), config) or {}
+    for role in ("group", "row_id"):
+        name, column = recipe.get(role), getattr(saved.schema, role)
+        if name and column in (f"{name}_raw", f"{name}_id", f"{name}_raw_id") and name not in found.values():
+            found[column] = name
+    return found
+
+
+def _kept_recipe(transforms: str | None, config: RunConfig) -> dict[str, Any] | None:
+    """Return the recipe beside the transforms, or else in the folder of the run's data; None where there is none."""
     data = homes(config.data.root, config.data.schema_file, config.data.train).values()
-    for folder in (transforms, *data):
+    for folder in filter(None, (transforms, *data)):
         place = join(folder, RECIPE)
         if is_there(place):
             try:
                 return dict(json.loads(read_text(place)))
             except (OSError, ValueError, TypeError) as error:
                 raise DataError(f"{place} is not a recipe", got=error) from None
-    raise ConfigError(
-        f"{transforms}: the run keeps no recipe, so it is not known how its raw files are read",
-        expected=f"{RECIPE} beside the transforms, or in the folder of the run's data",
-        hint="data.root=FOLDER names a folder of data that `rechub-ray prepare` wrote by that recipe.",
-    )
+    return None
 
 
 def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], settings: Mapping[str, Any]) -> Recipe:

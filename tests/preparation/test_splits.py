@@ -145,6 +145,25 @@ def test_history_by_file_order_and_min_length(lab: Any) -> None:
     assert lab.split(out) == {"i": [2, 3, 6, 4], "history": [[1], [1, 2], [5], [1, 2, 3]], "y": [1] * 4}
 
 
+def test_histories_reach_over_the_files_of_a_split_by_file(lab: Any) -> None:
+    lab.write(train__csv="u,i,y\na,10,1\nb,20,1\na,11,1\n", test__csv="u,i,y\na,12,1\nb,21,1\n")
+    node = lab.recipe(
+        history={"user": "u", "item": "i"},
+        features=[{"kind": "categorical", "name": "i"}, {"kind": "sequence", "name": "history", "shared_with": "i"}],
+        labels=LABEL,
+    )
+    out = prepare(node).out
+    train, test = lab.split(out), lab.split(out, "test")
+    ten, twenty, eleven = train["i"]
+    assert train["history"] == [[], [], [ten]]
+    assert test == {"i": [0, 0], "history": [[ten, eleven], [twenty]], "y": [1, 1]}
+    carved = prepare({**node, "out": str(lab.folder / "more"), "overwrite": True,
+                      "split": {"by": "file", "carve": {"valid": {"of": "train", "fraction": 0.5}}}})  # fmt: skip
+    counts = {name: numbers["rows"] for name, numbers in carved.stats["splits"].items()}
+    assert counts["train"] + counts["valid"] == 3
+    assert counts["test"] == 2
+
+
 def test_a_user_a_line(lab: Any) -> None:
     lab.write(train__csv="u1 5 6 7\nu2 6 8\n")
     node = lab.recipe(

@@ -40,8 +40,7 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
     for part in on_ranks(2, lambda world: infer(job, world=world, device=torch.device("cpu"), reader=ThreadReader())):
         assert part == pytest.approx(whole, abs=1e-6)
         assert part["rows_seen"] == 150
-    schema, kept = ShardRows.reading(saved.schema, None)
-    rows = ShardRows(manifest, schema, kept, targets=False)
+    rows = ShardRows(manifest, saved.schema, {}, targets=False)
     parts = Parts.begin(str(tmp_path / "two"), 4, {})
     work = PredictJob(saved.path, saved.config, rows, parts)
     on_ranks(2, lambda world: write_parts(work, world=world, device=torch.device("cpu"), reader=ThreadReader()))

@@ -281,6 +281,22 @@ def test_a_killed_command_goes_on_with_the_parts_that_are_missing(
     assert "holds predictions already" in capsys.readouterr().err
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_predict_each_row_once(ray_cluster: None, plain: Path, home: Path, tmp_path: Path) -> None:
+    two = ["scaling.num_workers=2", "on_bad_rows=quarantine"]
+    files = many(tmp_path)
+    with Path(files[2]).open("a") as file:
+        file.write("one field\n")
+    assert predict(plain / "run", tmp_path / "out", raw=files, overrides=two) == ROWS
+    same(by_row(pq.read_table([*(tmp_path / "out").glob("*.parquet")])), of_shards(plain, tmp_path / "shards"))
+    assert len((tmp_path / "out" / "quarantine" / "part-00002.jsonl").read_text().splitlines()) == 1
+    raw = [str(home / "raw" / f"{name}.csv") for name in ("train", "test")]
+    assert predict(home / "run", tmp_path / "made", raw=raw, overrides=two) == 2 * ROWS
+    expected = of_shards(home, tmp_path / "more") | of_shards(home, tmp_path / "most", "train")
+    same(by_row(pq.read_table(tmp_path / "made")), expected)
+
+
 def test_another_file_or_model_is_not_taken_for_what_was_begun(plain: Path, tmp_path: Path) -> None:
     files, out = many(tmp_path), str(tmp_path / "out")
     about = {"checkpoint": "a", "raw files": "b"}
@@ -299,15 +315,15 @@ def test_shards_carry_row_id_group_and_labels(plain: Path, tmp_path: Path, capsy
     schema = Schema.load(plain / "data" / "schema.json")
     assert (schema.row_id, schema.group) == ("row", "user_raw")
     command = ["predict", str(plain / "run"), "--out"]
-    assert main([*command, str(tmp_path / "out"), "--keep", "liked,row,user_raw"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--keep", "liked,row,user"]) == 0
     found, shards = pq.read_table(tmp_path / "out"), pq.read_table(plain / "data" / "test")
-    assert found.column_names == ["liked", "row", "user_raw", "probability"]
-    for name in ("liked", "row", "user_raw"):
-        assert found[name].to_pylist() == shards[name].to_pylist()
+    assert found.column_names == ["liked", "row", "user", "probability"], "the recipe's names"
+    for name, column in {"liked": "liked", "row": "row", "user": "user_raw"}.items():
+        assert found[name].to_pylist() == shards[column].to_pylist()
     assert main([*command, str(tmp_path / "none"), "--keep", ""]) == 0
     assert pq.read_table(tmp_path / "none").column_names == ["probability"]
     assert main([*command, str(tmp_path / "x"), "--keep", "rows"]) == 2
-    assert "'rows' is not carried along from shards. Expected: one of: row, user_raw, liked" in capsys.readouterr().err
+    assert "'rows' is not carried along from shards. Expected: one of: row, user, liked" in capsys.readouterr().err
 
 
 def test_a_frame_is_predicted_as_its_file_is(plain: Path, home: Path, tmp_path: Path) -> None:
