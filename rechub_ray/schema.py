@@ -73,6 +73,13 @@ class SequenceFeature:
         embed_dim: as for SparseFeature.
         shared_with: as for SparseFeature (the target item of a history, for instance).
         encoding: as for SparseFeature.
+        numbers: the values are whole numbers, such as ages in seconds, and no ids: they have no embedding, and what
+            they mean is the model's to say.
+        aligned_with: another sequence of the same `max_length` that has as many values in every row, one for each of
+            these.
+
+    Raises:
+        SchemaError: numbers with an embedding.
     """
 
     name: str
@@ -83,6 +90,12 @@ class SequenceFeature:
     shared_with: str | None = None
     encoding: str = ""
     kind: Literal["sequence"] = "sequence"
+    numbers: bool = False
+    aligned_with: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.numbers and (self.embed_dim is not None or self.shared_with is not None):
+            raise SchemaError(f"feature '{self.name}': numbers have no embedding", expected="no embed_dim, shared_with")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -185,6 +198,8 @@ class Schema:
                     got="one that shares a table" if isinstance(item, SparseFeature) else f"a {item.kind} feature",
                 )
         _check_tables(self.all_features)
+        _check_aligned(self.sequences)
+        _check_aligned([f for f in self.all_features[len(self.features) :] if isinstance(f, SequenceFeature)])
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
@@ -197,6 +212,11 @@ class Schema:
     @property
     def sequences(self) -> tuple[SequenceFeature, ...]:
         return tuple(f for f in self.features if isinstance(f, SequenceFeature))
+
+    @property
+    def embedded(self) -> tuple[SparseFeature | SequenceFeature, ...]:
+        """The features that have an embedding: the sparse ones, then the sequences of ids."""
+        return (*self.sparse, *(f for f in self.sequences if not f.numbers))
 
     @property
     def targets(self) -> tuple[Label, ...]:
@@ -468,7 +488,7 @@ class Schema:
 
 def _check_tables(features: Iterable[Feature]) -> None:
     """Raise SchemaError where a feature shares a table that does not exist, or differs in size."""
-    tables = {f.name: f for f in features if not isinstance(f, DenseFeature)}
+    tables = {f.name: f for f in features if not isinstance(f, DenseFeature) and not getattr(f, "numbers", False)}
     for feature in tables.values():
         if feature.shared_with is None:
             continue
@@ -486,9 +506,28 @@ def _check_tables(features: Iterable[Feature]) -> None:
             )
 
 
+def _check_aligned(sequences: Iterable[SequenceFeature]) -> None:
+    """Raise SchemaError where a sequence is aligned with none that it can be as long as."""
+    known = {f.name: f for f in sequences}
+    for feature in known.values():
+        other = known.get(feature.aligned_with or feature.name)
+        if other is None or (feature.aligned_with is not None and (other is feature or other.aligned_with is not None)):
+            rest = [f.name for f in known.values() if f is not feature and f.aligned_with is None]
+            raise SchemaError(
+                f"feature '{feature.name}' is aligned with '{feature.aligned_with}'",
+                expected="another sequence feature, which is aligned with none",
+                hint=nearest(str(feature.aligned_with), rest),
+            )
+        if other.max_length != feature.max_length:
+            raise SchemaError(
+                f"features '{feature.name}' and '{other.name}' are aligned but differ in max_length",
+                got=f"{feature.max_length} and {other.max_length}",
+            )
+
+
 def _plain(part: Feature | Label) -> dict[str, Any]:
-    unknown = ("encoding", "expression")
-    return {key: value for key, value in dataclasses.asdict(part).items() if key not in unknown or value}
+    late = ("encoding", "expression", "numbers", "aligned_with")  # only where set: older schemas keep their fingerprint
+    return {key: value for key, value in dataclasses.asdict(part).items() if key not in late or value}
 
 
 def _list(data: dict[str, Any], key: str, where: str) -> list[Any]:

@@ -154,6 +154,9 @@ def stack(table: pa.Table, schema: Schema, *, targets: bool, where: str, take: A
         if schema.group is not None:
             group = _group(table, schema, where)
     row_id = None if schema.row_id is None else _array(table, schema.row_id)
+    for lists in schema.sequences:
+        if lists.aligned_with is not None:
+            _check_lengths(table, lists, lists.aligned_with, where)
     return Block(
         _rows_first(ids, take),
         _rows_first(dense, take),
@@ -275,6 +278,13 @@ def _ragged(table: pa.Table, feature: SequenceFeature, where: str, take: Array |
     if take is None and int(lengths.sum()) == len(values):
         return Ragged(values, offsets)
     return gather(values, ends, lengths)
+
+
+def _check_lengths(table: pa.Table, feature: SequenceFeature, other: str, where: str) -> None:
+    one, two = (pc.fill_null(pc.list_value_length(_array(table, name)), 0) for name in (feature.name, other))
+    row = pc.index(pc.not_equal(one, two), True).as_py()
+    if row >= 0:
+        refuse(where, feature.name, row, f"{one[row]} values", f"as many as in '{other}': {two[row]}")
 
 
 def _check_finite(values: Array, name: str, where: str, per_row: int = 1) -> None:

@@ -83,6 +83,12 @@ class RawInputs:
                 f"{source}: its transforms are not those of the model's features {', '.join(differing)}",
                 hint="Export with --inputs encoded, or train on data that `rechub-ray prepare` made.",
             )
+        numbers = [f"'{feature.name}'" for feature in schema.sequences if feature.numbers]
+        if numbers:
+            raise ExportError(
+                f"{source}: lists of whole numbers, {', '.join(numbers)}, cannot be raw inputs",
+                hint="Export with --inputs encoded: they stay as they are.",
+            )
         by_key: dict[tuple[object, ...], list[Transform]] = {}
         for feature in schema.features:
             transform = transforms[feature.name]

@@ -441,8 +441,7 @@ def tables_of(model: nn.Module) -> dict[str, tuple[EmbeddingBank, str]]:
 
 
 def _embeddable(schema: Schema) -> dict[str, Embeddable]:
-    features: list[Embeddable] = [*schema.sparse, *schema.sequences]
-    return {f.name: f for f in features}
+    return {f.name: f for f in schema.embedded}
 
 
 def _pick_features(embeddable: Mapping[str, Embeddable], names: Sequence[str] | None) -> list[Embeddable]:

@@ -37,7 +37,7 @@ def choose(schema: Schema, names: Sequence[str] | None, *, key: str) -> list[str
 
 def embedded(schema: Schema, names: Sequence[str]) -> list[str]:
     """Return those of `names` that have an embedding: sparse features, then sequences, as they lie in `Embeddings`."""
-    return [name for name in (*(f.name for f in schema.sparse), *(f.name for f in schema.sequences)) if name in names]
+    return [f.name for f in schema.embedded if f.name in names]
 
 
 class Columns(nn.Module):

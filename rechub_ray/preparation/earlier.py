@@ -45,13 +45,13 @@ class Earlier:
         Raises:
             ConfigError: a feature of the recipe is not among them, or would be encoded in another way.
         """
-        encoder = Encoder(recipe.features, None if recipe.history is None else recipe.history.name)
+        encoder = Encoder.of(recipe)
         differing = encoder.take(self.encoder)
         if differing:
             raise ConfigError(
                 f"'features': {', '.join(differing)} would be encoded otherwise than in {self.place}",
                 expected="the features that it has, with the same transforms; `column` and counts may differ",
-                got=f"features there: {', '.join(spec.name for spec in self.encoder.specs)}",
+                got=f"features there: {', '.join(t.spec.name for t in self.encoder.transforms)}",
             )
         return encoder
 
@@ -75,8 +75,8 @@ def adopt(root: str) -> None:
         SchemaError: the schema cannot be read.
     """
     encoder, schema = Encoder.load(root), Schema.load(join(root, SCHEMA))
-    made = {feature.name: feature for feature in encoder.features}
-    for feature in schema.encoded({}).features:
+    made = {feature.name: feature for feature in (*encoder.features, *encoder.item_features)}
+    for feature in schema.encoded({}).all_features:
         sizes = [getattr(f, "vocab_size", None) for f in (feature, made.get(feature.name, feature))]
         if sizes[0] != sizes[1]:
             raise DataError(

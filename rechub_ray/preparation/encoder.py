@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from rechub_ray.preparation.transforms import (
     BucketTransform,
     CategoricalTransform,
     Hashing,
+    Numbers,
     NumericTransform,
     SequenceTransform,
     State,
     Transform,
     Vocabulary,
+    id_type,
     last,
     table_name,
     transform_of,
@@ -50,6 +52,10 @@ class FitState:
     parts: dict[str, State]
     rows: int = 0
 
+    def pop(self, name: str) -> FitState:
+        """Take one part out, and return it as a state of its own; an empty one where it is not there."""
+        return FitState({name: self.parts.pop(name)} if name in self.parts else {}, self.rows)
+
     def merge(self, other: FitState) -> None:
         self.rows += other.rows
         for name, part in self.parts.items():
@@ -61,8 +67,10 @@ class Encoder:
 
     Args:
         specs: the recipe's features.
-        history: the raw column that holds the histories which `prepare` made: their items are rows of their own, which
-            the fit counts once.
+        histories: the raw columns that hold the histories which `prepare` made: what is in them are rows of their own,
+            which the fit counts once.
+        item_id: the feature that names a row's item; None where there is no item table.
+        item_specs: the features of the item table.
 
     Example:
         >>> rows = pa.table({"user": ["ann", "bob", "ann"], "price": [1.0, 3.0, None]})
@@ -71,36 +79,68 @@ class Encoder:
         {'user': [2, 0], 'price': [2.5, 0.0]}
     """
 
-    def __init__(self, specs: tuple[FeatureSpec, ...], history: str | None = None) -> None:
-        self.specs, self.history = specs, history
-        self.transforms: list[Transform] = [transform_of(spec) for spec in specs]
+    def __init__(
+        self,
+        specs: tuple[FeatureSpec, ...],
+        histories: Collection[str] = (),
+        item_id: str | None = None,
+        item_specs: tuple[FeatureSpec, ...] = (),
+    ) -> None:
+        self.specs, self.histories = specs, frozenset(histories)
+        self.item_id, self.item_specs = item_id, item_specs
+        self._of_rows: list[Transform] = [transform_of(spec) for spec in specs]
+        self._of_items: list[Transform] = [transform_of(spec) for spec in item_specs]
         self.counts: dict[str, pa.Array] = {}
         for transform in self.transforms:
             if isinstance(transform, CategoricalTransform | SequenceTransform):
-                owner = self._owner(transform.spec)
+                owner = self._owner(table_name(transform.spec))
                 if owner.hash_buckets is not None:
                     transform.ids = Hashing(owner.hash_buckets)
 
-    def only(self, names: Sequence[str]) -> Encoder:
+    def only(self, names: Collection[str]) -> Encoder:
         """Return the fitted encoder with some of its features alone, in the order of the recipe."""
         chosen = copy.copy(self)
-        chosen.specs = tuple(spec for spec in self.specs if spec.name in names)
-        chosen.transforms = [transform for transform in self.transforms if transform.spec.name in names]
+        chosen.specs, chosen.item_specs = (
+            tuple(spec for spec in specs if spec.name in names) for specs in (self.specs, self.item_specs)
+        )
+        chosen._of_rows, chosen._of_items = (
+            [transform for transform in own if transform.spec.name in names] for own in (self._of_rows, self._of_items)
+        )
         return chosen
 
-    def _owner(self, spec: Table) -> Table:
-        owner = next(other for other in self.specs if other.name == table_name(spec))
+    @classmethod
+    def of(cls, recipe: Recipe) -> Encoder:
+        """Return the encoder of a recipe, not fitted."""
+        history, items = recipe.history, recipe.items
+        return cls(
+            recipe.features,
+            () if history is None else history.names,
+            None if items is None else items.id,
+            () if items is None else items.features,
+        )
+
+    def _owner(self, table: str) -> Table:
+        owner = next(spec for spec in (*self.specs, *self.item_specs) if spec.name == table)
         assert isinstance(owner, Table)
         return owner
 
     @property
+    def transforms(self) -> list[Transform]:
+        """The transforms of the rows' features, then those of the items'."""
+        return [*self._of_rows, *self._of_items]
+
+    @property
     def columns(self) -> list[str]:
-        """The raw columns it reads."""
+        """The raw columns of rows that it reads."""
         return list(dict.fromkeys(spec.source for spec in self.specs))
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        return tuple(transform.feature() for transform in self.transforms)
+        return tuple(transform.feature() for transform in self._of_rows)
+
+    @property
+    def item_features(self) -> tuple[Feature, ...]:
+        return tuple(transform.feature() for transform in self._of_items)
 
     @property
     def encodings(self) -> dict[str, str]:
@@ -159,7 +199,11 @@ class Encoder:
 
     def parse(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
         """Return raw columns as texts, numbers and lists, by feature; rows that cannot be read are marked."""
-        return {t.spec.name: t.parse(table, flaws) for t in self.transforms}
+        return _parsed(self._of_rows, table, flaws)
+
+    def parse_items(self, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
+        """Return raw columns by feature of the items, as `parse` does for those of rows."""
+        return _parsed(self._of_items, table, flaws)
 
     def fit_state(self) -> FitState:
         """Return an empty state with a summary for each transform that has to be fitted."""
@@ -167,7 +211,7 @@ class Encoder:
         for transform in self.transforms:
             spec = transform.spec
             if isinstance(transform, CategoricalTransform | SequenceTransform):
-                if self._owner(transform.spec).hash_buckets is None:
+                if not isinstance(transform.ids, Hashing | Numbers):
                     parts.setdefault(table_name(transform.spec), Counter())
             elif isinstance(transform, BucketTransform):
                 parts[spec.name] = Quantiles()
@@ -183,25 +227,39 @@ class Encoder:
             parsed: training rows, from `parse`.
             first: which rows come first after those that `history.min_length` leaves out, and stand for these too.
         """
-        for transform in self.transforms:
-            spec = transform.spec
-            part = state.parts.get(table_name(spec) if isinstance(spec, Table) else spec.name)
+        counted = set()
+        for transform in self._of_rows:
+            spec, values = transform.spec, parsed[transform.spec.name]
+            part = state.parts.get(_part(spec))
+            if isinstance(transform, SequenceTransform) and spec.source in self.histories and first is not None:
+                if (_part(spec), spec.source) in counted or any(_part(spec) == other.name for other in self.item_specs):
+                    continue
+                counted.add((_part(spec), spec.source))
+                values = self._rows_of_their_own(transform, values, first)
             if part is not None:
-                values = parsed[spec.name]
-                if isinstance(transform, SequenceTransform) and spec.source == self.history and first is not None:
-                    values = self._rows_of_their_own(transform, values, first)
                 transform.fit(part, values)
+
+    def fit_items(self, state: FitState, parsed: dict[str, pa.Array]) -> None:
+        """Take rows of the item table, from `parse_items`, into `state`."""
+        for transform in self._of_items:
+            part = state.parts.get(_part(transform.spec))
+            if part is not None:
+                transform.fit(part, parsed[transform.spec.name])
 
     def _rows_of_their_own(
         self, transform: SequenceTransform, histories: pa.ListArray, first: npt.NDArray[np.bool_]
     ) -> pa.ListArray:
-        """Return the items in histories that stand for rows: each row counts once, in however many histories it is.
+        """Return what in histories stands for rows: each row counts once, in however many histories it is.
 
         Those are rows that `min_length` leaves out; and, in a table that no other feature counts, each row through the
         history of the next one.
         """
         name = table_name(transform.spec)
-        alone = all(s.source == self.history for s in self.specs if isinstance(s, Table) and table_name(s) == name)
+        alone = all(
+            spec.source in self.histories
+            for spec in (*self.specs, *self.item_specs)
+            if isinstance(spec, Table) and table_name(spec) == name
+        )
         parts = [histories.filter(pa.array(first))]
         if alone:
             parts.append(last(histories.filter(pa.array(~first)), 1))
@@ -211,8 +269,7 @@ class Encoder:
         """Fit the transforms to the merged state of all tasks."""
         for name, part in state.parts.items():
             if isinstance(part, Counter):
-                owner = next(spec for spec in self.specs if spec.name == name)
-                assert isinstance(owner, Table)
+                owner = self._owner(name)
                 self._set_vocabulary(name, part.table(owner.min_frequency, owner.max_values))
         for transform in self.transforms:
             fitted = state.parts.get(transform.spec.name)
@@ -230,8 +287,7 @@ class Encoder:
         """
         grown = {}
         for name, part in state.parts.items():
-            owner = next(spec for spec in self.specs if spec.name == name)
-            assert isinstance(owner, Table)
+            owner = self._owner(name)
             assert isinstance(part, Counter)
             known, counts = self.vocabulary(name), self.counts[name]
             table = part.table(owner.min_frequency)
@@ -260,7 +316,21 @@ class Encoder:
 
     def encode_parsed(self, parsed: dict[str, pa.Array]) -> dict[str, pa.Array]:
         """Return parsed columns as the schema's columns."""
-        return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self.transforms}
+        return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self._of_rows}
+
+    def encode_items(self, parsed: dict[str, pa.Array]) -> dict[str, pa.Array]:
+        """Return parsed columns as the columns of the item table's features."""
+        return {t.spec.name: t.encode(parsed[t.spec.name]) for t in self._of_items}
+
+    def item_ids(self, lists: pa.ListArray) -> pa.ListArray:
+        """Return lists of items' texts as lists of ids, without those that have none."""
+        ids = next(t.ids for t in self._of_rows if t.spec.name == self.item_id and isinstance(t, CategoricalTransform))
+        assert ids is not None
+        found = ids(lists.flatten())
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(lists)), lengths)[found > 0]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(lists)))])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(found[found > 0], id_type(ids.size)))
 
     @classmethod
     def fitted(cls, features: Sequence[Any], rows: Any) -> Encoder:
@@ -315,12 +385,15 @@ class Encoder:
                 fitted[transform.spec.name] = {"shift": transform.shift, "scale": transform.scale}
             elif isinstance(transform, BucketTransform):
                 fitted[transform.spec.name] = {"boundaries": transform.boundaries}
-        document = {
+        document: dict[str, Any] = {
             "version": VERSION,
             "features": [s.model_dump(mode="json") for s in self.specs],
             "fitted": fitted,
             "encodings": self.encodings,
         }
+        if self.item_id is not None:
+            specs = [s.model_dump(mode="json") for s in self.item_specs]
+            document["items"] = {"id": self.item_id, "features": specs}
         (root / FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         for name, counts in self.counts.items():
             (root / VOCABULARIES).mkdir(exist_ok=True)
@@ -341,7 +414,12 @@ class Encoder:
             document = json.loads(read_text(place))
             if document.get("version") != VERSION:
                 raise DataError(f"{place} has version {document.get('version')}", expected=f"version {VERSION}")
-            encoder = cls(tuple(_SPECS.validate_python(document["features"])))
+            items = document.get("items", {})
+            encoder = cls(
+                tuple(_SPECS.validate_python(document["features"])),
+                item_id=items.get("id"),
+                item_specs=tuple(_SPECS.validate_python(items.get("features", []))),
+            )
             for transform in encoder.transforms:
                 values = document["fitted"].get(transform.spec.name, {})
                 for key, value in values.items():
@@ -355,3 +433,19 @@ class Encoder:
                 f"{root} holds no readable encoder", got=error, hint=f"`rechub-ray prepare` writes {FILE} and vocab/."
             ) from None
         return encoder
+
+
+def _part(spec: FeatureSpec) -> str:
+    """Return what the summary of a feature is called: by its table, where it has ids."""
+    return table_name(spec) if isinstance(spec, Table) else spec.name
+
+
+def _parsed(transforms: list[Transform], table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:
+    parsed = {t.spec.name: t.parse(table, flaws) for t in transforms}
+    for spec in (t.spec for t in transforms if isinstance(t, SequenceTransform)):
+        if spec.aligned_with is not None:
+            one, other = (pc.list_value_length(parsed[name]) for name in (spec.name, spec.aligned_with))
+            flaws.add(
+                pc.not_equal(one, other), f"the lists of '{spec.name}' and '{spec.aligned_with}' differ in length"
+            )
+    return parsed

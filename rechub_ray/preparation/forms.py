@@ -140,6 +140,13 @@ class History(Form):
         min_length: rows with a shorter history are left out (after the split's positions were counted).
         ties: `exclude` keeps rows of a row's own moment out of its history; `include` takes those before it in the
             files.
+        lists: more list columns, by name: that of another column, over the same earlier rows.
+        age: a list column of how many seconds before the row each of its earlier rows was, in whole numbers.
+        exclude: a list column of all of the user's earlier items, however many, in the rows of validation and test:
+            what a ranking of all items leaves out.
+        rows: `windows` keeps only every `max_length`-th of a user's training rows, from the last one backwards: for
+            models that learn from every place of a history, whose targets these rows hold once each. `both` keeps each
+            row in `train`, and writes those of the windows into a folder `windows` as well.
     """
 
     name: Name = "history"
@@ -151,13 +158,40 @@ class History(Form):
     max_length: Count = 50
     min_length: Annotated[int, pydantic.Field(ge=0)] = 0
     ties: Literal["include", "exclude"] = "include"
+    lists: dict[Name, Name] = {}
+    age: Name | None = None
+    exclude: Name | None = None
+    rows: Literal["each", "windows", "both"] = "each"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of the rows whose earlier values it lists, by the names of the lists."""
+        return {self.name: self.item, **self.lists}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The list columns that it adds to rows."""
+        return tuple(name for name in (*self.columns, self.age, self.exclude) if name is not None)
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> History:
-        if self.ties == "exclude" and self.order is None:
-            raise PydanticCustomError("history", "'ties: exclude' needs 'order', the column of times")
         if (self.items is None) == (self.user is None):
             raise PydanticCustomError("history", "name either 'user' (a row an interaction) or 'items' (a row a user)")
+        if self.items is not None and (self.lists or self.age):
+            key = "lists" if self.lists else "age"
+            raise PydanticCustomError(
+                "history", "'{key}' needs a row an interaction, not lists of 'items'", {"key": key}
+            )
+        for key in ("age", "ties"):
+            if getattr(self, key) not in (None, "include") and self.order is None:
+                raise PydanticCustomError(
+                    "history",
+                    "'{key}: {value}' needs 'order', the column of times",
+                    {"key": key, "value": getattr(self, key)},
+                )
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise PydanticCustomError("history", "two of its lists are called '{name}'", {"name": twice[0]})
         return self
 
 
@@ -197,12 +231,27 @@ class Categorical(Table):
 
 
 class Sequence(Table):
-    """A list column, or a text cut at `separator`; the last `max_length` values are kept."""
+    """A list column, or a text cut at `separator`; the last `max_length` values are kept.
+
+    Args:
+        numbers: the values are whole numbers from 0 on, such as ages, and stay as they are: there is no vocabulary and
+            no embedding.
+        aligned_with: another sequence of the same `max_length`, whose lists are as long as this one's in every row.
+    """
 
     kind: Literal["sequence"] = "sequence"
     separator: str | None = pydantic.Field(default=None, min_length=1)
     max_length: Count = 50
     pooling: Literal["mean", "sum"] = "mean"
+    numbers: bool = False
+    aligned_with: Name | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _plain_numbers(self) -> Sequence:
+        ids = (self.min_frequency, self.max_values, self.hash_buckets, self.embed_dim, self.shared_with)
+        if self.numbers and ids != (1, None, None, None, None):
+            raise PydanticCustomError("numbers", "'numbers' have no vocabulary and no embedding")
+        return self
 
 
 class Numeric(FeatureForm):
@@ -237,6 +286,29 @@ class Bucket(FeatureForm):
 
 
 FeatureSpec: TypeAlias = Annotated[Categorical | Sequence | Numeric | Bucket, pydantic.Field(discriminator="kind")]
+
+
+class Items(Form):
+    """The item table, `out/items`: a row for each item of the vocabulary of `id`, with its training rows counted.
+
+    Args:
+        id: the categorical feature that names a row's item; it has a vocabulary of its own.
+        file: a file with a row an item, held in memory; an item that it lacks gets nulls.
+        key: the column of `file` that holds what the rows have in the column of `id`; called like that unless given.
+        format: of `file`; not that of the recipe.
+        joins: side tables of `file`, as those of the rows.
+        from_rows: columns of the rows, those of side tables too, in place of a file: each is the same in all training
+            rows of an item.
+        features: of the items, as those of rows; they are fitted on the items of the table, each once.
+    """
+
+    id: Name
+    file: str | None = None
+    key: Name | None = None
+    format: Format = Format()
+    joins: tuple[Join, ...] = ()
+    from_rows: tuple[Name, ...] = ()
+    features: tuple[FeatureSpec, ...] = ()
 
 
 class LabelSpec(Form):

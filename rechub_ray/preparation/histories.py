@@ -7,7 +7,7 @@ that of the largest bucket, so of the largest user at least, however large the i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,12 @@ from rechub_ray.preparation.clusters import PLACE, places
 from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read
+from rechub_ray.preparation.times import units
 from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form, windows
 from rechub_ray.preparation.writer import Quarantine
 
 _EXPLODE_ROWS = 65_536
-_ORIGIN = ("__file", "__row", "__from_end", "__first")
+_ORIGIN = ("__file", "__row", "__from_end", "__first", "__window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,45 +100,91 @@ class Gather:
         history, tied = self.recipe.history, 0
         if history is not None:
             stops = np.arange(len(users))
+            time, fraction = keys[-1][order], keys[-2][order]
             if ordered is not None:
-                time, fraction = keys[-1][order], keys[-2][order]
                 new = np.append(True, (np.diff(users) != 0) | (np.diff(time) != 0) | (np.diff(fraction) != 0))
                 runs = np.maximum.accumulate(np.where(new, stops, 0))
                 tied = int((runs < stops).sum()) if history.ties == "include" else 0
                 stops = runs if history.ties == "exclude" else stops
-            lists = windows(to_text(table[history.item]), np.maximum(begins, stops - history.max_length), stops)
-            table = table.append_column(history.name, lists)
-            keep = stops - begins >= history.min_length
-            table = table.append_column("__first", pa.array(_first_kept(keep, begins)))
-            table = table.filter(pa.array(keep))
+            spans = _Spans(self.recipe, begins, stops, ends)
+            columns = {name: to_text(table[column]) for name, column in history.columns.items()}
+            for name, values in spans.lists(columns).items():
+                table = table.append_column(name, values)
+            if history.age is not None:
+                table = table.append_column(history.age, spans.ages(time, fraction))
+            table = spans.marked(table)
         table = table.sort_by([(name, "ascending") for name in PLACE])
         path = self.folder / f"gathered-{bucket:03d}.parquet"
         pq.write_table(table.drop_columns(["__time", "__fraction"]), path, row_group_size=65_536)
         return str(path), tied
 
 
-def _first_kept(keep: npt.NDArray[np.bool_], begins: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return which rows are the first of their list that `min_length` keeps, after rows that it leaves out."""
-    before = np.append(False, keep[:-1]) | (begins == np.arange(len(keep)))
-    first: npt.NDArray[np.bool_] = keep & ~before
-    return first
+class _Spans:
+    """The earlier rows of each row, among rows in the order of users and time.
+
+    Args:
+        recipe: has a history.
+        begins: the first row of each row's user.
+        stops: one past the last of each row's earlier rows.
+        ends: one past the last row of each row's user.
+    """
+
+    def __init__(
+        self, recipe: Recipe, begins: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> None:
+        assert recipe.history is not None
+        self._history, self._begins, self._stops = recipe.history, begins, stops
+        self._starts = np.maximum(begins, stops - self._history.max_length)
+        # negative in the rows that are held out
+        self._before_held_out = ends - 1 - np.arange(len(ends)) - recipe.held_out
+
+    def lists(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.ListArray]:
+        """Return the lists of earlier values of some columns, by name, and that of all earlier items."""
+        found = {name: windows(values, self._starts, self._stops) for name, values in columns.items()}
+        if self._history.exclude is not None:
+            starts = np.where(self._before_held_out < 0, self._begins, self._stops)
+            found[self._history.exclude] = windows(columns[self._history.name], starts, self._stops)
+        return found
+
+    def ages(self, time: npt.NDArray[np.int64], fraction: npt.NDArray[np.float64]) -> pa.ListArray:
+        """Return how many whole seconds before each row its earlier rows were, by moments as of `times.moments`."""
+        lengths = self._stops - self._starts
+        whole = windows(pa.array(time), self._starts, self._stops)
+        part = windows(pa.array(fraction), self._starts, self._stops).values.to_numpy()
+        elapsed = np.repeat(time, lengths) - whole.values.to_numpy() - (np.repeat(fraction, lengths) < part)
+        seconds = elapsed // np.repeat(units(time), lengths).astype(np.int64)
+        return pa.ListArray.from_arrays(whole.offsets, pa.array(seconds))
+
+    def marked(self, table: pa.Table) -> pa.Table:
+        """Return the rows that `min_length` keeps, with columns `__first` and, where it is asked for, `__window`."""
+        keep = self._stops - self._begins >= self._history.min_length
+        before = np.append(False, keep[:-1]) | (self._begins == np.arange(len(keep)))
+        table = table.append_column("__first", pa.array(keep & ~before))
+        if self._history.rows != "each":
+            is_last = self._before_held_out % self._history.max_length == 0
+            table = table.append_column("__window", pa.array(is_last))
+        return table.filter(pa.array(keep))
 
 
 def gathered(raw: RawRows) -> RawRows:
     """Return rows of a gathered file with their origin columns taken out."""
     table = raw.table
+    names = table.column_names
     return RawRows(
-        table.drop_columns([name for name in table.column_names if name in _ORIGIN]),
+        table.drop_columns([name for name in names if name in _ORIGIN]),
         table["__file"].to_numpy(),
         table["__row"].to_numpy(),
         raw.bad,
         table["__from_end"].to_numpy(),
-        table["__first"].to_numpy() if "__first" in table.column_names else None,
+        table["__first"].to_numpy() if "__first" in names else None,
+        table["__window"].to_numpy() if "__window" in names else None,
     )
 
 
-def explode(raw: RawRows, history: History) -> Iterator[RawRows]:
-    """Yield one row an element of the row's list `items`, each with the elements before it."""
+def explode(raw: RawRows, recipe: Recipe) -> Iterator[RawRows]:
+    """Yield one row an element of the row's list `history.items`, each with the elements before it."""
+    history = recipe.history
+    assert history is not None
     assert history.items is not None
     lists = to_lists(raw.table[history.items], history.separator)
     totals = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
@@ -145,29 +192,30 @@ def explode(raw: RawRows, history: History) -> Iterator[RawRows]:
     while start < len(lists):
         before = totals[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(totals, before + _EXPLODE_ROWS, side="right")))
-        yield _exploded(raw, history, lists.slice(start, stop - start), np.arange(start, stop), start == 0)
+        yield _exploded(raw, recipe, history, lists.slice(start, stop - start), np.arange(start, stop), start == 0)
         start = stop
     if not len(lists):
-        yield _exploded(raw, history, lists, np.arange(0), True)
+        yield _exploded(raw, recipe, history, lists, np.arange(0), True)
 
 
-def _exploded(raw: RawRows, history: History, lists: pa.ListArray, rows: npt.NDArray[np.int64], first: bool) -> RawRows:
+def _exploded(
+    raw: RawRows, recipe: Recipe, history: History, lists: pa.ListArray, rows: npt.NDArray[np.int64], first: bool
+) -> RawRows:
     items, lengths = lists.flatten(), np.diff(lists.offsets.to_numpy())
     owners = np.repeat(rows, lengths)
     ends = np.repeat(np.cumsum(lengths), lengths)
-    begins = ends - np.repeat(lengths, lengths)
-    places = np.arange(len(items))
+    begins, places = ends - np.repeat(lengths, lengths), np.arange(len(items))
     repeated, taken = raw.table.drop_columns([history.items]), pa.array(owners)
     columns = {name: repeated[name].take(taken) for name in repeated.column_names}
-    columns[history.item] = items
-    columns[history.name] = windows(items, np.maximum(begins, places - history.max_length), places)
-    table = pa.table(columns)
-    keep = places - begins >= history.min_length
-    return RawRows(
-        table.filter(pa.array(keep)),
-        raw.files[owners][keep],
-        raw.rows[owners][keep],
-        raw.bad if first else [],
-        (ends - 1 - places)[keep],
-        _first_kept(keep, begins)[keep],
+    spans = _Spans(recipe, begins, places, ends)
+    table = pa.table(
+        {
+            **columns,
+            history.item: items,
+            **spans.lists({history.name: items}),
+            "__file": pa.array(raw.files[owners]),
+            "__row": pa.array(raw.rows[owners]),
+            "__from_end": pa.array(ends - 1 - places),
+        }
     )
+    return gathered(RawRows(spans.marked(table), raw.files[:0], raw.rows[:0], raw.bad if first else []))

@@ -63,6 +63,21 @@ def notes(
     return found
 
 
+def item_notes(numbers: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Return sentences on an item table.
+
+    Args:
+        numbers: its statistics, as in stats.json.
+        recipe: of the data set.
+    """
+    assert recipe.items is not None
+    if not numbers["without_row"]:
+        return []
+    where = recipe.items.file or "the training rows"
+    share = f"{numbers['without_row'] / numbers['rows']:.2%}"
+    return [f"items: {numbers['without_row']:,} ({share}) have no row in {where}, so nulls"]
+
+
 def _only(numbers: dict[str, Any]) -> float | None:
     """Return the value that a label always has; None where it has several, or none."""
     return numbers["min"] if numbers["min"] is not None and numbers["min"] == numbers["max"] else None

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from rechub_ray.preparation.buckets import Dealer
 from rechub_ray.preparation.encoder import Encoder, FitState
+from rechub_ray.preparation.items import RowsOfItems
 from rechub_ray.preparation.labels import Classes
-from rechub_ray.preparation.recipe import TRAIN, Recipe
-from rechub_ray.preparation.rows import RowReader
+from rechub_ray.preparation.recipe import TRAIN, WINDOWS, Recipe
+from rechub_ray.preparation.rows import ReadyRows, RowReader
 from rechub_ray.preparation.sources import Task
 from rechub_ray.preparation.statistics import SplitStatistics
 from rechub_ray.preparation.writer import Quarantine, ShardWriter
@@ -21,15 +22,18 @@ from rechub_ray.schema import Schema
 
 
 class Fitted:
-    """Results of the first pass: the encoder's state, the classes of labels, and how many rows side tables know."""
+    """Results of the first pass: the encoder's state, the classes of labels, how many rows side tables know, and what
+    rows say of their items."""
 
     def __init__(self, state: FitState, classes: Classes, joins: int) -> None:
         self.state, self.classes, self.rows = state, classes, 0
+        self.items = RowsOfItems()
         self.matched: npt.NDArray[np.int64] = np.zeros(joins, dtype=np.int64)
 
     def merge(self, other: Fitted) -> None:
         self.state.merge(other.state)
         self.classes.merge(other.classes)
+        self.items.merge(other.items)
         self.matched, self.rows = self.matched + other.matched, self.rows + other.rows
 
 
@@ -52,21 +56,28 @@ class FitTask:
             found.state.rows += len(mine.codes)
             found.classes.add(mine.others)
             self.encoder.fit(found.state, mine.parsed, mine.first)
+            if recipe.items is not None and recipe.items.from_rows:
+                own = {spec.name: mine.parsed[spec.name] for spec in recipe.items.features}
+                found.items.add(mine.parsed[recipe.items.id], own)
         return found
 
 
 class Encoded:
-    """Results of the second pass: statistics by split, bad rows, and how many rows side tables know."""
+    """Results of the second pass: statistics by split, bad rows, how many rows side tables know, and how many training
+    rows each item id has."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.splits = {name: SplitStatistics() for name in recipe.splits}
+    def __init__(self, recipe: Recipe, schema: Schema) -> None:
+        self.splits = {name: SplitStatistics() for name in recipe.folders}
         self.bad = self.rows = 0
+        ids = 0 if schema.items is None else schema.item_side.sparse[0].vocab_size
+        self.items: npt.NDArray[np.int64] = np.zeros(ids, dtype=np.int64)
         self.matched: npt.NDArray[np.int64] = np.zeros(len(recipe.joins), dtype=np.int64)
 
     def merge(self, other: Encoded) -> None:
         for name, part in other.splits.items():
             self.splits[name].merge(part)
         self.matched, self.rows, self.bad = self.matched + other.matched, self.rows + other.rows, self.bad + other.bad
+        self.items = self.items + other.items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,26 +92,43 @@ class EncodeTask:
 
     def __call__(self, item: tuple[int, Task]) -> Encoded:
         number, task = item
-        recipe, found = self.reader.recipe, Encoded(self.reader.recipe)
-        writers = {name: self._writer(name, number) for name in recipe.splits}
+        recipe, found = self.reader.recipe, Encoded(self.reader.recipe, self.schema)
+        windows = WINDOWS if WINDOWS in recipe.folders else TRAIN
+        writers = {name: self._writer(name, number) for name in recipe.folders}
         quarantine = Quarantine(self.staging / "quarantine" / f"part-{number:05d}.jsonl", recipe.on_bad_rows)
         for rows in self.reader.ready(task, self.encoder):
             quarantine.add(rows.bad)
             found.matched, found.rows = found.matched + rows.matched, found.rows + rows.rows
             for code in np.unique(rows.codes).tolist():
                 name, mine = recipe.splits[code], rows.filter(rows.codes == code)
-                table = pa.table({**self.encoder.encode_parsed(mine.parsed), **mine.others, **mine.places})
-                table = table.select([*self.schema.columns, *mine.places])
-                writer = writers[name]
-                if isinstance(writer, Dealer):
-                    writer.add(table, table[self.schema.group])
-                else:
-                    writer.add(table)
-                found.splits[name].add(self.schema.features, self.schema.labels, mine.parsed, table)
+                columns = self.encoder.encode_parsed(mine.parsed)
+                if name == TRAIN and self.schema.items is not None:
+                    ids = columns[self.schema.items.id].to_numpy()
+                    found.items += np.bincount(ids, minlength=len(found.items))
+                table = self._table(columns, mine)
+                for folder in [name, *([WINDOWS] if name == TRAIN and WINDOWS in writers else [])]:
+                    if folder == windows and mine.window is not None:
+                        table, mine = table.filter(pa.array(mine.window)), mine.filter(mine.window)
+                    writer = writers[folder]
+                    if isinstance(writer, Dealer):
+                        writer.add(table, table[self.schema.group])
+                    else:
+                        writer.add(table)
+                    found.splits[folder].add(self.schema.features, self.schema.labels, mine.parsed, table)
         for writer in writers.values():
             writer.close()
         found.bad = quarantine.rows
         return found
+
+    def _table(self, columns: dict[str, pa.Array], rows: ReadyRows) -> pa.Table:
+        """Return rows, whose features are encoded, with all columns of the shards."""
+        names = [*self.schema.columns, *rows.places]
+        if rows.seen is not None:
+            assert self.schema.items is not None
+            assert self.schema.items.exclude is not None
+            columns = {**columns, self.schema.items.exclude: self.encoder.item_ids(rows.seen)}
+            names.append(self.schema.items.exclude)
+        return pa.table({**columns, **rows.others, **rows.places}).select(names)
 
     def _writer(self, split: str, number: int) -> ShardWriter | Dealer:
         recipe = self.reader.recipe

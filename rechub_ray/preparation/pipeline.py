@@ -21,11 +21,12 @@ from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.clusters import Cluster
 from rechub_ray.preparation.columns import Column
 from rechub_ray.preparation.earlier import Earlier
-from rechub_ray.preparation.encoder import Encoder
+from rechub_ray.preparation.encoder import Encoder, FitState
 from rechub_ray.preparation.forms import ByTime, Format, LabelSpec
 from rechub_ray.preparation.frames import with_frames, without_frames
+from rechub_ray.preparation.items import ItemRows, item_rows, write_items
 from rechub_ray.preparation.labels import Classes
-from rechub_ray.preparation.notes import check_joins, notes
+from rechub_ray.preparation.notes import check_joins, item_notes, notes
 from rechub_ray.preparation.passes import Encoded, EncodeTask, FitTask, Fitted
 from rechub_ray.preparation.progress import Progress
 from rechub_ray.preparation.recipe import RECIPE, TRAIN, Recipe
@@ -36,7 +37,7 @@ from rechub_ray.preparation.sources import Source, Task, plan
 from rechub_ray.preparation.splits import empty_split, fitted_starts, given_starts
 from rechub_ray.preparation.staging import check_free, put_in_place, staged
 from rechub_ray.preparation.writer import number_shards, writing
-from rechub_ray.schema import Schema
+from rechub_ray.schema import Items, Schema
 from rechub_ray.yaml_text import read_yaml
 
 _log = logging.getLogger(__name__)
@@ -137,11 +138,13 @@ class _Run:
             earlier = Earlier.load(recipe.like)
             recipe, self.encoder = earlier.settled(recipe), earlier.encoder_of(recipe)
         else:
-            self.encoder = Encoder(recipe.features, None if recipe.history is None else recipe.history.name)
+            self.encoder = Encoder.of(recipe)
         self.recipe, self.staging, self.progress = recipe, staging, progress
         self.grown: dict[str, int] = {}
+        self.item_rows: ItemRows | None = None
         self.work = staging / "work"
         source = Source.open(recipe.source)
+        self.raw = source
         source.verify(recipe.checksums, recipe.url)
         self.tasks = plan(source, recipe.files, recipe.input_columns, recipe.uses, recipe.where)
         files = tuple(dict.fromkeys(task.file for task in self.tasks))
@@ -165,7 +168,9 @@ class _Run:
         encoder, classes = self.encoder, self._fit()
         labels = tuple(classes.label(spec) for spec in recipe.labels)
         self._settle(tuple(label.num_classes for label in labels))
-        schema = Schema(encoder.features, labels, group_name(recipe), recipe.weight, row_id_name(recipe))
+        schema = Schema(
+            encoder.features, labels, group_name(recipe), recipe.weight, row_id_name(recipe), items=self._items()
+        )
         encoded = self._encode(encoder, schema)
         if recipe.cluster_by is not None:
             self._cluster(schema)
@@ -175,7 +180,10 @@ class _Run:
         said += notes(recipe, schema, encoder, classes, splits, self.tied)
         for name, count in self.grown.items():
             said += [f"feature '{name}': {count:,} new ids, after those of {recipe.like}"] if count else []
-        stats = {"splits": splits, "bad_rows": self.bad, "notes": said}
+        stats: dict[str, Any] = {"splits": splits, "bad_rows": self.bad, "notes": said}
+        if self.item_rows is not None:
+            stats["items"] = write_items(self.item_rows, encoded.items, encoder, schema, recipe, staging)
+            said += item_notes(stats["items"], recipe)
         schema.save(staging / "schema.json")
         encoder.save(staging)
         (staging / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
@@ -223,7 +231,7 @@ class _Run:
             total.state.parts = {
                 k: part for k, part in total.state.parts.items() if recipe.grow and type(part) is Counter
             }
-        if not total.state.parts and not is_open:
+        if not total.state.parts and not is_open and not (recipe.items is not None and recipe.items.from_rows):
             total.classes = Classes(())
         else:
             everywhere = recipe.on_bad_rows == "error"
@@ -233,11 +241,32 @@ class _Run:
             if not total.state.rows:
                 raise self._empty(TRAIN)
             check_joins(self.reader.sides, total.matched, total.rows, self._example)
-            if recipe.like:
-                self.grown = encoder.grow(total.state)
-            else:
-                encoder.finish(total.state)
+        self._finish(total)
         return total.classes
+
+    def _finish(self, total: Fitted) -> None:
+        """Fit the transforms to what training rows gave; those of the items to the items that the vocabulary holds."""
+        encoder, recipe, state = self.encoder, self.recipe, total.state
+
+        def finish(state: FitState) -> None:
+            if recipe.like:
+                self.grown |= encoder.grow(state)
+            else:
+                encoder.finish(state)
+
+        if encoder.item_id is not None:
+            finish(state.pop(encoder.item_id))
+            self.item_rows = item_rows(recipe, self.raw, total.items, encoder)
+            encoder.fit_items(state, self.item_rows.parsed)
+        finish(state)
+
+    def _items(self) -> Items | None:
+        """Return the schema's description of the items."""
+        recipe, encoder = self.recipe, self.encoder
+        if recipe.items is None:
+            return None
+        exclude = None if recipe.history is None else recipe.history.exclude
+        return Items(recipe.items.id, encoder.item_features, exclude)
 
     def _settle(self, counts: tuple[int | None, ...]) -> None:
         """Hold the rows of every split to the classes that training has."""
@@ -250,7 +279,7 @@ class _Run:
 
     def _encode(self, encoder: Encoder, schema: Schema) -> Encoded:
         task = EncodeTask(self.reader, encoder, schema, self.staging, self.buckets)
-        total = Encoded(self.recipe)
+        total = Encoded(self.recipe, schema)
         for part in self._over("encoding", task, list(enumerate(self.tasks)), self._sizes(self.tasks)):
             total.merge(part)
         self.bad += total.bad
@@ -270,8 +299,8 @@ class _Run:
             recipe.row_group_rows,
             recipe.shard_rows,
         )
-        items = [(split, bucket) for split in recipe.splits for bucket in range(self.buckets)]
-        for _ in self._over("groups", cluster, items, [self.bucket_bytes // len(recipe.splits)] * len(items)):
+        items = [(split, bucket) for split in recipe.folders for bucket in range(self.buckets)]
+        for _ in self._over("groups", cluster, items, [self.bucket_bytes // len(recipe.folders)] * len(items)):
             pass
 
     def _check_shards(self, encoded: Encoded) -> None:

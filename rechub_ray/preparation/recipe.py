@@ -12,6 +12,7 @@ import pydantic
 from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.preparation.checks import check_histories, check_items, check_tables
 from rechub_ray.preparation.columns import Takes, Use
 from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.forms import (
@@ -26,6 +27,7 @@ from rechub_ray.preparation.forms import (
     Form,
     Format,
     History,
+    Items,
     Join,
     LabelSpec,
     LeaveLastOut,
@@ -33,13 +35,12 @@ from rechub_ray.preparation.forms import (
     Numeric,
     Sequence,
     SplitSpec,
-    Table,
 )
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.yaml_text import read_yaml
 
-TRAIN, RECIPE = "train", "recipe.json"
-_TAKEN = ("quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", RECIPE)
+TRAIN, WINDOWS, RECIPE = "train", "windows", "recipe.json"
+_TAKEN = (WINDOWS, "items", "quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", RECIPE)
 
 
 class Recipe(Form):
@@ -62,6 +63,7 @@ class Recipe(Form):
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
         labels: may be empty (`[]`), where nothing is predicted from labels.
+        items: the item table, for retrieval.
         cluster_by: a column; the rows of one value of it lie together in one row group, in order of time where the
             recipe names a time column (`history.order`, `split.order`, `split.column` of a split by time), else of the
             files. It is the `group` too.
@@ -86,6 +88,7 @@ class Recipe(Form):
     history: History | None = None
     features: tuple[FeatureSpec, ...]
     labels: tuple[LabelSpec, ...]
+    items: Items | None = None
     weight: Name | None = None
     group: Name | None = None
     cluster_by: Name | None = None
@@ -137,7 +140,9 @@ class Recipe(Form):
             raise ConfigError("the recipe is not a recipe", expected="a mapping", got=repr(data)[:120])
         data = dict(data)
         if "features" in data:
-            data["features"] = _features(data["features"])
+            data["features"] = _features(data["features"], "features")
+        if isinstance(data.get("items"), Mapping) and "features" in data["items"]:
+            data["items"] = {**data["items"], "features": _features(data["items"]["features"], "items.features")}
         if data.get("split") is not None:
             data["split"] = _variant(_with_lists(data["split"]), _SPLITS, "by", "split")
         if data.get("group") is None:
@@ -145,7 +150,9 @@ class Recipe(Form):
         recipe = _checked(cls, data)
         _check_names(recipe)
         _check_split(recipe)
-        _check_tables(recipe)
+        check_tables(recipe)
+        check_histories(recipe)
+        check_items(recipe)
         return recipe
 
     @classmethod
@@ -172,6 +179,22 @@ class Recipe(Form):
         return tuple(names)
 
     @property
+    def all_features(self) -> tuple[FeatureSpec, ...]:
+        """The features of the rows, then those of the item table."""
+        return self.features + (self.items.features if self.items is not None else ())
+
+    @property
+    def held_out(self) -> int:
+        """How many of each user's last rows are not for training, where the split counts them."""
+        return self.split.valid + self.split.test if isinstance(self.split, LeaveLastOut) else 0
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of shards: the splits, and that of windows where the recipe asks for both."""
+        both = self.history is not None and self.history.rows == "both"
+        return (*self.splits, WINDOWS) if both else self.splits
+
+    @property
     def by_user(self) -> bool:
         """Whether rows must first be brought together by user."""
         whole_users = self.history is not None and self.history.items is not None
@@ -190,6 +213,8 @@ class Recipe(Form):
     def uses(self) -> tuple[Use, ...]:
         """Every use of a raw column, those that joins and the history bring included."""
         uses = feature_uses(self.features)
+        if self.items is not None and self.items.from_rows:
+            uses += feature_uses(self.items.features)
         for label in self.labels:
             what = f"label '{label.name}'"
             if label.expression:
@@ -211,7 +236,8 @@ class Recipe(Form):
         if history is not None:
             extras += [(history.user, "'history.user'", "value"), (history.order, "'history.order'", "time")]
             if history.items is None:
-                extras.append((history.item, "'history.item'", "value"))
+                columns = [(column, f"'history.lists.{name}'") for name, column in history.lists.items()]
+                extras += [(column, what, "value") for column, what in [(history.item, "'history.item'"), *columns]]
             else:
                 uses.append(Use(history.items, "'history.items'", "list", history.separator))
         uses += [Use(name, "in 'where'") for name in (Expression(self.where).columns if self.where else ())]
@@ -222,7 +248,7 @@ class Recipe(Form):
         """The columns to read from the input files: what is used, less what joins and the history bring."""
         made = {name for join in self.joins for name in join.columns}
         if self.history is not None:
-            made |= {self.history.name} if self.history.items is None else {self.history.name, self.history.item}
+            made |= {*self.history.names, *([] if self.history.items is None else [self.history.item])}
         return [name for name in dict.fromkeys(use.column for use in self.uses) if name not in made]
 
 
@@ -261,19 +287,19 @@ _SPLITS = {cls.model_fields["by"].default: cls for cls in (ByFile, ByColumn, AtR
 AnyForm = TypeVar("AnyForm", bound=Form)
 
 
-def _features(nodes: Any) -> list[Form]:
+def _features(nodes: Any, key: str) -> list[Form]:
     """Return the features; `{kind: ..., columns: [a, b]}` stands for one a column."""
     if not isinstance(nodes, list | tuple):
-        raise ConfigError("'features' is not a list of features", got=repr(nodes)[:120])
+        raise ConfigError(f"'{key}' is not a list of features", got=repr(nodes)[:120])
     features = []
     for i, node in enumerate(nodes):
         several = [node]
         if isinstance(node, Mapping) and "columns" in node:
             if not isinstance(node["columns"], list | tuple):
-                raise ConfigError(f"'features.{i}.columns'", expected="a list of columns", got=repr(node["columns"]))
+                raise ConfigError(f"'{key}.{i}.columns'", expected="a list of columns", got=repr(node["columns"]))
             rest = {key: value for key, value in node.items() if key != "columns"}
             several = [{"name": name, **rest} for name in node["columns"]]
-        features += [_variant(one, _FEATURES, "kind", f"features.{i}") for one in several]
+        features += [_variant(one, _FEATURES, "kind", f"{key}.{i}") for one in several]
     return features
 
 
@@ -314,7 +340,7 @@ def _check_names(recipe: Recipe) -> None:
     for key, patterns in recipe.files.items():
         if not patterns:
             raise ConfigError(f"'files{key and '.'}{key}' is empty", expected="at least one file")
-    roles = [spec.name for spec in recipe.features] + [label.name for label in recipe.labels]
+    roles = [spec.name for spec in recipe.all_features] + [label.name for label in recipe.labels]
     roles += [name for name in (recipe.weight,) if name is not None]
     for name in roles:
         if roles.count(name) > 1:
@@ -327,7 +353,7 @@ def _check_names(recipe: Recipe) -> None:
         )
     joined = [name for join in recipe.joins for name in join.columns]
     if recipe.where:
-        made = {*joined, *([recipe.history.name] if recipe.history is not None else [])}
+        made = {*joined, *(recipe.history.names if recipe.history is not None else ())}
         for name in sorted(made & set(Expression(recipe.where).columns)):
             raise ConfigError(
                 f"'where' reads '{name}', which is no column of the input files",
@@ -340,10 +366,8 @@ def _check_names(recipe: Recipe) -> None:
     if any(file.format.type == "json_map" for files in recipe.files.values() for file in files):
         raise ConfigError("'format.type': json_map is for side tables", hint="Use it in 'joins'.")
     for use in recipe.uses:
-        if recipe.history is not None and use.column == recipe.history.name and use.takes != "list":
-            raise ConfigError(
-                f"'history.name': the list '{use.column}' cannot be {use.what}", expected="kind: sequence"
-            )
+        if recipe.history is not None and use.column in recipe.history.names and use.takes != "list":
+            raise ConfigError(f"'history': the list '{use.column}' cannot be {use.what}", expected="kind: sequence")
 
 
 def _check_split(recipe: Recipe) -> None:
@@ -383,18 +407,3 @@ def _check_split(recipe: Recipe) -> None:
         same = (split.user, split.order) == (recipe.history.user, recipe.history.order)
         if not same:
             raise ConfigError("'split' and 'history' must have the same 'user' and 'order'")
-
-
-def _check_tables(recipe: Recipe) -> None:
-    tables = {spec.name: spec for spec in recipe.features if isinstance(spec, Table)}
-    for spec in tables.values():
-        if spec.shared_with is None:
-            continue
-        owner = tables.get(spec.shared_with)
-        where = f"feature '{spec.name}': 'shared_with: {spec.shared_with}'"
-        if owner is None or owner is spec:
-            raise ConfigError(f"{where} is no feature with a table", hint=nearest(spec.shared_with, tables))
-        if owner.shared_with is not None:
-            raise ConfigError(f"{where} itself shares the table of '{owner.shared_with}'")
-        if (spec.min_frequency, spec.max_values, spec.hash_buckets) != (1, None, None):
-            raise ConfigError(f"{where}: min_frequency, max_values and hash_buckets are the owner's to give")

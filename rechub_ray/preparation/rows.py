@@ -23,7 +23,17 @@ from rechub_ray.preparation.sketch import Quantiles
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read, read_all
 from rechub_ray.preparation.splits import Codes, split_codes
 from rechub_ray.preparation.times import to_time
-from rechub_ray.preparation.values import FLOAT32_MAX, Flaws, flat, hash64, to_float, to_number, to_text, whole_form
+from rechub_ray.preparation.values import (
+    FLOAT32_MAX,
+    Flaws,
+    flat,
+    hash64,
+    to_float,
+    to_lists,
+    to_number,
+    to_text,
+    whole_form,
+)
 
 
 @dataclasses.dataclass
@@ -36,6 +46,8 @@ class ReadyRows:
         codes: each row's split.
         bad: the raw rows that cannot be used.
         first: as in `RawRows`; None where there is no history.
+        window: as in `RawRows`; None where all rows are kept.
+        seen: with `history.exclude`, all earlier items of the user of each row that is held out; empty in the others.
         places: with `cluster_by` each row's place in time and in the files, else empty.
         matched: by side table, how many of the raw rows have a partner in it.
         rows: number of raw rows, of which `matched` are counted.
@@ -46,6 +58,8 @@ class ReadyRows:
     codes: Codes
     bad: list[BadRow]
     first: npt.NDArray[np.bool_] | None
+    window: npt.NDArray[np.bool_] | None
+    seen: pa.ListArray | None
     places: dict[str, pa.Array]
     matched: npt.NDArray[np.int64]
     rows: int
@@ -59,9 +73,17 @@ class ReadyRows:
             {name: values.filter(mask) for name, values in columns.items()}
             for columns in (self.parsed, self.others, self.places)
         )
-        first = None if self.first is None else self.first[keep]
+        first, window = (None if marks is None else marks[keep] for marks in (self.first, self.window))
+        seen = None if self.seen is None else self.seen.filter(mask)
         return dataclasses.replace(
-            self, parsed=parsed, others=others, places=places, codes=self.codes[keep], first=first
+            self,
+            parsed=parsed,
+            others=others,
+            places=places,
+            codes=self.codes[keep],
+            first=first,
+            window=window,
+            seen=seen,
         )
 
 
@@ -135,7 +157,7 @@ class RowReader:
         history = self.recipe.history
         for raw in read(self.source, task):
             whole = gathered(raw) if self.grouped else raw
-            for part in explode(whole, history) if history is not None and history.items is not None else (whole,):
+            for part in explode(whole, self.recipe) if history is not None and history.items is not None else (whole,):
                 matched = np.zeros(len(self.sides), dtype=np.int64)
                 for number, side in enumerate(self.sides):
                     part.table, matched[number] = side.add_to(part.table)
@@ -146,6 +168,8 @@ class RowReader:
         for raw, matched in self.joined(task):
             table, flaws = raw.table, Flaws(raw.table.num_rows)
             parsed = encoder.parse(table, flaws)
+            if self.recipe.items is not None and self.recipe.items.from_rows:
+                parsed |= encoder.parse_items(table, flaws)
             others = other_columns(self.recipe, table, flaws)
             others |= {name: flat(table[name]) for name in self.keep}
             codes = split_codes(self.recipe, raw, self.splits, self.starts, flaws)
@@ -156,7 +180,11 @@ class RowReader:
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
                 bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason, text))
-            rows = ReadyRows(parsed, others, codes, bad, raw.first, place, matched, table.num_rows)
+            history = self.recipe.history
+            seen = None
+            if history is not None and history.exclude is not None:
+                seen = to_lists(table[history.exclude], None, history.exclude, flaws)
+            rows = ReadyRows(parsed, others, codes, bad, raw.first, raw.window, seen, place, matched, table.num_rows)
             yield rows.filter(flaws.good)
 
     def times(self, task: Task) -> Quantiles:

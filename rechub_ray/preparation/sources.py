@@ -231,6 +231,7 @@ class RawRows:
         bad: the rows that could not be read.
         from_end: how many rows of the same user follow (where rows were brought together by user).
         first: which rows are the first of their user that `history.min_length` keeps, after rows that it leaves out.
+        window: which of the training rows `history.rows: windows` keeps.
     """
 
     table: pa.Table
@@ -239,6 +240,7 @@ class RawRows:
     bad: list[BadRow] = dataclasses.field(default_factory=list)
     from_end: npt.NDArray[np.int64] | None = None
     first: npt.NDArray[np.bool_] | None = None
+    window: npt.NDArray[np.bool_] | None = None
 
 
 def plan(

@@ -59,6 +59,8 @@ class ColumnStatistics:
             return {"kind": what.kind, **({"nulls": self.nulls} if what.optional else {}), **ends}
         if isinstance(what, DenseFeature):
             return {"kind": "dense", "nulls": self.nulls, **ends}
+        if isinstance(what, SequenceFeature) and what.numbers:
+            return {"kind": what.kind, "nulls": self.nulls, "values": self.values, "length": ends}
         distinct = 0 if self.seen is None else int(np.bitwise_count(self.seen).sum()) - int(self.seen[0] & 1)
         result: dict[str, Any] = {"kind": what.kind, "nulls": self.nulls, "unseen": self.unseen, "distinct": distinct}
         result["vocab_size"] = what.vocab_size
@@ -94,9 +96,10 @@ class SplitStatistics:
                 ids = encoded.flatten().to_numpy()
                 lengths = pc.list_value_length(encoded).to_numpy(zero_copy_only=False)
                 column.nulls += int((lengths == 0).sum())
-                column.unseen += int((ids == 0).sum())
                 column.values += len(ids)
-                column.see(ids, feature.vocab_size)
+                if not feature.numbers:
+                    column.unseen += int((ids == 0).sum())
+                    column.see(ids, feature.vocab_size)
                 column.moments.add(lengths.astype(np.float64))
             else:
                 ids = encoded.to_numpy()
@@ -134,19 +137,27 @@ def print_report(statistics: dict[str, Any], console: Console | None = None) -> 
     for split, numbers in splits.items():
         overview.add_row(split, f"{numbers['rows']:,}", *(_short(numbers["labels"][name]["mean"]) for name in labels))
     console.print(overview)
-    columns = Table("feature", "kind", "ids", "nulls", "min", "max", "mean", title="Features (training split)")
-    others = [split for split in splits if split != "train"]
+    console.print(_features("Features (training split)", splits["train"]["features"], splits))
+    if "items" in statistics:
+        items = statistics["items"]
+        console.print(_features(f"Items ({items['rows']:,})", items["features"], {}))
+    if statistics["bad_rows"]:
+        console.print(f"{statistics['bad_rows']:,} bad rows were set aside in quarantine/.")
+
+
+def _features(title: str, features: dict[str, Any], splits: dict[str, Any]) -> Table:
+    """Return a table with a line a feature, and its unseen values in the splits that are not for training."""
+    columns = Table("feature", "kind", "ids", "nulls", "min", "max", "mean", title=title)
+    others = [split for split in splits if split not in ("train", "windows")]
     for split in others:
         columns.add_column(f"unseen in {split}", justify="right")
-    for name, numbers in splits["train"]["features"].items():
+    for name, numbers in features.items():
         ends = numbers.get("length", numbers)
         unseen = [_share(splits[split]["features"][name], splits[split]["rows"]) for split in others]
         ids = f"{numbers['vocab_size']:,}" if "vocab_size" in numbers else ""
         spread = [_short(ends.get(key)) for key in ("min", "max", "mean")]
         columns.add_row(name, numbers["kind"], ids, f"{numbers['nulls']:,}", *spread, *unseen)
-    console.print(columns)
-    if statistics["bad_rows"]:
-        console.print(f"{statistics['bad_rows']:,} bad rows were set aside in quarantine/.")
+    return columns
 
 
 def _share(numbers: dict[str, Any], rows: int) -> str:

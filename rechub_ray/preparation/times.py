@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +43,14 @@ def to_time(
     whole, fraction, plain = _read(column, name, flaws, formats)
     times = whole + fraction
     if dated:
-        size = np.abs(times)
-        unit = np.select([size >= 1e17, size >= 1e14, size >= 1e11], [1e9, 1e6, 1e3], 1.0)
-        times = np.where(plain, times / unit, times)
+        times = np.where(plain, times / units(times), times)
     return times
+
+
+def units(times: npt.NDArray[Any]) -> Floats:
+    """Return in which part of a second each of some moments since 1970 is given: 1 (seconds), 1e3, 1e6 or 1e9."""
+    size = np.abs(times)
+    return np.select([size >= 1e17, size >= 1e14, size >= 1e11], [1e9, 1e6, 1e3], 1.0)
 
 
 def moments(

@@ -27,6 +27,8 @@ from rechub_ray.preparation.values import (
 from rechub_ray.schema import DenseFeature, Feature, SequenceFeature, SparseFeature
 
 State: TypeAlias = Counter | Moments | Quantiles
+NUMBERS = 2**31 - 1
+"""One past the largest of whole numbers in lists, so that they fit into 32 bits: in seconds, 68 years."""
 
 
 class Ids(Protocol):
@@ -90,6 +92,18 @@ class Hashing:
         return _spread(coded, (hash64(whole_form(coded.dictionary)) % np.uint64(self.size - 1)).astype(np.int64) + 1)
 
 
+class Numbers:
+    """Whole numbers as they are, at most NUMBERS - 1; null is 0."""
+
+    size = NUMBERS
+    digest = digest("numbers")
+
+    def __call__(self, texts: pa.Array) -> npt.NDArray[np.int64]:
+        numbers = pc.fill_null(to_float(to_number(texts, "", Flaws(len(texts)))), 0.0).to_numpy(zero_copy_only=False)
+        capped: npt.NDArray[np.int64] = np.minimum(numbers, self.size - 1).astype(np.int64)
+        return capped
+
+
 def id_type(size: int) -> pa.DataType:
     """Return the narrowest of int32 and int64 that holds ids below `size`."""
     return pa.int32() if size <= 2**31 else pa.int64()
@@ -133,10 +147,13 @@ class SequenceTransform:
     """A list of ids a row, the last `max_length` ones."""
 
     def __init__(self, spec: Sequence, ids: Ids | None = None) -> None:
-        self.spec, self.ids = spec, ids
+        self.spec = spec
+        self.ids = Numbers() if spec.numbers else ids
 
     def parse(self, table: pa.Table, flaws: Flaws) -> pa.Array:
-        return to_lists(table[self.spec.source], self.spec.separator, self.spec.source, flaws)
+        spec = self.spec
+        lists = to_lists(table[spec.source], spec.separator, spec.source, flaws)
+        return _whole_numbers(lists, spec.source, flaws) if spec.numbers else lists
 
     def fit(self, state: State, values: pa.Array) -> None:
         assert isinstance(state, Counter)
@@ -164,7 +181,20 @@ class SequenceTransform:
             embed_dim=spec.embed_dim,
             shared_with=spec.shared_with,
             encoding=self.encoding,
+            numbers=spec.numbers,
+            aligned_with=spec.aligned_with,
         )
+
+
+def _whole_numbers(lists: pa.ListArray, name: str, flaws: Flaws) -> pa.ListArray:
+    """Return lists of texts; rows with one that is not a whole number from 0 on are marked."""
+    texts = lists.flatten()
+    inner = Flaws(len(texts))
+    numbers = to_float(to_number(texts, name, inner))
+    wrong = pc.or_(pc.less(numbers, 0.0), pc.not_equal(numbers, pc.floor(numbers)))
+    inner.add(wrong, f"column '{name}': {{value}} is not a whole number from 0 on", texts)
+    inner.pass_on(flaws, np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy()))
+    return lists
 
 
 def last(lists: pa.ListArray, count: int) -> pa.ListArray:

@@ -83,7 +83,7 @@ class Predictor:
         recipe = self._form.recipe
         history = recipe.history
         names = data.column_names if isinstance(data, pa.Table) else data.columns
-        if history is not None and history.name in names:
+        if history is not None and set(history.names) <= set(names):
             recipe = recipe.model_copy(update={"history": None})
         table = _table(data, set(recipe.input_columns))
         table = table.append_column(_PLACE, pa.array(np.arange(table.num_rows)))

@@ -133,7 +133,7 @@ class RawForm:
         recipe, history = self.recipe, self.recipe.history
         made = {name for join in recipe.joins for name in join.columns}
         if history is not None:
-            made |= {history.name, history.item} if history.items is not None else {history.name}
+            made |= {*history.names, *([history.item] if history.items is not None else [])}
         columns = dict.fromkeys([*recipe.input_columns, *(name for name in self.keep if name not in made)])
         source, files = _opened([file.path for file in recipe.files[""]])
         entries = [file.model_copy(update={"path": path}) for file, path in zip(recipe.files[""], files, strict=True)]
@@ -283,7 +283,7 @@ def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], setti
     data["format"] = entries[0]["format"] if entries else data.get("format", {})
     data = merge(data, settings)
     if data.get("history"):
-        data["history"] = {**data["history"], "min_length": 0}
+        data["history"] = {**data["history"], "min_length": 0, "exclude": None, "rows": "each"}
     data["where"] = data.get("where") or ""
     form = dict(data["format"])
     data["files"] = [_entry(path, form, "format.type" in settings) for path in files]
@@ -304,8 +304,11 @@ def _needed(recipe: Recipe, encoder: Encoder, keep: tuple[str, ...]) -> Recipe:
     needed = {*encoder.columns, *keep}
     joins: list[Join] = []
     history = recipe.history
-    if history is not None and history.items is None and history.name not in needed:
-        history = None
+    if history is not None:
+        lists = {name: column for name, column in history.lists.items() if name in needed}
+        history = history.model_copy(update={"lists": lists, "age": history.age if history.age in needed else None})
+        if history.items is None and not needed & set(history.names):
+            history = None
     for side in reversed(recipe.joins):
         if needed & set(side.columns):
             joins.insert(0, side)

@@ -6,15 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rechub_ray.preparation import PrepareResult, Recipe, prepare
+from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.preparation import Encoder, PrepareResult, Recipe, prepare
 
 FOLDER = Path(__file__).parents[2] / "configs" / "data"
-NAMES = ["amazon_beauty", "census_income", "criteo", "frappe", "frappe_users", "ml_100k", "ml_1m"]
+NAMES = [
+    *("amazon_beauty", "amazon_beauty_retrieval", "census_income", "criteo", "frappe", "frappe_users"),
+    *("ml_100k", "ml_100k_retrieval", "ml_1m", "ml_1m_retrieval"),
+]
 
 
 def run(name: str, source: Path, out: Path, **changes: Any) -> PrepareResult:
@@ -77,6 +83,70 @@ def test_amazon_beauty(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     result = run("amazon_beauty", data_dir("amazon-beauty"), tmp_path / "out")
     # 198,502 interactions of 22,363 users; a user's first one has no history
     assert rows(result) == {"train": 198_502 - 3 * 22_363, "valid": 22_363, "test": 22_363}
+
+
+def check_retrieval(result: PrepareResult, users: int, interactions: int, lengths: list[int]) -> list[str]:
+    """Check the numbers of rows against those of each user's, and the item table against the rows; return its keys."""
+    windows = sum(-(-(length - 2) // 50) for length in lengths)
+    assert (len(lengths), sum(lengths)) == (users, interactions)
+    assert rows(result) == {"train": interactions - 2 * users, "valid": users, "test": users, "windows": windows}
+    assert result.schema.items is not None
+    item = result.schema.items.id
+    catalogue = Catalogue.read(result.out, result.schema)
+    train = pq.read_table(Path(result.out) / "train", columns=[item])[item].to_numpy()
+    assert catalogue.count.tolist() == np.bincount(train, minlength=catalogue.rows + 1)[1:].tolist()
+    seen = pq.read_table(Path(result.out) / "test", columns=["seen", item])
+    most = pc.max(pc.list_value_length(seen["seen"])).as_py()
+    assert max(lengths) - 5 <= most < max(lengths)  # less the items of no training row
+    return [str(key) for key in Encoder.load(result.out).vocabulary(item).to_pylist()]
+
+
+def test_amazon_beauty_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    source = data_dir("amazon-beauty")
+    result = run("amazon_beauty_retrieval", source, tmp_path / "out")
+    lines = [line.split() for line in (source / "Beauty.txt").read_text().splitlines()]
+    keys = check_retrieval(result, 22_363, 198_502, [len(line) - 1 for line in lines])
+    assert set(keys) == {item for line in lines for item in line[1:-2]}
+    assert len({item for line in lines for item in line[1:]}) == 12_101  # the published number of items
+    last = {line[0]: line[-1] for line in lines}
+    test = pq.read_table(Path(result.out) / "test").to_pylist()
+    assert all(row["item"] == 0 or keys[row["item"] - 1] == last[row["user_raw"]] for row in test)
+
+
+@pytest.mark.slow
+def test_ml_100k_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    source = data_dir("ml-100k")
+    result = run("ml_100k_retrieval", source, tmp_path / "out")
+    times = pd.read_csv(source / "u.data", sep="\t", names=["user", "item", "rating", "time"])
+    keys = check_retrieval(result, 943, 100_000, times.groupby("user").size().tolist())
+    test = pq.read_table(Path(result.out) / "test").to_pandas()
+    last = times.sort_values("time", kind="stable").groupby("user").tail(51).groupby("user")
+    for row in test.itertuples():
+        own = last.get_group(int(row.user_id_raw))
+        assert (own.time.iloc[-1] - own.time.iloc[:-1]).tolist() == row.seconds_before.tolist()
+        assert [keys[i - 1] if i else "?" for i in row.history] == [
+            str(item) if str(item) in keys else "?" for item in own.item.iloc[:-1]
+        ]
+    scifi = pq.read_table(Path(result.out) / "items", columns=["sci_fi"])["sci_fi"].to_pylist()
+    assert scifi[keys.index("50")] == 1.0  # Star Wars
+    assert scifi[keys.index("100")] == 0.0  # Fargo
+
+
+@pytest.mark.slow
+def test_ml_1m_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    source = data_dir("ml-1m")
+    result = run("ml_1m_retrieval", source, tmp_path / "out")
+    train = pd.read_csv(source / "train.tsv.gz", sep="\t", names=["user", "item", "rating"])
+    given = pd.read_csv(source / "test.tsv", sep="\t", names=["user", "item", "rating", "time"])
+    assert (len(train), len(given)) == (994_169, 6_040)
+    keys = check_retrieval(result, 6_040, 1_000_209, (train.groupby("user").size() + 1).tolist())
+    test = pq.read_table(Path(result.out) / "test").to_pandas()
+    found = {int(row.user_raw): keys[row.item - 1] if row.item else None for row in test.itertuples()}
+    assert all(found[user] in (str(item), None) for user, item in zip(given.user, given.item, strict=True))
+    assert sum(item is not None for item in found.values()) > 6_030
+    # NCF's item 0 is movie 1193, One Flew Over the Cuckoo's Nest
+    genres = pq.read_table(Path(result.out) / "items")["genres"][keys.index("0")].as_py()
+    assert [Encoder.load(result.out).vocabulary("genres")[i - 1].as_py() for i in genres] == ["Drama"]
 
 
 def test_criteo_by_vocabulary_and_by_hashing(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
