@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from rechub_ray.export.raw import load as load_raw
 from rechub_ray.export.raw_rows import cases, raw_rows
 from rechub_ray.export.serving import ServingModel
 from rechub_ray.models import MODELS
+from rechub_ray.models.multi_task.base import MultiTaskModel
 from rechub_ray.preparation import prepare
 from rechub_ray.preparation.transforms import Vocabulary
 from rechub_ray.runtime.inference import predict
@@ -83,13 +85,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_data(folder: Path, features: list[dict[str, Any]], out: Path) -> Path:
+def make_data(
+    folder: Path, features: list[dict[str, Any]], out: Path, labels: Sequence[dict[str, Any]] = ({"name": "y"},)
+) -> Path:
     recipe = {
         "source": str(folder),
         "out": str(out),
         "files": {"train": "train.csv", "test": "test.csv"},
         "split": {"by": "file"},
-        "labels": [{"name": "y"}],
+        "labels": list(labels),
         "row_id": "row",
         "features": features,
     }
@@ -97,9 +101,9 @@ def make_data(folder: Path, features: list[dict[str, Any]], out: Path) -> Path:
     return out
 
 
-def make_run(folder: Path, features: list[dict[str, Any]]) -> Path:
-    out, run = make_data(folder, features, folder / "run_data"), folder / "run"
-    config = load({"data": {"root": str(out)}, "model": {"name": "lr"}, "train": {"threads": 1}})
+def make_run(folder: Path, features: list[dict[str, Any]], model: str = "lr", **data: Any) -> Path:
+    out, run = make_data(folder, features, folder / "run_data", **data), folder / "run"
+    config = load({"data": {"root": str(out)}, "model": {"name": model}, "train": {"threads": 1}})
     schema = Schema.load(out / "schema.json")
     model = MODELS.build(config.model, schema)
     random = torch.Generator().manual_seed(3)
@@ -285,3 +289,13 @@ def test_what_no_file_can_hold_is_refused(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "VOCABULARY_BYTES", 100)
     with pytest.raises(ExportError, match=r"vocabularies are too large for an ONNX file\. Expected: at most 100 bytes"):
         raw.attach(SimpleNamespace(graph=SimpleNamespace(inputs=inputs, outputs=[])))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if issubclass(MODELS.get(name), MultiTaskModel)])
+def test_every_model_of_several_tasks_takes_raw_values(name: str, tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        (tmp_path / f"{split}.csv").write_text(log(100, seed), encoding="utf-8")
+    make_run(tmp_path, FEATURES, name, labels=[{"name": "y"}, {"name": "z", "expression": "y == 1 and row > 20"}])
+    export_onnx(tmp_path / STEP, tmp_path / "model.onnx", inputs="raw")
+    assert report(tmp_path / "model.onnx")["max_abs_difference"] < 1e-4  # of logits far from 0
