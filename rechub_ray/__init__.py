@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rechub_ray.config import load as load_config
     from rechub_ray.errors import RechubError
     from rechub_ray.export.onnx import export_model, export_onnx
+    from rechub_ray.export.towers import export_towers
     from rechub_ray.models import MODELS, Model
     from rechub_ray.preparation import Encoder, PrepareResult, prepare
     from rechub_ray.runtime.inference import evaluate, predict
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate_multi_task",
     "export_model",
     "export_onnx",
+    "export_towers",
     "load",
     "load_config",
     "load_model",
@@ -70,6 +72,7 @@ _MODULES = {
     "config": ("RunConfig", "load_config"),
     "errors": ("RechubError",),
     "export.onnx": ("export_model", "export_onnx"),
+    "export.towers": ("export_towers",),
     "models": ("MODELS", "Model"),
     "preparation": ("Encoder", "PrepareResult", "prepare"),
     "runtime.inference": ("evaluate", "predict"),

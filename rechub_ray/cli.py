@@ -9,11 +9,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rechub_ray import interrupt
 from rechub_ray.errors import ConfigError, RechubError, masked, nearest
 from rechub_ray.interrupt import Interrupts
+
+if TYPE_CHECKING:
+    from rechub_ray.export.onnx import ExportReport
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "validate", "list")
 
@@ -154,8 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "A checkpoint as ONNX, checked against PyTorch with onnxruntime.")
     export.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
     export.add_argument(
-        "--out", metavar="FILE", help="default: model.onnx in the run's folder; STEP.onnx there for one step_... folder"
+        "--out",
+        metavar="FILE",
+        help="default: model.onnx in the run's folder, STEP.onnx there for one step_... folder; of a model for "
+        "retrieval the folder for both towers and the items' vectors, serving",
     )
+    export.add_argument("--part", choices=("user", "item"), help="of a model for retrieval one tower, as a file")
     export.add_argument(
         "--inputs", default="encoded", metavar="FORM", help="encoded (ids and scaled numbers; default), or raw values"
     )
@@ -168,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--sweep-dir", "--sweep_dir", metavar="DIR", help="where everything goes")
 
     listing = add("list", _list, "The components and their arguments.")
-    listing.add_argument("kind", nargs="?", help="models, losses, metrics, optimizers, schedules or trackers")
+    listing.add_argument(
+        "kind", nargs="?", help="models, losses, metrics, negatives, optimizers, schedules or trackers"
+    )
     listing.add_argument("name", nargs="?", help="one component, with its documentation")
     return parser
 
@@ -307,11 +316,28 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from rechub_ray.checkpoint import read
+    from rechub_ray.defaults import retrieves
     from rechub_ray.export.onnx import default_path, export_onnx
 
     _refuse_overrides(options)
-    out = options.out or default_path(options.checkpoint, options.inputs)
-    report = export_onnx(options.checkpoint, out, inputs=options.inputs, probabilities=not options.logits)
+    if options.part is None and retrieves(read(options.checkpoint, weights=False).config):
+        from rechub_ray.export.towers import default_folder, export_towers
+
+        towers = export_towers(
+            options.checkpoint, options.out or default_folder(options.checkpoint), inputs=options.inputs
+        )
+        for tower in towers.towers:
+            _print_export(tower)
+        print(f"{masked(towers.items)}: vectors of {towers.rows:,} items")
+        return
+    out = options.out or default_path(options.checkpoint, options.inputs, options.part)
+    _print_export(
+        export_onnx(options.checkpoint, out, inputs=options.inputs, part=options.part, probabilities=not options.logits)
+    )
+
+
+def _print_export(report: ExportReport) -> None:
     print(f"{masked(report.path)}: largest difference from PyTorch {report.max_abs_difference:.2g}")
 
 

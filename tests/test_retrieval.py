@@ -69,7 +69,7 @@ class Interrupt(Tracker):
 @pytest.mark.parametrize("model", ["dssm", "youtube_dnn"])
 def test_it_learns_what_users_choose(data: Path, tmp_path: Path, model: str) -> None:
     """A user's items are a fifth of all, the first ones most often: the best possible recall@5 is about 0.7."""
-    given = {"train__epochs": 12, "metrics": ["recall@5", "ndcg@5", "coverage@5"]}
+    given = {"train__epochs": 6, "train__evaluate_every_epochs": 3, "metrics": ["recall@5", "ndcg@5", "coverage@5"]}
     if model == "youtube_dnn":
         given["model"] = {"name": model, "embedding_dim": 8, "hidden_units": [32], "init_std": 0.1}
     result = train(settings(data, tmp_path / "r", **given))

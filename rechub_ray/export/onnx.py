@@ -12,15 +12,12 @@ import json
 import logging
 import math
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.fs as pafs
 import torch
 from torch import Tensor
 
@@ -28,10 +25,11 @@ from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray import defaults
 from rechub_ray.errors import ExportError
 from rechub_ray.export.parity import Check, compare, run
-from rechub_ray.export.serving import Port, ServingModel
-from rechub_ray.files import absolute, cannot_write, exists, join, open_filesystem, split
-from rechub_ray.lock import writing_folder
+from rechub_ray.export.serving import Part, Port, ServingModel, Tower
+from rechub_ray.export.target import Target
+from rechub_ray.files import absolute, exists, join, open_filesystem, split
 from rechub_ray.models.base import Model
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import Link
 from rechub_ray.schema import Schema
 
@@ -75,6 +73,7 @@ def export_onnx(
     out: str | Path,
     *,
     inputs: str = "encoded",
+    part: Part | None = None,
     probabilities: bool = True,
     batch_sizes: Sequence[int] = (1, 7, 257),
 ) -> ExportReport:
@@ -85,6 +84,7 @@ def export_onnx(
         out: the ONNX file, a path or URI; its folder is made. `<out>.parity.json` is written beside it.
         inputs: `encoded`, or `raw`: the inputs are raw values, which the file encodes as `prepare` did. It is compared
             with PyTorch in both forms, on rows of the raw files where they are still there.
+        part: of a model for retrieval, which tower: `user` or `item`; see `export_towers`. Others have no parts.
         probabilities: binary labels' outputs are probabilities; False gives logits. See `ServingModel`.
         batch_sizes: rows of the batches that are compared with PyTorch, >= 1.
 
@@ -98,35 +98,47 @@ def export_onnx(
     if inputs not in INPUTS:
         raise ExportError("'inputs': what the model takes is unknown", expected=" or ".join(INPUTS), got=repr(inputs))
     saved = checkpoint_module.read(checkpoint)
+    model = saved.build_model()
+    if isinstance(model, Retriever) != (part is not None) or part not in (None, "user", "item"):
+        raise ExportError(
+            f"'part' of the model '{saved.config.model['name']}'",
+            expected="user or item, as it is one for retrieval" if isinstance(model, Retriever) else "none",
+            got=part or "none",
+        )
+    links = defaults.links(saved.config, saved.schema, model.outputs)
+    if part is not None and isinstance(model, Retriever):
+        model = Tower(model, part)
+        saved = dataclasses.replace(saved, schema=model.schema)
     raw = None
     if inputs == "raw":
         from rechub_ray.export.raw import load  # the encoder takes a while to import
 
         raw = load(saved)
-    model = saved.build_model()
     return export_model(
         model,
         saved.schema,
         out,
         probabilities=probabilities,
-        links=defaults.links(saved.config, saved.schema, model.outputs),
+        links=links,
         batch_sizes=batch_sizes,
         source=f"{saved.path} (step {saved.state.get('step', 'unknown')})",
         raw=raw,
     )
 
 
-def default_path(checkpoint: str, inputs: str = "encoded") -> str:
+def default_path(checkpoint: str, inputs: str = "encoded", part: str | None = None) -> str:
     """Return where an export goes by default: `model.onnx` in a run's folder, `model_raw.onnx` with raw inputs.
 
-    That of a single checkpoint goes beside it, under its name, and out of `checkpoints/`, where old ones are deleted.
+    That of a tower has `user` or `item` in place of `model`. That of a single checkpoint goes beside it, under
+    its name, and out of `checkpoints/`, where old ones are deleted.
     """
     filesystem, root = open_filesystem(checkpoint)
     suffix = "_raw.onnx" if inputs == "raw" else ".onnx"
     if not exists(filesystem, f"{root}/manifest.json"):
-        return join(checkpoint, f"model{suffix}")
+        return join(checkpoint, f"{part or 'model'}{suffix}")
     folder, name = split(absolute(checkpoint))
     above, last = split(folder)
+    name = name if part is None else f"{name}_{part}"
     return join(above if last == "checkpoints" else folder, f"{name}{suffix}")
 
 
@@ -160,7 +172,7 @@ def export_model(
     if not batch_sizes or min(batch_sizes) < 1:
         raise ExportError("batch_sizes", expected="at least one number >= 1", got=list(batch_sizes))
     started = time.perf_counter()
-    target = _Target(str(out))
+    target = Target(str(out))
     served = ServingModel(model, schema, probabilities=probabilities, links=links)
     with _on_cpu_in_eval_mode(served), target.folder() as folder:
         path = f"{folder}/{target.name}"
@@ -355,40 +367,6 @@ def _version() -> str:
         return importlib.metadata.version("rechub_ray")
     except importlib.metadata.PackageNotFoundError:  # run from a clone
         return "unknown"
-
-
-class _Target:
-    """The place of the files, a local path or a URI: they are made elsewhere, and moved once they are complete."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._filesystem, inner = open_filesystem(path)
-        self._parent, self.name = os.path.split(inner)
-        self._is_local = isinstance(self._filesystem, pafs.LocalFileSystem)
-        if not self.name or (self._is_local and os.path.isdir(inner)):
-            raise ExportError(f"'{path}' is a folder", expected="the path of a file, as in runs/demo/model.onnx")
-
-    @contextlib.contextmanager
-    def folder(self) -> Iterator[str]:
-        """Yield a temporary folder, on the target's disk where that is local."""
-        try:
-            self._filesystem.create_dir(self._parent, recursive=True)
-            with writing_folder(self._parent) if self._is_local else tempfile.TemporaryDirectory() as made:
-                yield str(made)
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
-
-    def place(self, folder: str) -> None:
-        """Move the files, weights first, so that the model is never there without them."""
-        for name in (f"{self.name}.data", self.name, f"{self.name}.parity.json"):
-            source, target = f"{folder}/{name}", f"{self._parent}/{name}"
-            if not os.path.exists(source):
-                continue
-            if self._is_local:
-                os.replace(source, target)
-            else:
-                with open(source, "rb") as stream, self._filesystem.open_output_stream(target) as sink:
-                    shutil.copyfileobj(stream, sink, 1 << 22)
 
 
 @contextlib.contextmanager

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from rechub_ray.batch import Features, PaddedSequences
+from rechub_ray.batch import Features, Outputs, PaddedSequences
 from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import Link, served
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
+
+Part: TypeAlias = Literal["user", "item"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,33 @@ class ServingModel(nn.Module):
             return Features(sparse, dense)
         padded = tuple(torch.where(by_name[f.name] < f.vocab_size, by_name[f.name], 0) for f in self.schema.sequences)
         return Features(sparse, dense, PaddedSequences(padded))
+
+
+class Tower(Model):
+    """One tower of a model for retrieval, as a model of its own whose one output are the vectors.
+
+    Args:
+        model: has both.
+        part: which one.
+    """
+
+    def __init__(self, model: Retriever, part: Part) -> None:
+        super().__init__(model.user_schema if part == "user" else model.item_schema)
+        self.model = model
+        output = next(output for output in model.outputs if output.part == part)
+        self.outputs = (dataclasses.replace(output, name=vector_name(model.schema, part)),)
+        self.__dict__["registered_name"] = f"{getattr(model, 'registered_name', type(model).__name__)}/{part}"
+
+    def forward(self, features: Features) -> Outputs:
+        (output,) = self.outputs
+        vectors = self.model.user_vectors if output.part == "user" else self.model.item_vectors
+        return {output.name: vectors(features)}
+
+
+def vector_name(schema: Schema, part: Part) -> str:
+    """Return what a tower's vectors are called: `vector`, or `user_vector` where a column of its side has that name."""
+    side = schema.user_side if part == "user" else schema.item_side
+    return f"{part}_vector" if "vector" in side.columns else "vector"
 
 
 def _inputs(schema: Schema) -> tuple[Port, ...]:

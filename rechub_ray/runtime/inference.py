@@ -97,8 +97,9 @@ def predict(
 ) -> int:
     """Write a checkpoint's predictions as parquet files `part-<number>.parquet`, in the order of the rows' files.
 
-    The columns are those that are kept and the model's outputs, of a model for retrieval the users' vectors: lists of a
-    fixed size. Labels are not needed. A command that was killed goes on when it is given again: whole parts stay.
+    The columns are those that are kept and the model's outputs, of a model for retrieval `vector`, the users' vectors:
+    lists of a fixed size. Labels are not needed. A command that was killed goes on when it is given again: whole parts
+    stay.
 
     Args:
         checkpoint: as for `evaluate`.

@@ -20,7 +20,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import find
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import ThreadReader
-from rechub_ray.defaults import resolved, retrieves
+from rechub_ray.defaults import resolved
 from rechub_ray.device import pick_device
 from rechub_ray.errors import CheckpointError, ConfigError
 from rechub_ray.files import is_uri, join, masked, strict_json, write_text
@@ -50,7 +50,7 @@ class RunResult:
         best_checkpoint: path or URI, as `evaluate`, `predict` and `export` take it.
         metrics: of the best evaluation of the validation split.
         test_metrics: of that model on the test split.
-        onnx: the exported file, if any.
+        onnx: the exported file, if any; of a model for retrieval the user tower's, beside the others in `serving`.
         details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
     """
 
@@ -144,12 +144,10 @@ def _train(
         finally:
             listener.close()
     onnx = None
-    if config.export.onnx and not retrieves(config):
-        from rechub_ray.export.onnx import export_onnx
+    if config.export.onnx:
+        from rechub_ray.export.towers import export_run
 
-        onnx = export_onnx(
-            report["best_checkpoint"], join(directory, "model.onnx"), probabilities=config.export.probabilities
-        ).path
+        onnx = export_run(report["best_checkpoint"], directory, probabilities=config.export.probabilities)[0].path
     report["seconds"]["run"] = time.perf_counter() - started
     result = RunResult(
         model_dir=directory,

@@ -20,6 +20,7 @@ from rechub_ray.data.source import EvalSource, Reader
 from rechub_ray.defaults import links, retrieves
 from rechub_ray.device import autocast
 from rechub_ray.errors import ConfigError, nearest
+from rechub_ray.export.serving import vector_name
 from rechub_ray.models.base import Model
 from rechub_ray.outputs import Output, Served, served
 from rechub_ray.preparation.sources import BadRow
@@ -110,8 +111,11 @@ def served_columns(
     schema: Schema, config: RunConfig, outputs: Sequence[Output], *, probabilities: bool
 ) -> tuple[Served, ...]:
     """Return the columns that predictions have of a model with these outputs: of one for retrieval, those of users."""
-    given = [output for output in outputs if output.part != "item" or not retrieves(config)]
-    return served(given, schema, links(config, schema, outputs), probabilities=probabilities)
+    columns = served(outputs, schema, links(config, schema, outputs), probabilities=probabilities)
+    if not retrieves(config):
+        return columns
+    name = vector_name(schema, "user")
+    return tuple(dataclasses.replace(column, name=name) for column in columns if column.source.part == "user")
 
 
 def _column(value: Tensor) -> pa.Array:

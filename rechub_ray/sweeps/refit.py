@@ -20,7 +20,7 @@ from rechub_ray.files import write_text
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.same_encoding import keep_transforms
-from rechub_ray.sweeps.exports import NAME as ONNX
+from rechub_ray.sweeps.exports import copy_exports, exported
 from rechub_ray.sweeps.group import train_trial
 from rechub_ray.sweeps.heartbeat import Heartbeat, Watchdog
 
@@ -120,10 +120,11 @@ def refit(
             say(f"refit: {outcome['error']}")
             return dataclasses.replace(told, error=outcome["error"])
         write_text(f"{folder}/{_OUTCOME}", json.dumps({**outcome, "config": _comparable(run)}, indent=1))
+    onnx = exported(folder)
     told = dataclasses.replace(
         told,
         checkpoint=str(best / "refit" / "checkpoint"),
-        onnx=str(best / "refit" / ONNX) if Path(folder, ONNX).exists() else None,
+        onnx=onnx and str(best / "refit" / onnx),
         **{key: outcome[key] for key in ("test_metrics", "seconds", "error")},
     )
     _place(best, folder, told, run)
@@ -207,8 +208,7 @@ def _place(best: Path, folder: str, told: Refit, run: RunConfig) -> None:
     shutil.rmtree(new, ignore_errors=True)
     store = Store(folder)
     shutil.copytree(f"{store.location}/{store.newest()}", new / "checkpoint")
-    for file in Path(folder).glob(f"{ONNX}*"):
-        shutil.copy2(file, new / file.name)
+    copy_exports(folder, new)
     (new / "config.yaml").write_text(config_module.dump(run), encoding="utf-8")
     keep_transforms(run, str(new))
     metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))

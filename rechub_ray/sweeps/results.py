@@ -20,8 +20,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.reports.read import label
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.same_encoding import keep_transforms
-from rechub_ray.sweeps.exports import NAME as ONNX
-from rechub_ray.sweeps.exports import export_trial
+from rechub_ray.sweeps.exports import copy_exports, export_trial, exported
 from rechub_ray.sweeps.ledger import Ledger, Record
 from rechub_ray.sweeps.objectives import SIZES, Objective, values_of
 from rechub_ray.sweeps.refit import Refit
@@ -80,7 +79,7 @@ class SweepResult:
 
 
 def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
-    """Replace `best/` and its files: config.yaml, checkpoint/, metrics.json, and model.onnx with its parity report."""
+    """Replace `best/` and its files: config.yaml, checkpoint/, metrics.json, and what is exported."""
     directory = checked.sweep.directory()
     record, path = _winner(checked, ledger)
     new, final = Path(directory, ".best"), Path(directory, "best")
@@ -96,12 +95,11 @@ def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:
     metrics["objectives"] = {o.metric: value for o, value in zip(checked.objectives, values, strict=True)}
     (new / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     _export(checked, ledger, record)
-    for file in (ledger.trials / record["trial_id"]).glob(f"{ONNX}*"):
-        shutil.copy2(file, new / file.name)
+    copy_exports(ledger.trials / record["trial_id"], new)
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
-    onnx = str(final / ONNX) if (final / ONNX).exists() else None
-    return Best(record=record, checkpoint=str(final / "checkpoint"), onnx=onnx)
+    onnx = exported(final)
+    return Best(record=record, checkpoint=str(final / "checkpoint"), onnx=onnx and str(final / onnx))
 
 
 def _winner(checked: CheckedSweep, ledger: Ledger) -> tuple[Record, str]:

@@ -1,0 +1,151 @@
+"""A model for retrieval as files: they rank as the model does, without the code that trained it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rechub_ray import config as config_module
+from rechub_ray.checkpoint import load_model
+from rechub_ray.cli import main
+from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.data.collate import batch_from_table
+from rechub_ray.errors import DataError, ExportError
+from rechub_ray.export import export_model, export_onnx, export_towers
+from rechub_ray.export.serving import Tower
+from rechub_ray.models import MODELS
+from rechub_ray.models.matching.base import Retriever
+from rechub_ray.runtime.inference import predict
+from rechub_ray.runtime.launch import RunResult, train
+from rechub_ray.schema import SequenceFeature
+from rechub_ray.sweeps.exports import copy_exports, export_trial, exported
+from tests.small_retrieval import KNOWN, SCHEMA, write_retrieval
+
+NAMES = [name for name in MODELS.names() if issubclass(MODELS.get(name), Retriever)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    folder = tmp_path_factory.mktemp("r")
+    settings = {
+        "name": "t",
+        "model_dir": str(folder / "run"),
+        "data": {"root": str(write_retrieval(folder / "data")), "batch_size": 64},
+        "model": {"name": "dssm", "embedding_dim": 8, "vector_dim": 6, "user_units": [16], "item_units": [16]},
+        "train": {"steps": 20, "threads": 1, "eval_method": "none"},
+        "trackers": [],
+    }
+    return train(config_module.load(settings))
+
+
+def vectors_of(table: Any, name: str = "vector") -> np.ndarray:
+    column = table[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), column.type.list_size)
+
+
+def fed(table: Any, schema: Any) -> dict[str, np.ndarray]:
+    """The columns of a table as inputs of an ONNX file, lists padded with -1."""
+    inputs = {}
+    for feature in schema.features:
+        values = table[feature.name].to_pylist()
+        if isinstance(feature, SequenceFeature):
+            values = [row + [-1] * (feature.max_length - len(row)) for row in values]
+        inputs[feature.name] = np.array(values, np.float32 if feature.kind == "dense" else np.int64)
+    return inputs
+
+
+def test_training_ends_with_the_files(run: RunResult) -> None:
+    serving = Path(run.model_dir) / "serving"
+    assert run.onnx == str(serving / "user.onnx")
+    names = {file.name for file in serving.iterdir()}
+    assert names == {"user.onnx", "user.onnx.parity.json", "item.onnx", "item.onnx.parity.json", "items.parquet"}
+    assert not (Path(run.model_dir) / "model.onnx").exists()
+
+
+def test_the_files_alone_rank_as_the_model_does(run: RunResult) -> None:
+    serving, root = Path(run.model_dir) / "serving", Path(run.model_dir).parent / "data"
+    model = load_model(run.best_checkpoint)
+    assert isinstance(model, Retriever)
+    rows, items = pq.read_table(root / "test"), pq.read_table(root / "items")
+    sessions = {part: onnxruntime.InferenceSession(serving / f"{part}.onnx") for part in ("user", "item")}
+    assert [i.name for i in sessions["user"].get_inputs()] == [f.name for f in SCHEMA.user_side.features]
+    assert [i.name for i in sessions["item"].get_inputs()] == [f.name for f in SCHEMA.item_side.features]
+    users = sessions["user"].run(["vector"], fed(rows, SCHEMA.user_side))[0]
+    with torch.no_grad():
+        expected = model.user_vectors(batch_from_table(rows, SCHEMA.user_side, targets=False).features)
+        theirs = model.item_vectors(batch_from_table(items, SCHEMA.item_side, targets=False).features)
+    np.testing.assert_allclose(users, expected.numpy(), atol=1e-5)
+    table = pq.read_table(serving / "items.parquet")
+    assert table["item"].to_pylist() == KNOWN.tolist()
+    assert table.schema.metadata[b"rechub_ray.similarity"] == b"cosine"
+    np.testing.assert_allclose(vectors_of(table), theirs.numpy(), atol=1e-6)
+    found = sessions["item"].run(["vector"], fed(items, SCHEMA.item_side))[0]
+    np.testing.assert_allclose(found, vectors_of(table), atol=1e-5)
+
+
+def test_predict_writes_vectors_of_users_without_items(run: RunResult, tmp_path: Path) -> None:
+    root = Path(run.model_dir).parent / "data"
+    (tmp_path / "users").mkdir()
+    rows = pq.read_table(root / "test").drop_columns(["item"])
+    pq.write_table(rows, tmp_path / "users" / "part.parquet")
+    assert predict(run.model_dir, tmp_path / "out", split=str(tmp_path / "users")) == rows.num_rows
+    written = pq.read_table(tmp_path / "out")
+    assert written.column_names == ["row", "vector"]
+    assert written["row"].to_pylist() == rows["row"].to_pylist()
+    users = onnxruntime.InferenceSession(run.onnx).run(["vector"], fed(rows, SCHEMA.user_side))[0]
+    np.testing.assert_allclose(vectors_of(written), users, atol=1e-5)
+
+
+def test_the_command_writes_all_or_one_tower(
+    run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", run.model_dir, "--out", str(tmp_path / "files")]) == 0
+    assert (tmp_path / "files" / "items.parquet").is_file()
+    assert f"items.parquet: vectors of {len(KNOWN)} items" in capsys.readouterr().out
+    assert main(["export", run.model_dir, "--part", "item", "--out", str(tmp_path / "i.onnx")]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"files", "i.onnx", "i.onnx.parity.json"}
+
+
+def test_a_trial_exports_its_towers(run: RunResult, tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir()
+    told = export_trial(run.best_checkpoint, tmp_path, probabilities=True)
+    assert told["max_abs_difference"] < 1e-5
+    assert exported(tmp_path) == "serving/user.onnx"
+    copy_exports(tmp_path, tmp_path / "best")
+    assert (tmp_path / "best" / "serving" / "items.parquet").is_file()
+
+
+@pytest.mark.parametrize("part", ["user", "item"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tower_computes_what_the_model_computes(name: str, part: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = MODELS.build({"name": name}, SCHEMA)
+    assert isinstance(model, Retriever)
+    for parameter in model.parameters():  # initial embeddings are so small that a wrong row would not be noticed
+        torch.nn.init.normal_(parameter, std=min(0.3, parameter.shape[-1:].numel() ** -0.5))
+    tower = Tower(model, part)
+    report = export_model(tower, tower.schema, tmp_path / "t.onnx", batch_sizes=(1, 7))
+    assert all(check.passed for check in report.checks)
+    assert {check.batch_size for check in report.checks} == {1, 7}
+
+
+def test_what_cannot_be_exported_is_said(run: RunResult, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"'part' of the model 'dssm'.*user or item.*none"):
+        export_onnx(run.model_dir, tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match=r"'part' of the model 'dssm'.*users"):
+        export_onnx(run.model_dir, tmp_path / "m.onnx", part="users")  # type: ignore[arg-type]
+    root = Path(run.model_dir).parent / "data"
+    (root / "items").rename(root / "elsewhere")
+    try:
+        with pytest.raises(DataError, match="no item table"):
+            export_towers(run.model_dir, tmp_path / "files")
+        assert not (tmp_path / "files").exists()
+    finally:
+        (root / "elsewhere").rename(root / "items")
+    assert Catalogue.read(str(root), SCHEMA).rows == len(KNOWN)
