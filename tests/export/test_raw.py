@@ -35,7 +35,6 @@ from rechub_ray.export.raw import load as load_raw
 from rechub_ray.export.raw_rows import cases, raw_rows
 from rechub_ray.export.serving import ServingModel
 from rechub_ray.models import MODELS
-from rechub_ray.models.multi_task.base import MultiTaskModel
 from rechub_ray.preparation import prepare
 from rechub_ray.preparation.transforms import Vocabulary
 from rechub_ray.runtime.inference import predict
@@ -101,14 +100,14 @@ def make_data(
     return out
 
 
-def make_run(folder: Path, features: list[dict[str, Any]], model: str = "lr", **data: Any) -> Path:
+def make_run(folder: Path, features: list[dict[str, Any]], model: str = "lr", std: float = 0.5, **data: Any) -> Path:
     out, run = make_data(folder, features, folder / "run_data", **data), folder / "run"
     config = load({"data": {"root": str(out)}, "model": {"name": model}, "train": {"threads": 1}})
     schema = Schema.load(out / "schema.json")
     model = MODELS.build(config.model, schema)
     random = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=random)
+        nn.init.normal_(parameter, std=std, generator=random)
     step = folder / STEP
     step.mkdir(parents=True)
     checkpoint.write(step, config=config, schema=schema, model=model, optimizers=[], state={"step": 7})
@@ -292,10 +291,11 @@ def test_what_no_file_can_hold_is_refused(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if issubclass(MODELS.get(name), MultiTaskModel)])
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if "multi_task" in MODELS.get(name).__module__])
 def test_every_model_of_several_tasks_takes_raw_values(name: str, tmp_path: Path) -> None:
     for split, seed in (("train", 0), ("test", 1)):
         (tmp_path / f"{split}.csv").write_text(log(100, seed), encoding="utf-8")
-    make_run(tmp_path, FEATURES, name, labels=[{"name": "y"}, {"name": "z", "expression": "y == 1 and row > 20"}])
+    labels = [{"name": "y"}, {"name": "z", "expression": "y == 1 and row > 20"}]
+    make_run(tmp_path, FEATURES, name, std=0.1, labels=labels)
     export_onnx(tmp_path / STEP, tmp_path / "model.onnx", inputs="raw")
-    assert report(tmp_path / "model.onnx")["max_abs_difference"] < 1e-4  # of logits far from 0
+    assert report(tmp_path / "model.onnx")["max_abs_difference"] < 1e-5
