@@ -111,11 +111,13 @@ class Batch:
 
     Args:
         candidates: those of a step of a model for retrieval; `features` are then the user side's alone.
+        exclude: in evaluation, the items that a ranking leaves out (`Items.exclude`).
 
     Shapes:
         labels: (B, L) float32, a column for each of `Schema.targets`, NaN where an optional label is missing.
         weight: (B,) float32, >= 0.
         group: (B,) int64.
+        exclude: one feature of B rows.
     """
 
     features: Features
@@ -123,6 +125,7 @@ class Batch:
     weight: Tensor | None = None
     group: Tensor | None = None
     candidates: Candidates | None = None
+    exclude: RaggedSequences | None = None
 
     @property
     def rows(self) -> int:
@@ -142,6 +145,9 @@ class Batch:
             weight=None if self.weight is None else move(self.weight),
             group=None if self.group is None else move(self.group),
             candidates=None if self.candidates is None else self.candidates.to(device),
+            exclude=None
+            if self.exclude is None
+            else RaggedSequences(move(self.exclude.values), move(self.exclude.offsets)),
         )
 
 

@@ -132,6 +132,7 @@ Feature: TypeAlias = SparseFeature | DenseFeature | SequenceFeature
 _KINDS: dict[str, type[Feature]] = {"sparse": SparseFeature, "dense": DenseFeature, "sequence": SequenceFeature}
 
 
+_ANY_LENGTH = 2**31 - 1
 COUNT = "count"
 """The column of the item table that holds the number of training rows of each item."""
 
@@ -264,6 +265,16 @@ class Schema:
             SchemaError: the schema has no items.
         """
         return Schema(self._part([self.feature(self._items.id), *self._items.features]), ())
+
+    @property
+    def with_exclude(self) -> Schema:
+        """What evaluation reads of rows: the lists of `items.exclude`, too, as the last sequence."""
+        if self.items is None or self.items.exclude is None:
+            return self
+        item = self.item_side.sparse[0]
+        lists = SequenceFeature(self.items.exclude, item.vocab_size, max_length=_ANY_LENGTH, shared_with=item.name)
+        items = dataclasses.replace(self.items, exclude=None)
+        return dataclasses.replace(self, features=(*self.features, lists), items=items)
 
     @property
     def _items(self) -> Items:

@@ -111,17 +111,6 @@ class Catalogue:
             sequences = _lists_of(sequences, self.rows, rows)
         return Features(self.features.sparse[rows], self.features.dense[rows], sequences)
 
-    def log_q(self, alpha: float = 1.0) -> Tensor:
-        """Return the log of each item's probability where items are drawn by popularity, (N,) float32.
-
-        That is count^alpha, normalised; an item without a training row counts as one with a single row.
-
-        Args:
-            alpha: 1 draws as the training rows do, 0 all items alike.
-        """
-        weights = alpha * self.count.clamp(min=1).double().log()
-        return (weights - weights.logsumexp(0)).float()
-
 
 def _counts(block: Block, where: str) -> Array:
     column = block.row_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,24 @@ def _sequences(blocks: Sequence[Block], rows: int) -> RaggedSequences:
         np.add(part.offsets[1:], filled - first, out=offsets[row + 1 : row + 1 + count])
         filled, row = filled + last - first, row + count
     return RaggedSequences(torch.from_numpy(values), torch.from_numpy(offsets))
+
+
+def with_exclude(batch: Batch) -> Batch:
+    """Return the batch with its last sequence feature as `exclude`, and no feature any more.
+
+    Args:
+        batch: at least one row, by `Schema.with_exclude` of a schema that names such lists.
+    """
+    lists, rows = batch.features.sequences, batch.rows
+    assert isinstance(lists, RaggedSequences)
+    start = lists.offsets.shape[0] - 1 - rows
+    border = int(lists.offsets[start])
+    rest = RaggedSequences(lists.values[:border], lists.offsets[: start + 1]) if start else None
+    return dataclasses.replace(
+        batch,
+        features=dataclasses.replace(batch.features, sequences=rest),
+        exclude=RaggedSequences(lists.values[border:], lists.offsets[start:] - border),
+    )
 
 
 def block_from_table(

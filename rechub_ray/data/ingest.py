@@ -137,9 +137,9 @@ class _Blocks(Iterator[Block]):
 
 
 def _row_bytes(schema: Schema) -> int:
-    """Return about how many bytes a row takes in a block; sequences count as half full."""
+    """Return about how many bytes a row takes in a block; sequences count as half full, and as 500 ids at most."""
     width = np.dtype(id_type(schema)).itemsize
-    ids = len(schema.sparse) + sum(1 + feature.max_length // 2 for feature in schema.sequences)
+    ids = len(schema.sparse) + sum(1 + min(feature.max_length, 1_000) // 2 for feature in schema.sequences)
     return width * ids + 4 * (schema.dense_dim + len(schema.targets)) + 16
 
 

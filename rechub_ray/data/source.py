@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from rechub_ray.batch import Batch
 from rechub_ray.data.block import Block
-from rechub_ray.data.collate import collate
+from rechub_ray.data.collate import collate, with_exclude
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.plan import Cut, EpochPlan, EvalPlan, Piece, Position, geometry
@@ -296,6 +296,8 @@ class EvalSource:
         reader: how pieces become blocks.
         targets: False for prediction on data without labels: labels are NaN, and row ids are read.
         row_ids: read them with targets too.
+        exclude: read the items that rankings leave out too (`Items.exclude`), where the schema names them; for
+            `batches`.
     """
 
     def __init__(
@@ -308,8 +310,11 @@ class EvalSource:
         reader: Reader,
         targets: bool = True,
         row_ids: bool = False,
+        exclude: bool = False,
     ) -> None:
         self._plan, self._world, self._reader = EvalPlan(manifest), world, reader
+        self._exclude = exclude and schema.items is not None and schema.items.exclude is not None
+        schema = schema.with_exclude if self._exclude else schema
         self._schema = dataclasses.replace(schema, row_id=None) if targets and not row_ids else schema
         self.batch_size, self.targets = batch_size, targets
         self.rows_expected = manifest.rows
@@ -318,7 +323,7 @@ class EvalSource:
         """Yield this rank's batches."""
         with contextlib.closing(self.blocks()) as blocks:
             for block in blocks:
-                yield collate([block])
+                yield with_exclude(collate([block])) if self._exclude else collate([block])
 
     def blocks(self) -> Generator[Block, None, None]:
         """Yield this rank's rows before collation, `batch_size` at a time; with their row ids, where they are read."""

@@ -83,7 +83,9 @@ class _Ranks:
     ) -> None:
         self._model = model
         self._corpus = Corpus.of(model, catalogue, world=world, device=device, precision=precision)
-        lists = [feature.name for feature in model.user_schema.sequences]
+        lists: list[str | None] = [feature.name for feature in model.user_schema.sequences]
+        if model.schema.items is not None:
+            lists.append(model.schema.items.exclude)
         self._asked = {
             name: Ranking(None if column is None else lists.index(column), top)
             for name, (column, top) in metrics.rankings(self._corpus.items).items()
@@ -95,4 +97,13 @@ class _Ranks:
         self.unknown += (self._corpus.catalogue.rows_of(ids) < 0).sum()
         sequences = features.sequences
         lists = sequences if isinstance(sequences, RaggedSequences) else None
+        if batch.exclude is not None:
+            lists = batch.exclude if lists is None else _side_by_side(lists, batch.exclude)
         return self._corpus.compare(self._model.user_vectors(features).float(), ids, lists, self._asked)
+
+
+def _side_by_side(one: RaggedSequences, other: RaggedSequences) -> RaggedSequences:
+    """Return the features of both, of the same rows."""
+    return RaggedSequences(
+        torch.cat([one.values, other.values]), torch.cat([one.offsets, other.offsets[1:] + one.offsets[-1]])
+    )

@@ -25,7 +25,8 @@ class RankMetric(Metric):
     Args:
         schema: has items.
         k: length of the list that a user gets, >= 1.
-        exclude: a sequence feature of items: a user's are left out of the list. The row's own item stays in.
+        exclude: a sequence feature of items, or what the schema's `items.exclude` names (`history.exclude` of the
+            recipe): a user's are left out of the list. The row's own item stays in.
         per_group: whether the rows of a group (the schema's group column: a user) are one query that has all of their
             items for right answers, and queries are averaged; otherwise every row is a query of its own.
 
@@ -49,10 +50,12 @@ class RankMetric(Metric):
             raise ConfigError(f"metric '{self.key}': 'per_group' needs a group column, and the schema has none")
         own = None if schema.items is None else schema.items.id
         lists = [f.name for f in schema.sequences if own in (f.name, f.shared_with)]
+        if schema.items is not None and schema.items.exclude is not None:
+            lists.append(schema.items.exclude)
         if exclude is not None and exclude not in lists:
             raise ConfigError(
                 f"metric '{self.key}': 'exclude' is '{exclude}'",
-                expected=f"a sequence feature of items: {', '.join(lists) or 'the schema has none'}",
+                expected=f"lists of items: {', '.join(lists) or 'the schema has none'}",
                 hint=nearest(exclude, lists) if lists else None,
             )
 

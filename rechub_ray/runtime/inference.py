@@ -262,9 +262,8 @@ def infer(
 ) -> dict[str, float]:
     """Do this worker's share of an evaluation; return the same result on every rank."""
     model = read(job.checkpoint).build_model().to(device)
-    source = EvalSource(
-        job.manifest, job.schema, batch_size=job.config.data.eval_batch_size, world=world, reader=reader
-    )
+    rows = job.config.data.eval_batch_size
+    source = EvalSource(job.manifest, job.schema, batch_size=rows, world=world, reader=reader, exclude=True)
     metrics = _metrics(job.config, job.schema, model.outputs)
     catalogue = Catalogue.read(job.config.data.root, job.schema).to(device) if isinstance(model, Retriever) else None
     precision = job.config.train.precision

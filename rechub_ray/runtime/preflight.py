@@ -112,8 +112,8 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
             config=config,
             schema=schema,
             train=_scan(config, "train", schema),
-            valid=_scan(config, "valid", schema) if data.valid and evaluates else None,
-            test=_scan(config, "test", schema) if data.test and evaluates else None,
+            valid=_scan(config, "valid", schema.with_exclude) if data.valid and evaluates else None,
+            test=_scan(config, "test", schema.with_exclude) if data.test and evaluates else None,
         )
         places = {f"data.{split}": getattr(data, split) for split in ("train", "valid", "test")}
         check_encoding(schema, config, places, of=data.root)

@@ -85,7 +85,8 @@ def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSour
     manifest = getattr(job, split)
     if manifest is None:
         return None
-    return EvalSource(manifest, job.schema, batch_size=job.config.data.eval_batch_size, world=world, reader=reader)
+    rows = job.config.data.eval_batch_size
+    return EvalSource(manifest, job.schema, batch_size=rows, world=world, reader=reader, exclude=True)
 
 
 def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Progress:

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from rechub_ray.batch import Features, RaggedSequences
+from rechub_ray.batch import RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import DataError, SchemaError
@@ -96,22 +95,6 @@ def test_an_item_table_of_ids_alone(tmp_path: Path) -> None:
     found = Catalogue.read(str(write(tmp_path)), schema)
     taken = found.take(torch.tensor([4, 4]))
     assert (taken.sparse.tolist(), taken.dense.shape, taken.sequences) == ([[9], [9]], (2, 0), None)
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.75, 1.0])
-def test_log_q(tmp_path: Path, alpha: float) -> None:
-    found = Catalogue.read(str(write(tmp_path)), SCHEMA).log_q(alpha)
-    weights = np.array([6.0, 1.0, 3.0, 1.0, 1.0]) ** alpha
-    np.testing.assert_allclose(found.numpy(), np.log(weights / weights.sum()), rtol=1e-6)
-    assert found.dtype == torch.float32
-
-
-def test_log_q_of_counts_past_float32() -> None:
-    count = torch.tensor([2**40 + 1, 2**40, 1])
-    schema = Schema((SparseFeature("item", 4),), ())
-    table = Catalogue(schema, Features(torch.tensor([[1], [2], [3]]), torch.zeros(3, 0)), count)
-    wide = np.log(np.array([2.0**40 + 1, 2.0**40, 1.0]) / (2.0**41 + 2))
-    np.testing.assert_allclose(table.log_q().numpy(), wide.astype(np.float32), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
