@@ -79,6 +79,10 @@ def test_prepare_train_evaluate_predict_and_export_on_an_object_store(place: str
     assert predict(run.directory(), join(place, "predictions")) == 100
     with pytest.raises(ConfigError, match="holds predictions already"):
         predict(run.directory(), join(place, "predictions"))
+    raw, scores = join(place, "raw/te*.csv"), join(place, "scores")
+    assert predict(run.directory(), scores, raw=raw, keep=["user", "item"]) == 100
+    filesystem, root = open_filesystem(scores)
+    assert [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(root))] == ["part-00000.parquet"]
     out = default_path(result.best_checkpoint)
     export_onnx(result.best_checkpoint, out)
     filesystem, root = open_filesystem(out)

@@ -294,7 +294,7 @@ def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], setti
 
 def _entry(path: str, form: Mapping[str, Any], is_typed: bool) -> Any:
     """Return a file's entry in a recipe; of a file whose name says so, with another type than the recipe's."""
-    ending, kind = _ENDING.search(path), form.get("type", "csv")
+    ending, kind = _ENDING.search(path.partition("?")[0] if is_uri(path) else path), form.get("type", "csv")
     own = ending[1] if ending and not is_typed else kind
     return path if own == kind or {own, kind} <= set(_DELIMITED) else {"path": path, "format": {"type": own}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
     raw.mkdir(exist_ok=True)
     for name, seed in (("train", 0), ("test", 1)):
         log(ROWS, seed).to_csv(raw / f"{name}.csv", index=False)
+    (raw / "users.csv").write_text("who,items\na,5 6 7 5\nb,6 8 5\n")
     items = pd.DataFrame({"id": range(8), "shop": ["a", "b", "", "c", "a", "a", "b", "a"]})
     items.to_csv(raw / "items.csv", index=False)
     recipe = {
@@ -187,6 +189,47 @@ def test_histories_may_be_a_column_of_the_files(home: Path, tmp_path: Path) -> N
     expected = by_row(pq.read_table(tmp_path / "shards"))
     same(by_row(pq.read_table(tmp_path / "out")), expected)
     same(rechub_ray.load(home / "run").predict(frame.set_index("row", drop=False))["probability"].to_dict(), expected)
+
+
+def test_a_list_of_items_a_row_becomes_a_row_an_item(tmp_path: Path) -> None:
+    features = [
+        {"kind": "categorical", "columns": ["who", "item"]},
+        {"kind": "sequence", "name": "history", "shared_with": "item", "max_length": 2},
+    ]
+    made = make_run(
+        tmp_path,
+        files="users.csv",
+        split=None,
+        joins=[],
+        history={"items": "items", "separator": " ", "item": "item", "max_length": 2, "min_length": 1},
+        features=features,
+        labels=[{"name": "y", "expression": "item == item"}],
+        group=None,
+        row_id=None,
+    )
+    assert predict(made, tmp_path / "out", raw=str(tmp_path / "raw" / "users.csv"), keep=["who", "item"]) == 7
+    found = pq.read_table(tmp_path / "out")
+    assert found["who"].to_pylist() == ["a"] * 4 + ["b"] * 3
+    assert found["item"].to_pylist() == ["5", "6", "7", "5", "6", "8", "5"]
+    predict(made, tmp_path / "shards", split="train")  # where min_length leaves out the first of each
+    later = found["probability"].to_numpy()[[1, 2, 3, 5, 6]]
+    np.testing.assert_allclose(later, pq.read_table(tmp_path / "shards")["probability"].to_numpy(), atol=1e-6)
+
+
+def test_a_model_of_some_features_needs_their_columns_alone(plain: Path, tmp_path: Path) -> None:
+    made = make_run(tmp_path, history=None, features=FEATURES[:-1])
+    step = made / "checkpoints" / "step_0000000007"
+    saved = checkpoint.read(step)
+    schema = saved.schema.select(["item", "price"])
+    model = MODELS.build(saved.config.model, schema)
+    shutil.rmtree(step)
+    step.mkdir()
+    checkpoint.write(step, config=saved.config, schema=schema, model=model, optimizers=[], state={"step": 7})
+    frame = log(ROWS, 1)
+    frame[["item", "price"]].to_csv(tmp_path / "new.csv", index=False)
+    assert predict(made, tmp_path / "out", raw=str(tmp_path / "new.csv"), keep=[]) == ROWS
+    predict(made, tmp_path / "shards")
+    assert pq.read_table(tmp_path / "out")["probability"].equals(pq.read_table(tmp_path / "shards")["probability"])
 
 
 def test_bad_rows_stop_or_are_set_aside(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

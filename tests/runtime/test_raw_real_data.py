@@ -19,13 +19,13 @@ from rechub_ray.config import load
 from rechub_ray.export import export_onnx
 from rechub_ray.preparation import prepare
 from rechub_ray.runtime.inference import evaluate, predict
-from rechub_ray.runtime.launch import train
+from rechub_ray.runtime.launch import RunResult, train
 
 RECIPES = Path(__file__).parents[2] / "configs" / "data"
 BATCH = 5000
 
 
-def trained(name: str, source: Path, folder: Path, files: str, label: str) -> Path:
+def trained(name: str, source: Path, folder: Path, files: str, label: str) -> RunResult:
     """A model of all rows of a raw file, which are one split, trained for an epoch."""
     recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     changes = {"source": str(source), "out": str(folder / "data"), "files": files, "split": None, "checksums": {}}
@@ -40,21 +40,20 @@ def trained(name: str, source: Path, folder: Path, files: str, label: str) -> Pa
         "trackers": [],
         "export": {"onnx": False},
     }
-    train(load(settings))
-    return folder / "run"
+    return train(load(settings))
 
 
-def of_file(run: Path, out: Path, raw: Path, keep: list[str]) -> pd.DataFrame:
+def of_file(run: str, out: Path, raw: Path, keep: list[str]) -> pd.DataFrame:
     """Predictions of a raw file with the columns that its labels are made of."""
     predict(run, out, raw=str(raw), keep=keep)
     return pq.read_table(out).to_pandas()
 
 
-def of_onnx(run: Path, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+def of_onnx(run: str, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
     """Predictions of the ONNX file of raw values, fed with texts, numbers and lists."""
-    path = run / "model_raw.onnx"
+    path = f"{run}/model_raw.onnx"
     export_onnx(run, path, inputs="raw")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     ports = json.loads(session.get_modelmeta().custom_metadata_map["rechub_ray.inputs"])
 
     def predicted() -> Iterator[Any]:
@@ -81,7 +80,7 @@ def equal_to_1e_6(*aucs: float) -> None:
 @pytest.mark.slow
 def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     source = data_dir("census-income")
-    run = trained("census_income", source, tmp_path, "census-income.test.gz", "income_over_50k")
+    run = trained("census_income", source, tmp_path, "census-income.test.gz", "income_over_50k").model_dir
     raw = source / "census-income.test.gz"
     found = of_file(run, tmp_path / "out", raw, ["income"])
     label = found["income"] == "50000+."
@@ -98,7 +97,7 @@ def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
 def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     """The side tables are joined, and the histories made, by pandas for the ONNX file."""
     source = data_dir("ml-100k")
-    run = trained("ml_100k", source, tmp_path, "u.data", "liked")
+    run = trained("ml_100k", source, tmp_path, "u.data", "liked").model_dir
     found = of_file(run, tmp_path / "out", source / "u.data", ["user_id", "item_id", "rating"])
     assert not found.duplicated(["user_id", "item_id"]).any()
     recipe = yaml.safe_load((RECIPES / "ml_100k.yaml").read_text())
@@ -128,12 +127,14 @@ def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_criteo_8k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     source = data_dir("criteo-8k")
-    run = trained("criteo", source, tmp_path, "train.tsv", "label")
+    result = trained("criteo", source, tmp_path, "train.tsv", "label")
+    run = result.model_dir
     found = of_file(run, tmp_path / "out", source / "train.tsv", ["label"])
     columns = yaml.safe_load((RECIPES / "criteo.yaml").read_text())["format"]["columns"]
     frame = pd.read_csv(source / "train.tsv", sep="\t", names=columns, dtype=str, keep_default_na=False, quoting=3)
     equal_to_1e_6(
         evaluate(run, split="train")["auc"],
         roc_auc_score(found["label"].astype(int), found["probability"]),
+        roc_auc_score(found["label"].astype(int), result.predict(frame)["probability"]),
         roc_auc_score(frame["label"].astype(int), of_onnx(run, frame)),
     )
