@@ -28,6 +28,7 @@ BENCHMARKS = {
     "checksums": "What checksums of the data cost",
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",
+    "serving": "Raw values in onnxruntime",
     "frappe": "Published results on Frappe",
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",

@@ -25,9 +25,11 @@ RECIPES = Path(__file__).parents[2] / "configs" / "data"
 BATCH = 5000
 
 
-def trained(name: str, source: Path, folder: Path, files: str, label: str) -> RunResult:
-    """A model of all rows of a raw file, which are one split, trained for an epoch."""
+def trained(name: str, source: Path, folder: Path, files: str, label: str, **texts: Any) -> RunResult:
+    """A model of all rows of a raw file, which are one split, trained for an epoch; `texts` are settings of texts."""
     recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    for feature in recipe["features"]:
+        feature |= texts if feature["kind"] == "categorical" else {}
     changes = {"source": str(source), "out": str(folder / "data"), "files": files, "split": None, "checksums": {}}
     prepare({**recipe, **changes}, use_ray=False)
     settings = {
@@ -125,9 +127,14 @@ def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     )
 
 
-def test_criteo_8k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "texts",
+    [pytest.param({}, marks=pytest.mark.slow), {"hash_buckets": 10_000}],
+    ids=["vocabulary", "hashed"],
+)
+def test_criteo_8k(texts: dict[str, Any], data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     source = data_dir("criteo-8k")
-    result = trained("criteo", source, tmp_path, "train.tsv", "label")
+    result = trained("criteo", source, tmp_path, "train.tsv", "label", **texts)
     run = result.model_dir
     found = of_file(run, tmp_path / "out", source / "train.tsv", ["label"])
     columns = yaml.safe_load((RECIPES / "criteo.yaml").read_text())["format"]["columns"]
