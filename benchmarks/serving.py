@@ -34,7 +34,7 @@ def run(settings: Settings) -> dict[str, Any]:
             for side, values in sides.items():
                 log = settings.work / "serving.txt"
                 command = [sys.executable, "-m", "benchmarks.serving_side", str(folder / f"{side}.onnx")]
-                command += [str(folder / f"{side}.parquet"), str(settings.pick(3, 1)), *map(str, BATCHES)]
+                command += [str(folder / f"{side}.parquet"), str(settings.pick(2, 1)), *map(str, BATCHES)]
                 done = run_process(command, log=log)
                 values.append({**json.loads(log.read_text().splitlines()[-1]), "peak_rss": done.peak_rss})
                 log.unlink()
@@ -103,7 +103,7 @@ def _rows(keys: int, count: int) -> pa.Table:
 
 def table(result: dict[str, Any]) -> str:
     lines = [f"Ten columns of texts, one of them with {result['keys']:,}; lists of ten texts; five numbers."]
-    lines += ["", "| | file, MiB | to load, s | peak, MiB |"]
+    lines += ["", "| one thread, CPU time | file, MiB | to load, s | peak, MiB |"]
     lines[-1] += "".join(f" rows/s at {batch:,} |" for batch in BATCHES)
     lines.append("|---" * (4 + len(BATCHES)) + "|")
     for kind, sides in result["kinds"].items():

@@ -133,6 +133,13 @@ def transforms_of(config: RunConfig) -> str | None:
     return next((home for home in found if is_there(join(home, TRANSFORMS))), None)
 
 
+def without_transforms(config: RunConfig) -> str:
+    """Return what to do where a run keeps no transforms, which its raw values are to be encoded by."""
+    if transforms_of(config) is not None:
+        return "A run from before runs kept them gets them with `rechub-ray prepare --adopt RUN`."
+    return f"Its data, {config.data.root}, has none either: `rechub-ray prepare` did not make it, or it is gone."
+
+
 def initialise_from(
     model: Model,
     source: str,

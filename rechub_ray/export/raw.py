@@ -13,7 +13,7 @@ from rechub_ray.data.fingerprint import find
 from rechub_ray.errors import ExportError
 from rechub_ray.export.raw_graph import OPSET, VERSIONS, Builder, separator
 from rechub_ray.export.serving import Port
-from rechub_ray.fine_tuning import transforms_of
+from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.transforms import (
     BucketTransform,
@@ -148,12 +148,10 @@ def load(saved: Checkpoint) -> RawInputs:
     """
     place = find(saved.path)
     if place is None:
-        adopt = "A run from before runs kept them gets them with `rechub-ray prepare --adopt RUN`."
-        encoded = f"Only --inputs encoded can be exported: {saved.config.data.root} has no preprocess.json either."
         raise ExportError(
             f"{saved.path}: its run keeps no transforms, so raw values cannot be its inputs",
             expected="preprocess.json beside the checkpoints, as runs on data of `rechub-ray prepare` have it",
-            hint=encoded if transforms_of(saved.config) is None else adopt,
+            hint=without_transforms(saved.config),
         )
     return RawInputs(Encoder.load(place), saved.schema, place, saved.config)
 

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rechub_ray.config import RunConfig
-from rechub_ray.data.fingerprint import homes
+from rechub_ray.data.fingerprint import RECIPE, homes
 from rechub_ray.errors import ExportError, RechubError
 from rechub_ray.export.parity import Array, Case, Inputs, reference
 from rechub_ray.export.raw import RawInput, RawInputs
 from rechub_ray.export.raw_graph import separator
 from rechub_ray.export.serving import ServingModel
 from rechub_ray.files import join, read_text
-from rechub_ray.preparation.recipe import RECIPE, Recipe
+from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable
 from rechub_ray.preparation.sources import Source, plan
 from rechub_ray.preparation.transforms import (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from rechub_ray.data.fingerprint import FILE, SCHEMA, find, is_there
+from rechub_ray.data.fingerprint import FILE, RECIPE, SCHEMA, find, is_there
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import join, read_text, write_text
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.recipe import RECIPE, Recipe
+from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.schema import Schema
 
 

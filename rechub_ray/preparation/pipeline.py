@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
+from rechub_ray.data.fingerprint import RECIPE
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import absolute, is_uri
 from rechub_ray.preparation import histories
@@ -29,7 +30,7 @@ from rechub_ray.preparation.labels import Classes
 from rechub_ray.preparation.notes import check_joins, item_notes, notes
 from rechub_ray.preparation.passes import Encoded, EncodeTask, FitTask, Fitted
 from rechub_ray.preparation.progress import Progress
-from rechub_ray.preparation.recipe import RECIPE, TRAIN, Recipe
+from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable, group_name, row_id_name
 from rechub_ray.preparation.runner import RAY_BYTES, ray_is_up, run
 from rechub_ray.preparation.sketch import Counter, Quantiles

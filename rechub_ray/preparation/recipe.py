@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from rechub_ray.data.fingerprint import RECIPE
 from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.preparation.checks import check_histories, check_items, check_tables
 from rechub_ray.preparation.columns import Takes, Use
@@ -39,7 +40,7 @@ from rechub_ray.preparation.forms import (
 from rechub_ray.registry import check_booleans, config_error
 from rechub_ray.yaml_text import read_yaml
 
-TRAIN, WINDOWS, RECIPE = "train", "windows", "recipe.json"
+TRAIN, WINDOWS = "train", "windows"
 _TAKEN = (WINDOWS, "items", "quarantine", "vocab", "work", "schema.json", "preprocess.json", "stats.json", RECIPE)
 
 

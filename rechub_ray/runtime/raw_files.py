@@ -22,6 +22,7 @@ from rechub_ray.data.reader import stack
 from rechub_ray.data.source import Reader
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import absolute, is_uri, join, open_filesystem, read_text
+from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.columns import Column, Use
 from rechub_ray.preparation.encoder import Encoder
@@ -89,7 +90,7 @@ class RawForm:
             raise ConfigError(
                 f"{saved.path}: its run keeps no transforms, so raw values cannot be encoded",
                 expected="preprocess.json beside the checkpoints, as runs on data of `rechub-ray prepare` have it",
-                hint="A run from before runs kept them gets them with `rechub-ray prepare --adopt RUN`.",
+                hint=without_transforms(config),
             )
         encoder, schema = Encoder.load(place), dataclasses.replace(schema, row_id=None)
         made = {feature.name: feature for feature in encoder.features}

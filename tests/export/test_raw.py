@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import nn
 
-from rechub_ray import checkpoint
+from rechub_ray import checkpoint, fine_tuning
 from rechub_ray.cli import main
 from rechub_ray.config import load
 from rechub_ray.data.fingerprint import keep
@@ -252,8 +252,8 @@ def test_transforms_that_are_missing_or_those_of_others_are_refused(
     shutil.copytree(folder / STEP, bare)
     with pytest.raises(ExportError, match=r"keeps no transforms.*prepare --adopt"):
         export_onnx(bare, tmp_path / "model.onnx", inputs="raw")
-    monkeypatch.setattr(module, "transforms_of", lambda _: None)  # data that `prepare` did not make
-    with pytest.raises(ExportError, match=r"run_data has no preprocess\.json") as caught:
+    monkeypatch.setattr(fine_tuning, "transforms_of", lambda _: None)  # data that `prepare` did not make
+    with pytest.raises(ExportError, match="run_data, has none either") as caught:
         export_onnx(bare, tmp_path / "model.onnx", inputs="raw")
     assert "--adopt" not in str(caught.value)
     other = [{**f, "transforms": ["min_max"]} if f["name"] == "price" else f for f in FEATURES if f["name"] != "plain"]
