@@ -26,7 +26,7 @@ from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.columns import Column, Use
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.forms import Format, Join
+from rechub_ray.preparation.forms import Format, Join, Table
 from rechub_ray.preparation.histories import Deal, Gather
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable
@@ -40,6 +40,7 @@ READING = ("source", "format", "time_format", "joins", "history", "where", "on_b
 """The keys of a recipe that say how raw rows are read."""
 _ENDING = re.compile(r"\.(csv|tsv|jsonl|parquet)(\.\w+)?$")
 _DELIMITED = ("csv", "tsv")
+_ALONE: dict[bool, dict[str, Any]] = {False: {}, True: {"shared_with": None}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +94,12 @@ class RawForm:
                 hint=without_transforms(config),
             )
         encoder, schema = Encoder.load(place), dataclasses.replace(schema, row_id=None)
-        made = {feature.name: feature for feature in encoder.features}
+        made = encoder.encodings
         lacking = [name for name in schema.feature_names if name not in made]
-        known = dataclasses.replace(schema, features=tuple(made.get(f.name, f) for f in schema.features))
-        differing = lacking or list(trained_on(saved).encoded_otherwise(known))
+        differing = lacking or list(trained_on(saved).encoded_otherwise(schema.encoded(made)))
         if differing:
-            raise DataError(f"{place}: its transforms are not those of the model's features {', '.join(differing)}")
+            names = ", ".join(f"'{name}'" for name in differing)
+            raise DataError(f"{place}: its transforms are not those of the model's features {names}")
         data = _kept_recipe(place, config)
         if data is None:
             raise ConfigError(
@@ -288,7 +289,8 @@ def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], setti
     data["where"] = data.get("where") or ""
     form = dict(data["format"])
     data["files"] = [_entry(path, form, "format.type" in settings) for path in files]
-    data["features"] = [spec.model_dump(mode="json") for spec in encoder.specs]
+    # a table may be that of a feature of the items, which are not read here
+    data["features"] = [spec.model_dump(mode="json") | _ALONE[isinstance(spec, Table)] for spec in encoder.specs]
     recipe = Recipe.from_dict({**data, "labels": []})
     return recipe.model_copy(update={"source": absolute(recipe.source)})
 

@@ -31,6 +31,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.preparation import prepare
 from rechub_ray.preparation.rows import RowReader
 from rechub_ray.runtime.inference import predict
+from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.parts import Parts
 from rechub_ray.schema import Schema
 
@@ -216,6 +217,57 @@ def test_a_list_of_items_a_row_becomes_a_row_an_item(tmp_path: Path) -> None:
     np.testing.assert_allclose(later, pq.read_table(tmp_path / "shards")["probability"].to_numpy(), atol=1e-6)
 
 
+def test_a_model_for_retrieval_gives_the_vectors_of_users(tmp_path: Path) -> None:
+    """Of rows without items; the words of users share the table of the words of items."""
+    (tmp_path / "raw").mkdir()
+    frame = log(ROWS, 0)
+    frame["item"] = frame["item"].replace("", "8")
+    frame["words"] = frame["tags"]
+    frame.to_csv(tmp_path / "raw" / "log.csv", index=False)
+    (tmp_path / "raw" / "goods.csv").write_text("item,tags\n" + "".join(f"{i},x|y|z{i % 3}\n" for i in range(9)))
+    recipe = {
+        "source": str(tmp_path / "raw"),
+        "out": str(tmp_path / "data"),
+        "files": "log.csv",
+        "history": {
+            "user": "user",
+            "item": "item",
+            "order": "time",
+            "max_length": 3,
+            "exclude": "seen",
+            "rows": "both",
+        },
+        "split": {"by": "leave_last_out", "user": "user", "order": "time"},
+        "labels": [],
+        "row_id": "row",
+        "features": [
+            {"kind": "categorical", "columns": ["user", "item"]},
+            {"kind": "sequence", "name": "history", "shared_with": "item", "max_length": 3},
+            {"kind": "sequence", "name": "words", "separator": "|", "shared_with": "tags", "max_length": 5},
+        ],
+        "items": {
+            "id": "item",
+            "file": "goods.csv",
+            "features": [{"kind": "sequence", "name": "tags", "separator": "|"}],
+        },
+    }
+    prepare(recipe, use_ray=False)
+    data = {"root": str(tmp_path / "data"), "batch_size": 32}
+    trained = {"train": {"steps": 2, "threads": 1}, "trackers": [], "export": {"onnx": False}}
+    result = train(load({"data": data, "model": "dssm", "model_dir": str(tmp_path / "run"), **trained}))
+    users = tmp_path / "users.csv"
+    frame.to_csv(users, index=False)
+    predict(result.model_dir, tmp_path / "out", raw=str(users))
+    found = pq.read_table(tmp_path / "out").to_pandas().set_index("row")
+    for split in ("train", "test"):
+        predict(result.model_dir, tmp_path / split, split=split)
+        expected = pq.read_table(tmp_path / split).to_pandas().set_index("row")
+        assert [*found.columns] == [*expected.columns]
+        (name,) = expected.columns
+        for row, vector in expected[name].items():
+            np.testing.assert_allclose(found[name][row], vector, atol=1e-6)
+
+
 def test_a_model_of_some_features_needs_their_columns_alone(plain: Path, tmp_path: Path) -> None:
     made = make_run(tmp_path, history=None, features=FEATURES[:-1])
     step = made / "checkpoints" / "step_0000000007"
@@ -326,7 +378,7 @@ def test_a_killed_command_goes_on_with_the_parts_that_are_missing(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_workers_predict_each_row_once(ray_cluster: None, plain: Path, home: Path, tmp_path: Path) -> None:
+def test_two_workers_predict_each_row_once(ray_cluster: None, plain: Path, tmp_path: Path) -> None:
     two = ["scaling.num_workers=2", "on_bad_rows=quarantine"]
     files = many(tmp_path)
     with Path(files[2]).open("a") as file:
@@ -334,7 +386,12 @@ def test_two_workers_predict_each_row_once(ray_cluster: None, plain: Path, home:
     assert predict(plain / "run", tmp_path / "out", raw=files, overrides=two) == ROWS
     same(by_row(pq.read_table([*(tmp_path / "out").glob("*.parquet")])), of_shards(plain, tmp_path / "shards"))
     assert len((tmp_path / "out" / "quarantine" / "part-00002.jsonl").read_text().splitlines()) == 1
-    raw = [str(home / "raw" / f"{name}.csv") for name in ("train", "test")]
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_two_workers_make_histories(ray_cluster: None, home: Path, tmp_path: Path) -> None:
+    raw, two = [str(home / "raw" / f"{name}.csv") for name in ("train", "test")], ["scaling.num_workers=2"]
     assert predict(home / "run", tmp_path / "made", raw=raw, overrides=two) == 2 * ROWS
     expected = of_shards(home, tmp_path / "more") | of_shards(home, tmp_path / "most", "train")
     same(by_row(pq.read_table(tmp_path / "made")), expected)
@@ -433,10 +490,18 @@ def test_a_run_without_transforms_or_recipe(plain: Path, tmp_path: Path) -> None
     made = make_run(tmp_path, history=None, features=FEATURES[:-1])
     os.remove(made / "checkpoints" / "recipe.json")
     raw = str(tmp_path / "raw" / "test.csv")
+    prices = pd.to_numeric(log(ROWS, 1)["price"])
+    assert predict(made, tmp_path / "where", raw=raw, overrides=["where=price > 0"]) == (prices > 0).sum()
     assert predict(made, tmp_path / "out", raw=raw) == ROWS  # by the recipe in the folder of the data
     os.remove(tmp_path / "data" / "recipe.json")
     with pytest.raises(ConfigError, match=r"keeps no recipe.*data.root=FOLDER"):
         predict(made, tmp_path / "more", raw=raw)
-    os.remove(made / "checkpoints" / "preprocess.json")
+    transforms = made / "checkpoints" / "preprocess.json"
+    document = json.loads(transforms.read_text())
+    document["fitted"]["price"]["shift"] += 1
+    transforms.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"its transforms are not those of the model's features 'price'\.$"):
+        predict(made, tmp_path / "more", raw=raw)
+    os.remove(transforms)
     with pytest.raises(ConfigError, match=r"keeps no transforms.*--adopt"):
         predict(made, tmp_path / "more", raw=raw)
