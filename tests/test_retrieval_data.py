@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import rechub_ray
 from rechub_ray import config as config_module
 from rechub_ray.batch import RaggedSequences
 from rechub_ray.checkpoint import read
@@ -30,6 +32,7 @@ RECIPE: dict[str, Any] = {
                 "rows": "both"},
     "split": {"by": "leave_last_out", "user": "user", "order": "time", "valid": 1, "test": 1},
     "labels": [],
+    "row_id": "user",
     "features": [
         {"kind": "categorical", "columns": ["user", "item"]},
         {"kind": "sequence", "name": "history", "max_length": 4, "shared_with": "item"},
@@ -103,6 +106,19 @@ def test_seen_items_are_left_out_of_rankings(data: PrepareResult, tmp_path: Path
             assert found[key] == pytest.approx(by_hand(data, tmp_path / "run", split, exclude)), (split, exclude)
     assert result.test_metrics["recall@5"] < result.test_metrics["recall@5_without_seen"]
     assert result.test_metrics["recall@5_without_history"] != result.test_metrics["recall@5_without_seen"]
+
+
+def test_raw_rows_get_the_vectors_of_prepared_ones(data: PrepareResult, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", train={"epochs": 1, "threads": 1})
+    frame = pd.read_csv(Path(data.out).parent / "log.csv")
+    vectors = rechub_ray.load(str(tmp_path / "run")).predict(frame)["vector"]
+    table = pq.read_table(Path(data.out) / "test")
+    table = table.take(np.argsort([int(user) for user in table["user_raw"].to_pylist()]))
+    features, _ = without_item(data.schema, batch_from_table(table, data.schema).features)
+    model = read(tmp_path / "run").build_model()
+    assert isinstance(model, Retriever)
+    expected = model.user_vectors(features).detach().numpy()
+    np.testing.assert_allclose(np.stack(vectors[11::12]), expected, rtol=1e-5, atol=1e-6)  # each user's last row
 
 
 def test_windows_are_a_training_split_of_the_same_data(data: PrepareResult, tmp_path: Path) -> None:

@@ -25,13 +25,15 @@ from rechub_ray.preparation.writer import ShardWriter, number_shards
 from rechub_ray.schema import COUNT, Schema
 
 _KEY = "__key"
+_PENDING_ROWS = 1 << 16
 
 
 class RowsOfItems:
     """What training rows say of each item: the parsed features of the items, once an item."""
 
     def __init__(self) -> None:
-        self.table: pa.Table | None = None
+        self._parts: list[pa.Table] = []
+        self._settled = 0
 
     def add(self, keys: pa.Array, parsed: dict[str, pa.Array]) -> None:
         """Take in rows: the texts that name their items, and the items' features.
@@ -39,7 +41,7 @@ class RowsOfItems:
         Raises:
             DataError: an item has two values of a feature.
         """
-        self._take(pa.table({_KEY: whole_form(keys), **parsed}).filter(keys.is_valid()))
+        self._append(_distinct(pa.table({_KEY: whole_form(keys), **parsed}).filter(keys.is_valid())))
 
     def merge(self, other: RowsOfItems) -> None:
         """Take in the rows of another task.
@@ -47,27 +49,48 @@ class RowsOfItems:
         Raises:
             DataError: an item has two values of a feature.
         """
-        if other.table is not None:
-            self._take(other.table)
+        for part in other._parts:
+            self._append(part)
 
-    def _take(self, table: pa.Table) -> None:
-        if self.table is not None:
-            table = pa.concat_tables([self.table, table])
-        codes = flat(flat(table[_KEY]).dictionary_encode().indices).to_numpy(zero_copy_only=False)
-        _, firsts = np.unique(codes, return_index=True)
-        for name in table.column_names[1:]:
-            values = _comparable(flat(table[name]))
-            wrong = np.flatnonzero(values != values[firsts][codes])
-            if len(wrong):
-                row = int(wrong[0])
-                one, other = (table[name][at].as_py() for at in (int(firsts[codes[row]]), row))
-                raise DataError(
-                    f"item '{table[_KEY][row].as_py()}' has two values of '{name}' in the training rows",
-                    expected="the same in all rows of an item, as 'items.from_rows' says",
-                    got=f"{shown(one)} and {shown(other)}",
-                    hint="Make it a feature of the rows, or take it from a file with a row an item ('items.file').",
-                )
-        self.table = table.take(pa.array(firsts))
+    def _append(self, part: pa.Table) -> None:
+        self._parts.append(part)
+        # settling at twice the settled size keeps the total work linear
+        if sum(one.num_rows for one in self._parts) > max(_PENDING_ROWS, 2 * self._settled):
+            self.table()
+
+    def table(self) -> pa.Table | None:
+        """Return a row an item, of which the first column is its text; None where there were no rows.
+
+        Raises:
+            DataError: an item has two values of a feature.
+        """
+        if len(self._parts) > 1:
+            self._parts = [_distinct(pa.concat_tables(self._parts))]
+        self._settled = self._parts[0].num_rows if self._parts else 0
+        return self._parts[0] if self._parts else None
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """Return the first row of each item.
+
+    Raises:
+        DataError: an item has two values of a feature.
+    """
+    codes = flat(flat(table[_KEY]).dictionary_encode().indices).to_numpy(zero_copy_only=False)
+    _, firsts = np.unique(codes, return_index=True)
+    for name in table.column_names[1:]:
+        values = _comparable(flat(table[name]))
+        wrong = np.flatnonzero(values != values[firsts][codes])
+        if len(wrong):
+            row = int(wrong[0])
+            one, other = (table[name][at].as_py() for at in (int(firsts[codes[row]]), row))
+            raise DataError(
+                f"item '{table[_KEY][row].as_py()}' has two values of '{name}' in the training rows",
+                expected="the same in all rows of an item, as 'items.from_rows' says",
+                got=f"{shown(one)} and {shown(other)}",
+                hint="Make it a feature of the rows, or take it from a file with a row an item ('items.file').",
+            )
+    return table.take(pa.array(firsts))
 
 
 def _comparable(values: pa.Array) -> npt.NDArray[np.int64]:
@@ -143,8 +166,9 @@ class ItemRows:
         """Return what training rows say, for an encoder whose item ids are fitted."""
         assert encoder.item_id is not None
         vocabulary = encoder.vocabulary(encoder.item_id)
-        assert found.table is not None
-        keys, parsed = flat(found.table[_KEY]), {n: flat(found.table[n]) for n in found.table.column_names[1:]}
+        table = found.table()
+        assert table is not None
+        keys, parsed = flat(table[_KEY]), {name: flat(table[name]) for name in table.column_names[1:]}
         places = pc.fill_null(pc.index_in(whole_form(vocabulary), value_set=keys), -1)
         return cls(parsed, places.to_numpy(zero_copy_only=False).astype(np.int64))
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rechub_ray.errors import DataError
-from rechub_ray.preparation import buckets, prepare, sources, text
+from rechub_ray.preparation import buckets, items, prepare, sources, text
 
 FEATURES = [
     {"kind": "categorical", "columns": ["u", "i"]},
@@ -24,9 +24,17 @@ FEATURES = [
 
 def log(rows: int = 3000) -> str:
     draw = np.random.default_rng(0)
-    users, items, xs = draw.integers(0, 40, rows), draw.integers(0, 90, rows), draw.normal(size=rows)
-    lines = [f'{u},"{i}",{x:.3f},{t}' for t, (u, i, x) in enumerate(zip(users, items, xs, strict=True))]
-    return "u,i,x,t\n" + "\n".join(lines) + "\n"
+    users, goods, xs = draw.integers(0, 40, rows), draw.integers(0, 90, rows), draw.normal(size=rows)
+    lines = [f'{u},"{i}",{x:.3f},{t},b{i % 7}' for t, (u, i, x) in enumerate(zip(users, goods, xs, strict=True))]
+    return "u,i,x,t,brand\n" + "\n".join(lines) + "\n"
+
+
+RETRIEVAL: dict[str, Any] = {
+    "history": {"user": "u", "item": "i", "order": "t", "max_length": 3, "exclude": "seen", "age": "a", "rows": "both"},
+    "split": {"by": "leave_last_out", "user": "u", "order": "t"},
+    "features": [*FEATURES, {"kind": "sequence", "name": "a", "max_length": 3, "numbers": True}],
+    "items": {"id": "i", "from_rows": ["brand"], "features": [{"kind": "categorical", "name": "brand"}]},
+}
 
 
 def node(lab: Any, out: str, **changes: Any) -> dict[str, Any]:
@@ -76,11 +84,33 @@ def test_many_tasks_blocks_and_buckets_change_nothing(lab: Any, monkeypatch: pyt
     assert cut.stats["splits"]["test"]["labels"] == whole.stats["splits"]["test"]["labels"]
 
 
+def test_many_tasks_give_one_item_table(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write(train__csv=log())
+    whole = prepare(node(lab, "whole", **RETRIEVAL))
+    monkeypatch.setattr(sources, "TASK_BYTES", 9000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1500)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 9000)
+    monkeypatch.setattr(items, "_PENDING_ROWS", 50)
+    cut = prepare(node(lab, "cut", **RETRIEVAL))
+    assert pq.read_table(Path(cut.out) / "items").equals(pq.read_table(Path(whole.out) / "items"))
+    for name in ("train", "windows", "valid", "test"):
+        columns = [
+            pq.read_table(Path(out) / name, columns=["u", "i", "history", "a", "seen"]) for out in (cut.out, whole.out)
+        ]
+        one, other = (sorted(map(str, table.to_pylist())) for table in columns)
+        assert one == other
+    lab.write(train__csv=log() + "1,2,1,9000,other\n1,2,1,9001,b2\n1,2,1,9002,b2\n")
+    with pytest.raises(
+        DataError, match=r"item '2' has two values of 'brand' .* Got: ('b2' and 'other'|'other' and 'b2')"
+    ):
+        prepare(node(lab, "wrong", **RETRIEVAL))
+
+
 def test_line_numbers_in_later_tasks(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TASK_BYTES", 9000)
     monkeypatch.setattr(text, "BLOCK_BYTES", 1500)
     lines = log().splitlines()
-    lines[2700] = "1,2,many,3"
+    lines[2700] = "1,2,many,3,b2"
     lab.write(train__csv="\r\n".join(lines))
     with pytest.raises(DataError, match=r"train\.csv, row 2701: column 'x': 'many' is not a number"):
         prepare(node(lab, "out", history=None, features=FEATURES[:3]))
@@ -131,6 +161,9 @@ def test_ray_gives_the_same_bytes(lab: Any, monkeypatch: pytest.MonkeyPatch, ray
     groups = {"files": "day_*.csv", "cluster_by": "i"}
     here = prepare(node(lab, "groups-here", **groups), use_ray=False)
     there = prepare(node(lab, "groups-there", **groups), use_ray=True)
+    assert digest(Path(here.out)) == digest(Path(there.out))
+    here = prepare(node(lab, "items-here", files="day_*.csv", **RETRIEVAL), use_ray=False)
+    there = prepare(node(lab, "items-there", files="day_*.csv", **RETRIEVAL), use_ray=True)
     assert digest(Path(here.out)) == digest(Path(there.out))
     lab.write(day_b__csv="u,i,x,t\n1,2,many,3\n")
     with pytest.raises(DataError, match=r"day_b\.csv, row 2: column 'x'"):
