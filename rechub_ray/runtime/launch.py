@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -68,9 +69,13 @@ class RunResult:
 
     def predict(self, data: Any) -> Any:
         """Return the best model's predictions of a DataFrame of raw values; see `rechub_ray.load`."""
+        return self._predictor.predict(data)
+
+    @functools.cached_property
+    def _predictor(self) -> Any:
         from rechub_ray.runtime.predictor import load
 
-        return load(self.best_checkpoint).predict(data)
+        return load(self.best_checkpoint)
 
 
 def train(
