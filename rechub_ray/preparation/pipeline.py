@@ -135,8 +135,10 @@ class _Run:
     """One call of `prepare`: the passes, and their results."""
 
     def __init__(self, recipe: Recipe, staging: Path, use_ray: bool | None, progress: Progress) -> None:
+        self.like: Schema | None = None
         if recipe.like:
             earlier = Earlier.load(recipe.like)
+            self.like = earlier.schema
             recipe, self.encoder = earlier.settled(recipe), earlier.encoder_of(recipe)
         else:
             self.encoder = Encoder.of(recipe)
@@ -179,6 +181,8 @@ class _Run:
         splits = {n: numbers.to_dict(schema.features, schema.labels) for n, numbers in encoded.splits.items()}
         said = check_joins(self.reader.sides, encoded.matched, encoded.rows, self._example)
         said += notes(recipe, schema, encoder, classes, splits, self.tied)
+        for name, how in (self.like or schema).labelled_otherwise(schema).items():
+            said.append(f"label '{name}' is {how} in {recipe.like}: no model of that data is measured by it")
         for name, count in self.grown.items():
             said += [f"feature '{name}': {count:,} new ids, after those of {recipe.like}"] if count else []
         stats: dict[str, Any] = {"splits": splits, "bad_rows": self.bad, "notes": said}

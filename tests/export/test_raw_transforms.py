@@ -14,6 +14,7 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 
+from rechub_ray.export import raw_rows
 from rechub_ray.export.raw import RawInputs
 from rechub_ray.export.serving import _inputs
 from rechub_ray.preparation import Encoder
@@ -195,6 +196,48 @@ def test_one_row_and_none(tmp_path: Path) -> None:
     for rows in (0, 1):
         found = running.run(None, {"x": np.array(["x"] * rows, object), "n": np.ones(rows)})
         assert [len(values) for values in found] == [rows] * 3
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_rows_of_the_comparison(real: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real ones and drawn ones, with values that are missing, unseen or too many, in every form of input."""
+    table = pa.table({
+        "x": ["x|y", "x", None, "7.0|y|y|x"] * 5,
+        "l": [["x", None], [], ["7", "y", "z", "x"], ["x"]] * 5,
+        "v": [[1.0, None], [2.0, 3.5], [0.0, -1.0], [5.0, 5.0]] * 5,
+        "w": ["1|2", "|3", "4|", "1e3|-2"] * 5,
+        "n": [1.0, None, 7.0, -3.0] * 5,
+    })  # fmt: skip
+    features = [
+        one("categorical"), one("categorical", hash_buckets=30), one("bucket", "n", num_buckets=3), one("numeric", "n"),
+        one("sequence", separator="|", max_length=3), one("sequence", separator="|", max_length=2, hash_buckets=40),
+        one("sequence", "l", max_length=3), one("sequence", "l", max_length=2, hash_buckets=50),
+        one("numeric", "v", dim=2, fill=0.5), one("numeric", "w", dim=2, separator="|", transforms=["log1p"]),
+    ]  # fmt: skip
+    encoder = Encoder.fitted(features, table)
+    raw = RawInputs(encoder, Schema(encoder.features, ()), "the test")
+    if real:
+        monkeypatch.setattr(raw_rows, "_real", lambda *_: (["file"], table))
+        raw.config = object()  # type: ignore[assignment]
+    rows = raw_rows.raw_rows(raw, 80)
+    assert rows.source == ({"files": ["file"], "columns": ["x", "n", "l", "v", "w"]} if real else None)
+    inputs = {item.port.name: raw_rows.fed(item, rows.values[item.port.name]) for item in raw.inputs}
+    assert {name: (item.port.form) for name, item in zip(inputs, raw.inputs, strict=True)} == {
+        "x": "text", "n": "number", "l": "list", "v": "numbers", "w": "text",
+    }  # fmt: skip
+    found = dict(zip(encoder_names(encoder), session(encoder, tmp_path).run(None, inputs), strict=True))
+    for item in raw.inputs:
+        for transform in item.transforms:
+            values, flaws = raw_rows._parsed(item, transform, rows.values[item.port.name])
+            assert not flaws.reasons
+            expected, got = transform.encode(values).to_pylist(), found[transform.spec.name]
+            if got.dtype == np.float32:
+                np.testing.assert_allclose(got, expected, rtol=1e-6)
+            elif got.ndim == 2:
+                assert [[i for i in row if i != -1] for row in got.tolist()] == expected
+                assert {len(row) for row in expected} >= {0, 1, transform.spec.max_length}
+            else:
+                assert got.tolist() == expected
 
 
 def test_the_document_names_every_transform() -> None:

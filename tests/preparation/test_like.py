@@ -42,6 +42,14 @@ def test_new_rows_through_old_transforms(lab: Any) -> None:
     assert (lab.out / "vocab" / "user.parquet").read_bytes() == (old / "vocab" / "user.parquet").read_bytes()
 
 
+def test_a_label_made_otherwise_is_said(lab: Any) -> None:
+    old = fit(lab)
+    assert not lab.prepare(like=str(old), labels=[{"name": "liked", "expression": "(rating>=4)"}]).notes
+    changed = [{"name": "liked", "expression": "rating > 4"}, {"name": "rating", "kind": "regression"}]
+    notes = lab.prepare(like=str(old), labels=changed, overwrite=True).notes
+    assert notes == [f"label 'liked' is rating > 4, was rating >= 4 in {old}: no model of that data is measured by it"]
+
+
 def test_into_the_folder_itself(lab: Any) -> None:
     shutil.move(fit(lab), lab.out)
     before = Schema.load(lab.out / "schema.json")
