@@ -21,6 +21,22 @@ from rechub_ray.runtime.predictions import PredictJob, ShardRows, write_parts
 from tests.worlds import on_ranks
 
 
+def test_a_label_that_is_missing_is_null_beside_the_predictions(two_tasks: Path, tmp_path: Path) -> None:
+    places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / "run")}
+    short = {"train": {"steps": 1, "threads": 1}, "trackers": [], "export": {"onnx": False}}
+    train(
+        config.load(
+            {"model": {"name": "shared_bottom", "embedding_dim": 4}, "data": {"batch_size": 64}, **short}, places
+        )
+    )
+    predict(tmp_path / "run", tmp_path / "out", keep=["stay", "click"])
+    found = pq.read_table(tmp_path / "out")
+    shards = pa.concat_tables(pq.read_table(file) for file in sorted((two_tasks / "test").glob("*.parquet")))
+    assert found["stay"].null_count > 0
+    assert found["stay"].to_pylist() == shards["stay"].to_pylist()
+    assert found["click"].to_pylist() == shards["click"].to_pylist()
+
+
 def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     write_click_logs(data, rows=1500, seed=3, files=3, row_group_rows=128)

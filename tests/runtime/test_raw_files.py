@@ -30,6 +30,7 @@ from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.models import MODELS
 from rechub_ray.preparation import prepare
 from rechub_ray.preparation.rows import RowReader
+from rechub_ray.runtime import raw_files
 from rechub_ray.runtime.inference import predict
 from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.parts import Parts
@@ -374,6 +375,32 @@ def test_a_killed_command_goes_on_with_the_parts_that_are_missing(
     assert len(list(out.iterdir())) == 6
     assert main(command) == 2
     assert "holds predictions already" in capsys.readouterr().err
+
+
+def test_histories_are_not_made_again_for_the_parts_that_are_missing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that cannot be used, without a user, are counted all the same."""
+    raw = [tmp_path / "train.csv", tmp_path / "test.csv"]
+    for path in raw:
+        path.write_text((home / "raw" / path.name).read_text())
+    with raw[1].open("a") as file:
+        file.write("1-240,,3,1.5,x,9999,4\n")
+    arguments: dict[str, Any] = {"raw": [str(path) for path in raw], "overrides": ["on_bad_rows=quarantine"]}
+    monkeypatch.setattr(raw_files, "bucket_count", lambda sizes: 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowReader, "ready", fails_at("gathered-001.parquet"))
+        with pytest.raises(DataError, match="the disk is gone"):
+            predict(home / "run", tmp_path / "out", **arguments)
+    assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["part-00000.parquet"]
+    monkeypatch.setattr(raw_files, "Deal", None)
+    assert predict(home / "run", tmp_path / "out", **arguments) == 2 * ROWS
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "quarantine"]
+    (line,) = (tmp_path / "out" / "quarantine" / "part-dealt-00001.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == ROWS + 2
+    expected = of_shards(home, tmp_path / "shards") | of_shards(home, tmp_path / "more", "train")
+    same(by_row(pq.read_table([*(tmp_path / "out").glob("*.parquet")])), expected)
 
 
 @pytest.mark.ray
