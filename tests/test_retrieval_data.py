@@ -23,6 +23,7 @@ from rechub_ray.data.source import EvalSource, ThreadReader
 from rechub_ray.errors import DataError
 from rechub_ray.models.matching.base import Retriever, without_item
 from rechub_ray.preparation import PrepareResult, prepare
+from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.world import World
 
@@ -119,6 +120,17 @@ def test_raw_rows_get_the_vectors_of_prepared_ones(data: PrepareResult, tmp_path
     assert isinstance(model, Retriever)
     expected = model.user_vectors(features).detach().numpy()
     np.testing.assert_allclose(np.stack(vectors[11::12]), expected, rtol=1e-5, atol=1e-6)  # each user's last row
+
+
+def test_items_of_another_vocabulary_are_refused(data: PrepareResult, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", train={"epochs": 1, "threads": 1})
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "log.csv").write_text((Path(data.out).parent / "log.csv").read_text().replace(",b3\n", ",other\n"))
+    other = prepare({**RECIPE, "source": str(raw), "out": str(tmp_path / "other")})
+    assert [f.encoding for f in other.schema.features] == [f.encoding for f in data.schema.features]
+    with pytest.raises(DataError, match=r"other vocabularies or transforms .*: 'brand' \(encoded otherwise\)"):
+        evaluate(tmp_path / "run", overrides={"data.root": other.out})
 
 
 def test_windows_are_a_training_split_of_the_same_data(data: PrepareResult, tmp_path: Path) -> None:

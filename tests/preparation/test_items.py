@@ -13,6 +13,7 @@ import pytest
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.preparation import Encoder, prepare, print_report
+from rechub_ray.preparation.earlier import adopt
 from rechub_ray.schema import Items, Schema, SequenceFeature
 
 # users buy in the order of t; the last row of each is for the test, so item e is in no training row
@@ -225,6 +226,17 @@ def test_grown_items(lab: Any) -> None:
     assert found["price"][:4] == table(old.out)["price"]
     assert any("feature 'colour': 1 new ids" in note for note in result.stats["notes"])
     assert old.schema.encoded_otherwise(result.schema)["colour"] == "4 ids, was 3"
+
+
+def test_data_without_fingerprints_gets_them(lab: Any) -> None:
+    result = prepare(node(lab, FILE))
+    root = Path(result.out)
+    document = json.loads((root / "preprocess.json").read_text())
+    (root / "preprocess.json").write_text(json.dumps({**document, "encodings": {}}))
+    result.schema.encoded({}).save(root / "schema.json")
+    adopt(result.out)
+    assert Schema.load(root / "schema.json") == result.schema
+    assert json.loads((root / "preprocess.json").read_text()) == document
 
 
 def test_like_of_other_item_features(lab: Any) -> None:
