@@ -38,4 +38,4 @@ class InfoNCE(TowerLoss):
         super().__init__(schema, temperature=temperature, **common)
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
-        return self.cross_entropy(mine @ others.T, block)
+        return self.cross_entropy(mine, others, block)

@@ -66,4 +66,4 @@ class SampledSoftmax(TowerLoss):
         return torch.cat([user, scale], 1), torch.cat([item, -batch.candidates.log_q.unsqueeze(1)], 1)
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
-        return self.cross_entropy(mine @ others.T, block)
+        return self.cross_entropy(mine, others, block)

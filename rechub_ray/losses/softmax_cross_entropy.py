@@ -58,7 +58,7 @@ class SoftmaxCrossEntropy(TowerLoss):
         return super().total_over(scaled, rows, columns) + self.positive_regularization * opposed.sum()
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
-        return self.cross_entropy(mine @ others.T, block)
+        return self.cross_entropy(mine, others, block)
 
     def count_over(self, rows: Rows, columns: Columns) -> Tensor:
         return self.counts(rows).sum()

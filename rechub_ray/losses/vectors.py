@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from annotated_types import Gt
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from rechub_ray.batch import Batch, Outputs
@@ -273,13 +274,18 @@ class TowerLoss(VectorLoss):
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
         return super().total_over(prediction / self.temperature, rows, columns)
 
-    def cross_entropy(self, similarity: Tensor, block: Block) -> Tensor:
-        """Return `log(sum_j exp(s_ij)) - s_ii` over a row itself and its negatives.
+    def cross_entropy(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
+        """Return `log(sum_j exp(s_ij)) - s_ii` over a row itself and its negatives, with `s = mine @ others.T`.
 
         Shapes:
-            (R, C) -> (R,)
+            mine (R, D), others (C, D) -> (R,)
         """
-        return self.or_own(similarity, block).logsumexp(1) - block.own(similarity).squeeze(1)
+        left_out: Tensor | None = None if block.rows.group is None else block.same_group()
+        if block.columns.rows.is_there is not None:
+            missing = ~block.columns.rows.is_there
+            left_out = missing if left_out is None else left_out.logical_or_(missing)
+        losses: Tensor = _CrossEntropy.apply(mine, others, block.own_places, left_out)  # type: ignore[no-untyped-call]
+        return losses
 
     def or_own(self, similarity: Tensor, block: Block) -> Tensor:
         """Return the similarities with -inf in columns that are neither a negative of a row nor the row itself.
@@ -299,6 +305,34 @@ class TowerLoss(VectorLoss):
         """
         negatives = self.negatives(block)
         return torch.where(negatives, losses, 0).sum(1) / negatives.sum(1).clamp(min=1)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy of one column of a product of matrices, whose values are written over by each step after it.
+
+    Args:
+        own: (R, 1), the columns.
+        left_out: (R, C) or (C,) bool, columns that do not take part, the own one aside; None where all do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, others: Tensor, own: Tensor, left_out: Tensor | None) -> Tensor:
+        values = mine @ others.T
+        chosen = values.gather(1, own)
+        if left_out is not None:
+            values.masked_fill_(left_out, -math.inf).scatter_(1, own, chosen)
+        largest = values.amax(1, keepdim=True)
+        total = values.sub_(largest).exp_().sum(1, keepdim=True)
+        ctx.save_for_backward(mine, others, own, values, total)
+        return (total.log() + largest - chosen).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        mine, others, own, values, total = ctx.saved_tensors
+        gradient = gradient.unsqueeze(1)
+        values = values.mul_(gradient / total).scatter_add_(1, own, -gradient)
+        return values @ others, values.T @ mine, None, None
 
 
 def vector(outputs: Sequence[Output], name: str | None, part: str | None, *, where: str) -> Output:
