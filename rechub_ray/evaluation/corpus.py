@@ -14,9 +14,9 @@ from rechub_ray.device import autocast
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.world import World
 
-_ITEMS = 4096
+_ITEMS = 2048
 """Items whose vectors are computed, and compared with users, at once: the same ones on any number of workers."""
-_USERS = 128
+_USERS = 256
 """Users that are compared at once: with as many items 2 MiB of products, which stay in a core's cache."""
 
 
