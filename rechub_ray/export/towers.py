@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import torch
 
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.data.fingerprint import find
 from rechub_ray.defaults import retrieves
 from rechub_ray.errors import ExportError
 from rechub_ray.evaluation.corpus import item_vectors
@@ -34,7 +36,8 @@ class TowersReport:
 
     Args:
         towers: the ONNX files, of users and of items.
-        items: the parquet file with the ids and the vectors of all items.
+        items: the parquet file with the ids and the vectors of all items, and with what they are called in raw data
+            where the run keeps its transforms.
         rows: number of items.
     """
 
@@ -83,32 +86,46 @@ def export_towers(
         for part in PARTS
     )
     path = join(str(folder), ITEMS)
-    write_item_vectors(model, catalogue, path)
+    write_item_vectors(model, catalogue, path, keys=_raw_keys(saved, catalogue))
     return TowersReport((user, item), path, catalogue.rows)
 
 
-def write_item_vectors(model: Retriever, catalogue: Catalogue, path: str) -> None:
+def write_item_vectors(model: Retriever, catalogue: Catalogue, path: str, *, keys: pa.Array | None = None) -> None:
     """Write the ids of all items and their vectors, lists of a fixed size, as a parquet file.
 
     Args:
         model: in evaluation mode, on the CPU.
         catalogue: the items, on the CPU.
         path: of the file, a path or URI.
+        keys: what the items are called in raw data, for a column `key`.
     """
     vectors = item_vectors(model, catalogue, world=World(), device=torch.device("cpu"))
     flat = pa.array(vectors.numpy().reshape(-1))
-    own = catalogue.schema.sparse[0].name
-    table = pa.table(
-        {
-            own: catalogue.ids.numpy(),
-            vector_name(model.schema, "item"): pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-        }
-    )
-    table = table.replace_schema_metadata({"rechub_ray.similarity": model.similarity})
+    columns: dict[str, Any] = {} if keys is None else {"key": keys}
+    columns[catalogue.schema.sparse[0].name] = catalogue.ids.numpy()
+    columns[vector_name(model.schema, "item")] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    table = pa.table(columns).replace_schema_metadata({"rechub_ray.similarity": model.similarity})
     target = Target(path)
     with target.folder() as folder:
         pq.write_table(table, f"{folder}/{target.name}")
         target.place(folder)
+
+
+def _raw_keys(saved: checkpoint_module.Checkpoint, catalogue: Catalogue) -> pa.Array | None:
+    """Return the items' raw keys by the transforms that a run keeps; None where it keeps none."""
+    place, feature = find(saved.path), catalogue.schema.sparse[0]
+    if place is None or feature.name == "key":
+        return None
+    from rechub_ray.preparation.encoder import Encoder  # takes a while to import
+
+    values = Encoder.load(place).vocabulary(feature.name)
+    if len(values) + 1 != feature.vocab_size:
+        raise ExportError(
+            f"{place}: its vocabulary of '{feature.name}' is not the model's",
+            expected=f"{feature.vocab_size - 1:,} values",
+            got=f"{len(values):,}",
+        )
+    return values.take(pa.array(catalogue.ids.numpy() - 1))
 
 
 def export_run(checkpoint: str, directory: str, *, probabilities: bool = True) -> tuple[ExportReport, ...]:

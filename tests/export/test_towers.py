@@ -21,6 +21,7 @@ from rechub_ray.export import export_model, export_onnx, export_towers
 from rechub_ray.export.serving import Tower
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
+from rechub_ray.preparation import prepare
 from rechub_ray.runtime.inference import predict
 from rechub_ray.runtime.launch import RunResult, train
 from rechub_ray.schema import SequenceFeature
@@ -133,6 +134,57 @@ def test_every_tower_computes_what_the_model_computes(name: str, part: Any, tmp_
     report = export_model(tower, tower.schema, tmp_path / "t.onnx", batch_sizes=(1, 7))
     assert all(check.passed for check in report.checks)
     assert {check.batch_size for check in report.checks} == {1, 7}
+
+
+RECIPE = {
+    "source": "raw",
+    "out": "data",
+    "files": "log.csv",
+    "history": {"user": "user", "item": "item", "order": "time", "max_length": 3},
+    "split": {"by": "leave_last_out", "user": "user", "order": "time", "valid": 1, "test": 1},
+    "labels": [],
+    "features": [
+        {"kind": "categorical", "columns": ["user", "item"]},
+        {"kind": "sequence", "name": "history", "max_length": 3, "shared_with": "item"},
+    ],
+    "items": {
+        "id": "item",
+        "file": "goods.csv",
+        "key": "key",
+        "features": [{"kind": "numeric", "name": "price", "transforms": ["log1p"]}],
+    },
+}
+
+
+def test_towers_take_raw_values_and_items_have_their_raw_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    log = [f"u{u},i{(u + 5 * place) % 30},{place}\n" for u in range(30) for place in range(6)]
+    (tmp_path / "raw" / "log.csv").write_text("user,item,time\n" + "".join(log))
+    goods = [f"i{item},{item + 1}\n" for item in range(30)]
+    (tmp_path / "raw" / "goods.csv").write_text("key,price\n" + "".join(goods))
+    prepare(RECIPE)
+    settings = {
+        "model": {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
+        "model_dir": "run",
+        "data": {"root": "data", "batch_size": 16},
+        "train": {"steps": 5, "threads": 1, "eval_method": "none"},
+        "trackers": [],
+        "export": {"onnx": False},
+    }
+    train(config_module.load(settings))
+    report = export_towers("run", "files", inputs="raw", batch_sizes=(1, 7))
+    assert report.rows == 30
+    items = pq.read_table("files/items.parquet")
+    assert items.column_names == ["key", "item", "vector"]
+    assert sorted(items["key"].to_pylist()) == sorted(f"i{item}" for item in range(30))
+    session = onnxruntime.InferenceSession("files/item_raw.onnx")
+    keys = np.array(items["key"].to_pylist(), dtype=object)
+    prices = np.array([float(key[1:]) + 1 for key in keys])
+    found = session.run(["vector"], {"item": keys, "price": prices})[0]
+    np.testing.assert_allclose(found, vectors_of(items), atol=1e-5)
+    users = onnxruntime.InferenceSession("files/user_raw.onnx")
+    assert {port.name for port in users.get_inputs()} == {"user", "history"}
 
 
 def test_what_cannot_be_exported_is_said(run: RunResult, tmp_path: Path) -> None:
