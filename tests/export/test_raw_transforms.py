@@ -14,6 +14,7 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 
+from rechub_ray.errors import ExportError
 from rechub_ray.export import raw_rows
 from rechub_ray.export.raw import RawInputs
 from rechub_ray.export.serving import _inputs
@@ -196,6 +197,14 @@ def test_one_row_and_none(tmp_path: Path) -> None:
     for rows in (0, 1):
         found = running.run(None, {"x": np.array(["x"] * rows, object), "n": np.ones(rows)})
         assert [len(values) for values in found] == [rows] * 3
+
+
+def test_lists_of_whole_numbers_are_refused_by_name() -> None:
+    encoder = Encoder.fitted(
+        [one("sequence", "ages", numbers=True), one("categorical")], pa.table({"x": ["a"], "ages": [[3]]})
+    )
+    with pytest.raises(ExportError, match=r"lists of whole numbers, 'sequence_numbers', cannot be raw inputs"):
+        RawInputs(encoder, Schema(encoder.features, ()), "the test")
 
 
 @pytest.mark.parametrize("real", [True, False])
