@@ -11,7 +11,7 @@ from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import find
 from rechub_ray.errors import ExportError
-from rechub_ray.export.raw_graph import OPSET, VERSIONS, Builder, separator
+from rechub_ray.export.raw_graph import OPSET, VERSIONS, Builder, knows_all, separator
 from rechub_ray.export.serving import Port
 from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.encoder import Encoder
@@ -19,6 +19,7 @@ from rechub_ray.preparation.transforms import (
     BucketTransform,
     CategoricalTransform,
     Hashing,
+    Numbers,
     NumericTransform,
     SequenceTransform,
     Transform,
@@ -82,12 +83,6 @@ class RawInputs:
             raise ExportError(
                 f"{source}: its transforms are not those of the model's features {', '.join(differing)}",
                 hint="Export with --inputs encoded, or train on data that `rechub-ray prepare` made.",
-            )
-        numbers = [f"'{feature.name}'" for feature in schema.sequences if feature.numbers]
-        if numbers:
-            raise ExportError(
-                f"{source}: lists of whole numbers, {', '.join(numbers)}, cannot be raw inputs",
-                hint="Export with --inputs encoded: they stay as they are.",
             )
         by_key: dict[tuple[object, ...], list[Transform]] = {}
         for feature in schema.features:
@@ -193,7 +188,6 @@ def _port(name: str, form: str, transforms: list[Transform], index: int) -> RawP
     # not the name of the encoded list's length, which the file cuts: onnxruntime takes equal names for equal sizes
     length = f"raw_length_of_{name}" if name.isidentifier() and name.isascii() else f"raw_length_of_{index}"
     unseen = "of a vocabulary, one that training has not seen counts as missing; whole numbers with or without '.0'"
-    is_hashed = any(isinstance(getattr(t, "ids", None), Hashing) for t in transforms)
     cuts = dict.fromkeys(cut for transform in transforms if (cut := separator(transform)) is not None)
     cut = f", cut at {' and at '.join(map(repr, cuts))}" if cuts else ""
     dtype, shape, missing, meaning = {
@@ -201,7 +195,7 @@ def _port(name: str, form: str, transforms: list[Transform], index: int) -> RawP
         "list": (
             "string",
             (length,),
-            "''" if is_hashed else "any text that training has not seen",
+            "''" if any(map(knows_all, transforms)) else "any text that training has not seen",
             f"texts, padded with '' on the right; {unseen}",
         ),
         "number": ("float64", (), "NaN", "number as it stands in the raw data"),
@@ -224,7 +218,7 @@ def _describe(transform: Transform) -> dict[str, Any]:
         about |= {"transform": "bucket", "boundaries": transform.boundaries, "fill": 0}
     else:
         assert transform.ids is not None
-        kind = "hashing" if isinstance(transform.ids, Hashing) else "vocabulary"
+        kind = {Hashing: "hashing", Numbers: "numbers"}.get(type(transform.ids), "vocabulary")
         about |= {"transform": kind, "vocab_size": transform.ids.size, "fill": 0}
         if isinstance(transform, SequenceTransform):
             about |= {"max_length": transform.spec.max_length}

@@ -15,6 +15,7 @@ from rechub_ray.preparation.transforms import (
     BucketTransform,
     CategoricalTransform,
     Hashing,
+    Numbers,
     NumericTransform,
     Transform,
     Vocabulary,
@@ -28,6 +29,11 @@ VERSIONS = {ML: 3, RUNTIME: 1}
 SHARED_BYTES = 2**20
 """A vocabulary from this size on is in the file once, for all inputs that use it. Bringing their texts together copies
 them, which takes longer than looking them up in a small vocabulary."""
+
+
+def knows_all(transform: Transform) -> bool:
+    """Return whether a transform makes something of any text, so that no unseen one stands for a missing value."""
+    return isinstance(getattr(transform, "ids", None), Hashing | Numbers)
 
 
 def separator(transform: Transform) -> str | None:
@@ -70,8 +76,11 @@ class Builder:
                 vocabularies.setdefault(ids.digest, (ids, []))[1].append(self._texts(transform, raw))
             elif isinstance(ids, Hashing):
                 hashed.append((ids, self._texts(transform, raw)))
-        for vocabulary, texts in vocabularies.values():
-            self._find(vocabulary, list(dict.fromkeys(texts)))
+            elif isinstance(ids, Numbers):
+                texts = self._texts(transform, raw)
+                self._ids[ids.digest, texts.name] = self._whole_numbers(texts)
+        for vocabulary, values in vocabularies.values():
+            self._find(vocabulary, list(dict.fromkeys(values)))
         if hashed:
             self._hash(hashed)
 
@@ -155,6 +164,12 @@ class Builder:
         found = self._together(texts, find) if is_shared else [find(values) for values in texts]
         for values, value in zip(texts, found, strict=True):
             self._ids[vocabulary.digest, values.name] = value
+
+    def _whole_numbers(self, texts: Any) -> Any:
+        """Return texts that are whole numbers as those."""
+        is_empty = self._op("Equal", texts, self._constant("", "string"))
+        numbers = self._cast(self._op("Where", is_empty, self._constant("-1", "string"), texts), "DOUBLE")
+        return self._cast(self._op("Min", numbers, self._constant(Numbers.size - 1, "float64")), "INT64")
 
     def _hash(self, hashed: Sequence[tuple[Hashing, Any]]) -> None:
         """Hash texts, all of them at once, and make ids of the hashes."""

@@ -16,7 +16,7 @@ from rechub_ray.data.fingerprint import RECIPE, homes
 from rechub_ray.errors import ExportError, RechubError
 from rechub_ray.export.parity import Array, Case, Inputs, reference
 from rechub_ray.export.raw import RawInput, RawInputs
-from rechub_ray.export.raw_graph import separator
+from rechub_ray.export.raw_graph import knows_all, separator
 from rechub_ray.export.serving import ServingModel
 from rechub_ray.files import join, read_text
 from rechub_ray.preparation.recipe import Recipe
@@ -25,7 +25,7 @@ from rechub_ray.preparation.sources import Source, plan
 from rechub_ray.preparation.transforms import (
     BucketTransform,
     CategoricalTransform,
-    Hashing,
+    Numbers,
     NumericTransform,
     SequenceTransform,
     Transform,
@@ -184,6 +184,8 @@ def _drawn(item: RawInput, count: int, rng: np.random.Generator) -> pa.Array:
 
 
 def _texts(transform: CategoricalTransform | SequenceTransform, count: int, rng: np.random.Generator) -> pa.Array:
+    if isinstance(transform.ids, Numbers):
+        return pa.array([str(number) for number in rng.integers(0, 2**32, count)], pa.string())
     if not isinstance(transform.ids, Vocabulary) or not len(transform.ids.values):
         return pa.array([f"välue {number}" for number in rng.integers(0, 1000, count)], pa.string())
     return transform.ids.values.take(pa.array(rng.integers(0, len(transform.ids.values), count)))
@@ -205,7 +207,8 @@ def _varied(item: RawInput, values: pa.Array, rng: np.random.Generator) -> pa.Ar
 
 
 def _varied_lists(item: RawInput, lists: pa.ListArray, rng: np.random.Generator) -> pa.ListArray:
-    lists = list_array(lists, _varied_values(lists.flatten(), rng))
+    are_numbers = any(isinstance(getattr(transform, "ids", None), Numbers) for transform in item.transforms)
+    lists = list_array(lists, _varied_values(lists.flatten(), rng, "1e6" if are_numbers else UNSEEN))
     if item.port.form == "numbers":
         return lists
     kinds = rng.choice(3, len(lists), p=[0.8, 0.1, 0.1])
@@ -214,17 +217,17 @@ def _varied_lists(item: RawInput, lists: pa.ListArray, rng: np.random.Generator)
         row if kind == 0 or not row else [] if kind == 1 else (row * most)[: most + 3]
         for kind, row in zip(kinds, lists.to_pylist(), strict=True)
     ]
-    if any(isinstance(getattr(transform, "ids", None), Hashing) for transform in item.transforms):
-        for row in changed:  # an unseen text has a hash, so a missing value behind the last one cannot be told
+    if any(map(knows_all, item.transforms)):
+        for row in changed:  # no text stands for a missing value behind the last one
             while row and row[-1] is None:
                 row.pop()
     return pa.array(changed, lists.type)
 
 
-def _varied_values(values: pa.Array, rng: np.random.Generator) -> pa.Array:
+def _varied_values(values: pa.Array, rng: np.random.Generator, unseen: str = UNSEEN) -> pa.Array:
     kinds = rng.choice(4, len(values), p=[0.85, 0.05, 0.05, 0.05])
     if pa.types.is_string(values.type):
-        values = pc.if_else(pa.array(kinds == 1), pa.scalar(UNSEEN), values)
+        values = pc.if_else(pa.array(kinds == 1), pa.scalar(unseen), values)
         others = other_form(values, pa.nulls(len(values), pa.int32()))
         values = pc.if_else(pa.array(kinds == 2), pc.coalesce(others, values), values)
     return pc.if_else(pa.array(kinds == 3), pa.scalar(None, values.type), values)
@@ -238,8 +241,7 @@ def fed(item: RawInput, values: pa.Array) -> Array:
         return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64).reshape(rows, *item.port.shape[1:])
     if form == "text":
         return np.array(pc.fill_null(values, "").to_pylist(), object)
-    is_hashed = any(isinstance(getattr(transform, "ids", None), Hashing) for transform in item.transforms)
-    missing = "" if is_hashed else UNSEEN
+    missing = "" if any(map(knows_all, item.transforms)) else UNSEEN
     lists = [[missing if text is None else text for text in row] for row in values.to_pylist()]
     longest = max(1, *map(len, lists))
     return np.array([[*row, *[""] * (longest - len(row))] for row in lists], object)

@@ -14,7 +14,6 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 
-from rechub_ray.errors import ExportError
 from rechub_ray.export import raw_rows
 from rechub_ray.export.raw import RawInputs
 from rechub_ray.export.serving import _inputs
@@ -199,12 +198,16 @@ def test_one_row_and_none(tmp_path: Path) -> None:
         assert [len(values) for values in found] == [rows] * 3
 
 
-def test_lists_of_whole_numbers_are_refused_by_name() -> None:
-    encoder = Encoder.fitted(
-        [one("sequence", "ages", numbers=True), one("categorical")], pa.table({"x": ["a"], "ages": [[3]]})
-    )
-    with pytest.raises(ExportError, match=r"lists of whole numbers, 'sequence_numbers', cannot be raw inputs"):
-        RawInputs(encoder, Schema(encoder.features, ()), "the test")
+@pytest.mark.parametrize("cut", [None, "|"])
+def test_lists_of_whole_numbers(cut: str | None, tmp_path: Path) -> None:
+    texts = ["3|40|7.0|0", "", "9000000000|5", "|1e3"]
+    lists = [[part or None for part in text.split("|")] if text else [] for text in texts]
+    encoder = Encoder.fitted([one("sequence", numbers=True, max_length=3, separator=cut)], pa.table({"x": lists}))
+    padded = [[part or "" for part in row] + [""] * (4 - len(row)) for row in lists]
+    rows = pa.table({"x": texts if cut else lists})
+    found = compare(encoder, rows, {"x": texts if cut else padded}, tmp_path)
+    (values,) = found.values()
+    assert values == [[40, 7, 0], [-1, -1, -1], [2**31 - 2, 5, -1], [0, 1000, -1]]
 
 
 @pytest.mark.parametrize("real", [True, False])
@@ -216,12 +219,14 @@ def test_the_rows_of_the_comparison(real: bool, tmp_path: Path, monkeypatch: pyt
         "v": [[1.0, None], [2.0, 3.5], [0.0, -1.0], [5.0, 5.0]] * 5,
         "w": ["1|2", "|3", "4|", "1e3|-2"] * 5,
         "n": [1.0, None, 7.0, -3.0] * 5,
+        "a": [[3, 40], [], [9, None, 1, 7], [5]] * 5,
     })  # fmt: skip
     features = [
         one("categorical"), one("categorical", hash_buckets=30), one("bucket", "n", num_buckets=3), one("numeric", "n"),
         one("sequence", separator="|", max_length=3), one("sequence", separator="|", max_length=2, hash_buckets=40),
         one("sequence", "l", max_length=3), one("sequence", "l", max_length=2, hash_buckets=50),
         one("numeric", "v", dim=2, fill=0.5), one("numeric", "w", dim=2, separator="|", transforms=["log1p"]),
+        one("sequence", "a", max_length=3, numbers=True),
     ]  # fmt: skip
     encoder = Encoder.fitted(features, table)
     raw = RawInputs(encoder, Schema(encoder.features, ()), "the test")
@@ -229,10 +234,10 @@ def test_the_rows_of_the_comparison(real: bool, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(raw_rows, "_real", lambda *_: (["file"], table))
         raw.config = object()  # type: ignore[assignment]
     rows = raw_rows.raw_rows(raw, 80)
-    assert rows.source == ({"files": ["file"], "columns": ["x", "n", "l", "v", "w"]} if real else None)
+    assert rows.source == ({"files": ["file"], "columns": ["x", "n", "l", "v", "w", "a"]} if real else None)
     inputs = {item.port.name: raw_rows.fed(item, rows.values[item.port.name]) for item in raw.inputs}
     assert {name: (item.port.form) for name, item in zip(inputs, raw.inputs, strict=True)} == {
-        "x": "text", "n": "number", "l": "list", "v": "numbers", "w": "text",
+        "x": "text", "n": "number", "l": "list", "v": "numbers", "w": "text", "a": "list",
     }  # fmt: skip
     found = dict(zip(encoder_names(encoder), session(encoder, tmp_path).run(None, inputs), strict=True))
     for item in raw.inputs:
