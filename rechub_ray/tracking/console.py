@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LIVE_SECONDS = 0.1
 _SPLITS = ("val/", "test/")
-_COUNTS = ("rows_expected", "rows_seen")
+_COUNTS = ("rows_expected", "rows_seen", "rows_of_unknown_items")
 
 
 @TRACKERS.register("console")

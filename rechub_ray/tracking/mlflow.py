@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,8 @@ class MlflowTracker(Tracker):
     several hosts needs a server. Numbers are sent by a thread of their own, so that a slow server does not hold
     up training. The run's id stays in the run's directory, so that a resumed run goes on as the same one; steps that
     are trained again appear twice. MLflow's parameters never change: a run that is resumed with another
-    configuration shows the first one. MLflow stores no infinity, which is written as NaN.
+    configuration shows the first one. MLflow stores no infinity, which is written as NaN, and its names have no `@`:
+    `recall@10` is called `recall_at_10`.
 
     Args:
         experiment: the experiment's name, made where it does not exist; None takes the sweep's name, else `rechub_ray`.
@@ -87,7 +89,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         self._step, now = step, int(time.time() * 1000)
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {allowed_name(name): float(value) for name, value in metrics.items()}
         self._hand_over([Metric(k, math.nan if math.isinf(v) else v, now, step) for k, v in values.items()], [])
 
     def hyperparameters(self, config: Mapping[str, Any], score: Mapping[str, float]) -> None:
@@ -144,6 +146,16 @@ class MlflowTracker(Tracker):
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+def allowed_name(name: str) -> str:
+    """Return a metric's name as MLflow takes it: letters, digits, spaces, `_`, `-`, `.` and `/`.
+
+    Example:
+        >>> allowed_name("val/recall@10")
+        'val/recall_at_10'
+    """
+    return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from rechub_ray.errors import ConfigError
 from rechub_ray.tracking import MlflowTracker, Trackers, check_trackers
+from rechub_ray.tracking.mlflow import allowed_name
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,11 @@ def client_of():
     from mlflow import MlflowClient
 
     return lambda run: MlflowClient(tracking_uri=f"sqlite:///{run.directory}/mlflow.db")
+
+
+def test_names_have_the_characters_that_it_takes():
+    assert allowed_name("val/recall@10_without_seen") == "val/recall_at_10_without_seen"
+    assert allowed_name("train/loss: a-b.c") == "train/loss_ a-b.c"
 
 
 def history(client, run_id, name):
