@@ -1,19 +1,21 @@
-"""Processes of a sweep that hang: each says from a thread that it is alive, and one that no longer does is killed."""
+"""Processes of a sweep that hang: each touches a file from a thread, and one that no longer does is killed."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+from rechub_ray.files import write_text
 from rechub_ray.interrupt import end_processes, started_at
-from rechub_ray.runtime.board import WorkerPlace, on_this_host
+from rechub_ray.runtime.board import WorkerPlace
 
-_MOST_SECONDS = 5.0  # between two beats
+FILE = "alive.json"  # of a process at work, in the folder of what it trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ProcessPlace(WorkerPlace):
 
     @classmethod
     def here(cls) -> ProcessPlace:
-        """Return this process's place."""
+        """Return the place of this process, which is one of Ray's."""
         import ray
 
         started = 0  # without /proc: nothing is killed
@@ -49,113 +51,76 @@ class ProcessPlace(WorkerPlace):
         task.remote([(self.pid, self.started)])
 
 
-class Heartbeats:
-    """The actor that knows when each process was last heard."""
-
-    def __init__(self) -> None:
-        self._heard: dict[str, tuple[ProcessPlace, float]] = {}
-        self._looked = time.monotonic()
-
-    def beat(self, name: str, place: ProcessPlace) -> None:
-        """Note that the process which does the work `name` is alive."""
-        self._heard[name] = (place, time.monotonic())
-
-    def leave(self, name: str, place: ProcessPlace) -> None:
-        """Note that a process has ended its work `name`, which another one may have taken over."""
-        if name in self._heard and self._heard[name][0] == place:
-            del self._heard[name]
-
-    def silent(self, seconds: float) -> dict[str, ProcessPlace]:
-        """Return, and forget, the processes that were not heard for `seconds`, by the names of their work."""
-        now = time.monotonic()
-        if now - self._looked > seconds / 2:  # this process, or the one that asks, was stopped: beats may be waiting
-            self._heard = {name: (place, now) for name, (place, _) in self._heard.items()}
-        self._looked = now
-        found = {name: place for name, (place, at) in self._heard.items() if now - at > seconds}
-        for name in found:
-            del self._heard[name]
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Heartbeat:
-    """What a process needs to say that it is alive.
+@contextlib.contextmanager
+def beating(folder: str, seconds: float) -> Iterator[None]:
+    """Say from a thread that this process is alive, while this is open.
 
     Args:
-        listener: the actor.
-        seconds: of silence, after which a process counts as hanging, > 0.
+        folder: of what the process trains.
+        seconds: of silence, after which it counts as hanging, > 0.
     """
+    file, over = Path(folder, FILE), threading.Event()
+    mine = json.dumps(dataclasses.asdict(ProcessPlace.here()))
+    write_text(str(file), mine)
 
-    listener: Any
-    seconds: float
+    def run() -> None:
+        while not over.wait(_between(seconds)):
+            with contextlib.suppress(OSError):  # a disk that is lost ends the process with its own error
+                os.utime(file)
 
-    @property
-    def interval(self) -> float:
-        """Seconds between two beats, and between two looks."""
-        return min(self.seconds / 10, _MOST_SECONDS)
-
-    @contextlib.contextmanager
-    def beating(self, name: str) -> Iterator[None]:
-        """Say that this process is alive, while this is open.
-
-        Args:
-            name: of this process's work.
-        """
-        place, over = ProcessPlace.here(), threading.Event()
-
-        def run() -> None:
-            self.listener.beat.remote(name, place)
-            while not over.wait(self.interval):
-                self.listener.beat.remote(name, place)
-
-        thread = threading.Thread(target=run, name="rechub-heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            self.listener.leave.remote(name, place)
+    thread = threading.Thread(target=run, name="rechub-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            if file.read_text(encoding="utf-8") == mine:  # not that of a process which has taken over
+                file.unlink()
 
 
 class Watchdog:
-    """Looks now and then, without waiting, which processes no longer answer, and kills them.
+    """Looks now and then which processes no longer touch their files, and kills them.
+
+    Only changes of the files' times count, because the clocks of two hosts may differ.
 
     Args:
-        seconds: as for `Heartbeat`.
+        folder: holds the folders of what the processes train.
+        seconds: as for `beating`.
     """
 
-    def __init__(self, seconds: float) -> None:
-        import ray
+    def __init__(self, folder: str, seconds: float) -> None:
+        self._folder, self.seconds = Path(folder), seconds
+        self._seen: dict[str, tuple[int, float]] = {}  # the file's time, and when it was first seen so
+        self._looked = time.monotonic()
 
-        self.heartbeat = Heartbeat(on_this_host(ray, Heartbeats).remote(), seconds)
-        self._answer: Any = None
-        self._asked = time.monotonic()
+    def look(self, names: Iterable[str]) -> dict[str, str]:
+        """Kill the processes that hang; return a line on each, by the name of its folder.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as None, because Ray Tune writes its callbacks to disk with all that they hold."""
-        return type(None), ()
+        Args:
+            names: of the folders in which processes are at work.
+        """
+        now = time.monotonic()
+        if now - self._looked < _between(self.seconds):
+            return {}
+        if now - self._looked > self.seconds / 2:  # this process was stopped, and the others with it, perhaps
+            self._seen.clear()
+        self._looked = now
+        killed = {}
+        for name in names:
+            file = self._folder / name / FILE
+            with contextlib.suppress(OSError, ValueError):  # not yet there, or not any more
+                beat = file.stat().st_mtime_ns
+                if self._seen.get(name, (0, now))[0] != beat:
+                    self._seen[name] = (beat, now)
+                elif now - self._seen[name][1] > self.seconds:
+                    place = ProcessPlace(**json.loads(file.read_text(encoding="utf-8")))
+                    place.kill()
+                    file.unlink()
+                    killed[name] = f"its process ({place}) did not answer for {self.seconds:g} s, and was killed"
+        return killed
 
-    def look(self) -> dict[str, str]:
-        """Kill the processes that hang; return a line on each, by the name of its work."""
-        import ray
 
-        seconds, found = self.heartbeat.seconds, {}
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            with contextlib.suppress(ray.exceptions.RayError):  # without the actor, only what dies is noticed
-                found = ray.get(self._answer)
-            self._answer = None
-        elif self._answer is None and time.monotonic() - self._asked >= self.heartbeat.interval:
-            self._asked, self._answer = time.monotonic(), self.heartbeat.listener.silent.remote(seconds)
-        for place in found.values():
-            place.kill()
-        return {
-            name: f"its process ({place}) did not answer for {seconds:g} s, and was killed"
-            for name, place in found.items()
-        }
-
-    def close(self) -> None:
-        """End the actor."""
-        import ray
-
-        ray.kill(self.heartbeat.listener)
+def _between(seconds: float) -> float:
+    return min(seconds / 10, 5.0)

@@ -365,7 +365,6 @@ def _fit(
     import ray.tune
 
     sweep, directory = checked.sweep, checked.sweep.directory()
-    watchdog = Watchdog(checked.job.config.scaling.collective_timeout_seconds)
     shared = TrialJob(
         base={**sweep.base, "model_dir": None},
         job=checked.job,
@@ -377,7 +376,6 @@ def _fit(
         objectives=checked.objectives,
         bundle=places.bundles[0],
         read=read,
-        heartbeat=watchdog.heartbeat,
     )
 
     def given(record: Record) -> dict[str, Any]:
@@ -393,6 +391,7 @@ def _fit(
         ledger.exploit(exploit)
         watch.say(f"{exploit.trial['_trial']}: goes on from a copy of {exploit.donor['_trial']}")
 
+    watchdog = Watchdog(shared.directory, checked.job.config.scaling.collective_timeout_seconds)
     # another seed at each start: a model that starts again must not repeat its first points
     inner = model_based(sweep.search, checked.space, checked.objectives, seed=sweep.seed + len(ledger.records))
     if isinstance(inner, OptunaModel):  # the only one that takes earlier trials
@@ -435,4 +434,3 @@ def _fit(
         tuner.fit()
     finally:
         watch.leave()
-        watchdog.close()

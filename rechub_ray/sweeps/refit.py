@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,10 +22,10 @@ from rechub_ray.runtime.preflight import Job, check
 from rechub_ray.runtime.same_encoding import keep_transforms
 from rechub_ray.sweeps.exports import copy_exports, exported
 from rechub_ray.sweeps.group import train_trial
-from rechub_ray.sweeps.heartbeat import Heartbeat, Watchdog
+from rechub_ray.sweeps.heartbeat import Watchdog, beating
 
 _OUTCOME = "refit.json"
-_WORK = "refit"  # the name under which its process says that it is alive
+_LOOK_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,20 +154,21 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
 
     size, patience = run.processes, run.scaling.start_timeout_seconds
     group = ray.util.placement_group([dict(bundle)] * size)
-    watchdog = Watchdog(run.scaling.collective_timeout_seconds)
+    above, name = os.path.split(run.directory())
+    watchdog = Watchdog(above, run.scaling.collective_timeout_seconds)
     outcome: dict[str, Any] = {
         "error": f"no room for the refit: {size} x {dict(bundle)}, {patience:g} s long; --resume tries again"
     }
     try:
-        task = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_retries=0)(_train)
+        task = ray.remote(num_cpus=bundle["CPU"], num_gpus=bundle.get("GPU", 0), max_retries=0)(_train_alive)
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         for _ in range(retries + 1):
             if not group.wait(patience):
                 break
-            settings, killed = run.model_dump(mode="json"), None
-            future = task.options(scheduling_strategy=place).remote(settings, bundle, watchdog.heartbeat)
-            while not ray.wait([future], timeout=watchdog.heartbeat.interval)[0]:
-                killed = watchdog.look().get(_WORK, killed)
+            killed = None
+            future = task.options(scheduling_strategy=place).remote(run.model_dump(mode="json"), bundle)
+            while not ray.wait([future], timeout=_LOOK_SECONDS)[0]:
+                killed = watchdog.look([name]).get(name, killed)
             try:
                 outcome = ray.get(future)
                 break
@@ -175,18 +176,18 @@ def _train_somewhere(run: RunConfig, *, bundle: Mapping[str, float], retries: in
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 outcome = {"error": killed or lines[-1]}
     finally:
-        watchdog.close()
         ray.util.remove_placement_group(group)  # whatever runs in it ends
     return outcome
 
 
-def _train(settings: dict[str, Any], bundle: Mapping[str, float], heartbeat: Heartbeat | None = None) -> dict[str, Any]:
+def _train_alive(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
+    """Do the work of `_train`, and say meanwhile that this process is alive."""
+    with beating(settings["model_dir"], settings["scaling"]["collective_timeout_seconds"]):
+        return _train(settings, bundle)
+
+
+def _train(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
     """Train from where the run stands; return an error that a user can mend as text, as Ray's errors lose its type."""
-    with contextlib.nullcontext() if heartbeat is None else heartbeat.beating(_WORK):
-        return _trained(settings, bundle)
-
-
-def _trained(settings: dict[str, Any], bundle: Mapping[str, float]) -> dict[str, Any]:
     missing = None
     executor = functools.partial(train_trial, bundle=bundle)
     try:

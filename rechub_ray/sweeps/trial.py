@@ -32,7 +32,7 @@ from rechub_ray.runtime.worker import is_passing, train_source
 from rechub_ray.space import Space
 from rechub_ray.sweeps.exports import export_trial
 from rechub_ray.sweeps.group import train_trial
-from rechub_ray.sweeps.heartbeat import Heartbeat
+from rechub_ray.sweeps.heartbeat import beating
 from rechub_ray.sweeps.objectives import Objective, model_size
 from rechub_ray.sweeps.schedulers import SCORE, TIME
 from rechub_ray.sweeps.sweep import trial_config
@@ -60,7 +60,6 @@ class TrialJob:
         objectives: all that is compared.
         bundle: what each process of a trial reserves.
         read: reads a piece of the data.
-        heartbeat: says that a trial's process is alive; None says nothing.
     """
 
     base: Mapping[str, Any]
@@ -73,7 +72,6 @@ class TrialJob:
     objectives: tuple[Objective, ...]
     bundle: Mapping[str, float]
     read: ReadPiece = read_piece
-    heartbeat: Heartbeat | None = None
 
 
 def trainable(shared: TrialJob) -> Any:
@@ -100,8 +98,8 @@ def trainable(shared: TrialJob) -> Any:
 
 
 def _alone(config: dict[str, Any], shared: TrialJob) -> None:
-    beating = contextlib.nullcontext() if shared.heartbeat is None else shared.heartbeat.beating(config["_trial"])
-    with _running, beating:
+    seconds = shared.job.config.scaling.collective_timeout_seconds
+    with _running, beating(f"{shared.directory}/{config['_trial']}", seconds):
         run_trial(config, shared)
 
 

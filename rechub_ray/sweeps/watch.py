@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +104,23 @@ class Watch:
         if self._console is not None:
             self._console.say(text)
 
-    def look(self, trials: Iterable[tuple[str, str]]) -> None:
+    def look(self, states: Mapping[str, str]) -> None:
         """Show how the sweep stands, at most every half second.
 
         Args:
-            trials: id of each of Tune's trials, with Tune's word for its state.
+            states: Tune's word for the state of each of its trials, by their ids.
         """
         now = time.monotonic()
         if self._console is not None and now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._console.show(self._view(dict(trials), now))
+            self._console.show(self._view(states, now))
 
     def leave(self) -> None:
         """Take the table away, because no trial runs any more."""
         if self._console is not None:
             self._console.show(None)
 
-    def _view(self, states: dict[str, str], now: float) -> View:
+    def _view(self, states: Mapping[str, str], now: float) -> View:
         ended = [r["status"] for r in self.ledger if r["status"] in FINAL]
         running = [r for r in self.ledger if r["status"] not in FINAL and states.get(r["trial_id"]) == "RUNNING"]
         paused = sum(state == "PAUSED" for state in states.values())
@@ -213,8 +213,9 @@ def callback(watch: Watch, watchdog: Watchdog) -> Any:
             watch.started(trial.config["_trial"])
 
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-            watch.killed(watchdog.look())
-            watch.look((trial.config["_trial"], trial.status) for trial in trials if "_trial" in trial.config)
+            states = {trial.config["_trial"]: trial.status for trial in trials if "_trial" in trial.config}
+            watch.killed(watchdog.look(name for name, state in states.items() if state == "RUNNING"))
+            watch.look(states)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             watch.result(trial.config["_trial"], result)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-import pickle
 import re
 import signal
 import threading
@@ -20,84 +21,93 @@ from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import DataError
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.sweeps import group, heartbeat, tune
-from rechub_ray.sweeps.heartbeat import Heartbeat, Heartbeats, ProcessPlace, Watchdog
+from rechub_ray.sweeps.heartbeat import ProcessPlace, Watchdog
 
 HERE, THERE = ProcessPlace("10.0.0.1", 71, "a", 5), ProcessPlace("10.0.0.2", 71, "b", 6)
 
 
+class Clock:
+    """The time, and the process of one trial, played by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now, self.file = 100.0, folder / "a" / heartbeat.FILE
+        self.file.parent.mkdir()
+
+    def beat(self, place: ProcessPlace = HERE) -> None:
+        self.file.write_text(json.dumps(dataclasses.asdict(place)))
+        os.utime(self.file, ns=(0, int(self.now * 1e9)))
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, to be set."""
-    now = [100.0]
-    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(tmp_path)
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
-def test_who_was_not_heard_for_the_time_is_silent_once(clock: list[float]) -> None:
-    beats = Heartbeats()
-    beats.beat("a", HERE)
-    beats.beat("b", THERE)
-    for clock[0] in (104.0, 108.0):
-        beats.beat("b", THERE)
-        assert beats.silent(10) == {}
-    clock[0] = 111.0
-    assert beats.silent(10) == {"a": HERE}
-    assert beats.silent(10) == {}
-    clock[0] = 113.0
-    beats.leave("b", THERE)
-    for clock[0] in (117.0, 121.0, 125.0):
-        assert beats.silent(10) == {}
+@pytest.fixture
+def hit(monkeypatch: pytest.MonkeyPatch) -> list[ProcessPlace]:
+    """The processes that were killed."""
+    found: list[ProcessPlace] = []
+    monkeypatch.setattr(ProcessPlace, "kill", lambda self: found.append(self))
+    return found
 
 
-def test_a_process_that_leaves_late_does_not_sign_off_its_successor(clock: list[float]) -> None:
-    beats = Heartbeats()
-    beats.beat("a", HERE)
-    beats.beat("a", THERE)
-    beats.leave("a", HERE)
-    for clock[0] in (104.0, 108.0):
-        assert beats.silent(10) == {}
-    clock[0] = 112.0
-    assert beats.silent(10) == {"a": THERE}
+def test_who_does_not_touch_its_file_for_the_time_is_killed_once(
+    tmp_path: Path, clock: Clock, hit: list[ProcessPlace]
+) -> None:
+    watchdog = Watchdog(str(tmp_path), 10)
+    for clock.now in (101.0, 105.0, 109.0):
+        clock.beat()
+        assert watchdog.look(["a", "not yet there"]) == {}
+    for clock.now in (113.0, 117.0, 118.9):
+        assert watchdog.look(["a"]) == {}
+    clock.now = 120.0
+    told = watchdog.look(["a"])
+    assert told == {"a": "its process (host 10.0.0.1, process 71) did not answer for 10 s, and was killed"}
+    for clock.now in (124.0, 128.0, 132.0):
+        assert watchdog.look(["a"]) == {}
+    assert hit == [HERE]
 
 
-def test_who_was_stopped_itself_judges_nobody(clock: list[float]) -> None:
-    beats = Heartbeats()
-    beats.beat("a", HERE)
-    clock[0] = 200.0  # nobody asked for 100 s: the beats of that time may not have been taken yet
-    assert beats.silent(10) == {}
-    for clock[0] in (204.0, 208.0):
-        assert beats.silent(10) == {}
-    clock[0] = 211.0
-    assert beats.silent(10) == {"a": HERE}
+def test_only_trials_that_run_are_looked_at(tmp_path: Path, clock: Clock, hit: list[ProcessPlace]) -> None:
+    watchdog = Watchdog(str(tmp_path), 10)
+    clock.beat()
+    for clock.now in (101.0, 105.0, 109.0, 113.0):
+        assert watchdog.look([]) == {}
+    assert not hit
 
 
-def test_a_process_beats_until_its_work_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, str, ProcessPlace]] = []
-    listener = SimpleNamespace(
-        **{
-            kind: SimpleNamespace(remote=lambda name, place, kind=kind: told.append((kind, name, place)))
-            for kind in ("beat", "leave")
-        }
-    )
+def test_who_was_stopped_itself_judges_nobody(tmp_path: Path, clock: Clock, hit: list[ProcessPlace]) -> None:
+    watchdog = Watchdog(str(tmp_path), 10)
+    clock.beat()
+    clock.now = 101.0
+    assert watchdog.look(["a"]) == {}
+    for clock.now in (200.0, 204.0, 208.0):  # the machine slept
+        assert watchdog.look(["a"]) == {}
+    assert not hit
+    clock.now = 211.0
+    assert list(watchdog.look(["a"])) == ["a"]
+
+
+def test_a_process_beats_until_its_work_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProcessPlace, "here", lambda: HERE)
+    file = tmp_path / "a" / heartbeat.FILE
 
     def work() -> None:
-        with Heartbeat(listener, 0.1).beating("a"):
-            while len(told) < 3:
+        with heartbeat.beating(str(tmp_path / "a"), 0.1):
+            assert ProcessPlace(**json.loads(file.read_text())) == HERE
+            before = file.stat().st_mtime_ns
+            while file.stat().st_mtime_ns == before:  # the test's own timeout bounds it
                 time.sleep(0.01)
             raise SystemExit  # as Ray Tune stops a trial
 
     with pytest.raises(SystemExit):
         work()
-    assert set(told[:-1]) == {("beat", "a", HERE)}
-    assert told[-1] == ("leave", "a", HERE)
-    before = len(told)
-    time.sleep(0.05)
-    assert len(told) == before
-
-
-def test_a_watchdog_stays_here_when_tune_writes_its_callbacks_to_disk() -> None:
-    assert pickle.loads(pickle.dumps([Watchdog.__new__(Watchdog)])) == [None]
+    assert not file.exists()
+    with heartbeat.beating(str(tmp_path / "a"), 0.1):
+        file.write_text(json.dumps(dataclasses.asdict(THERE)))  # another process has taken over
+    assert file.exists()
 
 
 WAITED, TOO = TimeoutError("rank 0 waited"), TimeoutError("rank 2 waited")
@@ -115,10 +125,13 @@ FIRST, DID = "worker 1 of 3 (host 10.0.0.1, process 71)", "did not take part for
     ],
 )
 def test_a_worker_that_hangs_is_named_and_killed(
-    monkeypatch: pytest.MonkeyPatch, own: Exception, ended: dict[int, Exception], expected: str, killed: str
+    monkeypatch: pytest.MonkeyPatch,
+    hit: list[ProcessPlace],
+    own: Exception,
+    ended: dict[int, Exception],
+    expected: str,
+    killed: str,
 ) -> None:
-    hit: list[str] = []
-    monkeypatch.setattr(ProcessPlace, "kill", lambda self: hit.append(self.node))
     monkeypatch.setattr(group, "_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(group, "_error", ended.get)
     monkeypatch.setattr(group, "_kill", lambda peers: None)
@@ -130,7 +143,7 @@ def test_a_worker_that_hangs_is_named_and_killed(
     monkeypatch.setattr(ray, "wait", wait)
     with group._Watch([], [HERE, THERE], [1, 2]) as watch:
         assert str(watch.cause(own, 30)) == expected
-    assert "".join(hit) == killed
+    assert "".join(place.node for place in hit) == killed
 
 
 # --- on Ray ---------------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ class Sweeping:
 
     def look(self, *states: str) -> View:
         self.now += 1
-        self.watch.look((f"trial_{i:05d}", state) for i, state in enumerate(states))
+        self.watch.look({f"trial_{i:05d}": state for i, state in enumerate(states)})
         seen: View = self.console.views[-1]
         return seen
 
