@@ -46,6 +46,7 @@ SMALL: dict[str, Any] = {"data.root": "@DATA", "data.batch_size": 64, "data.eval
 SMALL |= {"train.threads": 1, "trackers": ["jsonl"], "scaling.num_workers": 0, "export.onnx": False}
 LISTED: dict[str, list[Any]] = yaml.safe_load((ROOT / "benchmarks/mutations.yaml").read_text())
 SOURCES = {"demo": ROOT / "configs/demo.yaml", "frappe": ROOT / "configs/deepfm_frappe.yaml"}
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C: there are thousands of configurations
 PART = "part-00000.parquet"
 TRAIN = ("train", "@CONFIG", "--model-dir", "@RUN")
 FRESH = ("train", "@CONFIG", "--model-dir", "fresh")  # what only reading the rows can tell
@@ -350,7 +351,7 @@ class Case:
             data = shutil.copytree(data, folder / "data")
             mutation.damage(data)
         config = mutation.config
-        text = config if isinstance(config, str) else yaml.safe_dump(_placed(config, data), sort_keys=False)
+        text = config if isinstance(config, str) else yaml.dump(_placed(config, data), Dumper=_DUMPER, sort_keys=False)
         (folder / "config.yaml").write_text(text)
         if mutation.spoil is not None:
             mutation.spoil(self.run)

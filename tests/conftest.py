@@ -181,6 +181,27 @@ def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def translated() -> list[Any]:
+    """What PyTorch's exporter has made of the module's model."""
+    return []
+
+
+@pytest.fixture
+def translated_once(translated: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exports of a module's one model share what PyTorch's exporter makes of it, which takes seconds."""
+    from rechub_ray.export import onnx
+
+    translate = onnx._translate
+
+    def once(served: Any) -> Any:
+        if not translated:
+            translated.append(translate(served))
+        return translated[0]
+
+    monkeypatch.setattr(onnx, "_translate", once)
+
+
 @pytest.fixture
 def own_processes() -> Callable[[str], list[int]]:
     """Finds processes that a test may kill."""

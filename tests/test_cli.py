@@ -306,6 +306,7 @@ def test_other_metrics_of_a_checkpoint(home: Path, run: Run) -> None:
 # --- export and list ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("translated_once")
 def test_export_writes_a_model_that_answers(home: Path, run: Run) -> None:
     code, out, err = run("export", home / "run", "--out", "m.onnx")
     assert (code, err) == (0, "")
@@ -313,6 +314,7 @@ def test_export_writes_a_model_that_answers(home: Path, run: Run) -> None:
     assert onnxruntime.InferenceSession("m.onnx").get_outputs()
 
 
+@pytest.mark.usefixtures("translated_once")
 def test_an_export_without_out_never_lies_in_a_checkpoint(home: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(home / "run", tmp_path / "r")
     step = next((tmp_path / "r" / "checkpoints").glob("step_*"))
@@ -473,6 +475,7 @@ def test_a_disk_that_is_full_is_one_line_and_the_same_command_goes_on(
     assert (code, err) == (0, "")
 
 
+@pytest.mark.usefixtures("translated_once")
 def test_predictions_and_exports_that_cannot_be_written_leave_nothing(
     home: Path, tmp_path: Path, run: Run, file_limit: Callable[[int | None], None]
 ) -> None:
@@ -490,6 +493,7 @@ def test_predictions_and_exports_that_cannot_be_written_leave_nothing(
     assert run("predict", str(home / "run"), "--out", str(tmp_path / "out"))[0] == 0
 
 
+@pytest.mark.usefixtures("translated_once")
 def test_a_second_run_in_the_same_folder_is_refused_while_others_may_read(home: Path, tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "run"
     shutil.copytree(home / "run", folder)

@@ -130,7 +130,7 @@ def _forks() -> multiprocessing.context.ForkServerContext:
     What this process has changed, such as its environment, they do not see.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rechub_ray.runtime.launch", "torch.distributed", "numba", "pytest", "hypothesis"])
+    context.set_forkserver_preload(["tests.warm", "pytest", "hypothesis"])
     return context
 
 

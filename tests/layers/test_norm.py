@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rechub_ray.layers.norm import BatchNorm1d
+from tests.worlds import in_processes
 
 WIDTH = 5
 SPLITS = ((7, 9), (1, 3))  # rows of the two ranks in each of two steps
@@ -58,8 +57,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_workers_equal_one_with_all_rows(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=100) for process in ranks] == [0, 0]
+    in_processes(2, run_rank, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     whole = train(rows(), factors())
     for step in range(2):
@@ -92,7 +90,3 @@ def test_a_batch_of_one_row_uses_the_running_statistics_and_leaves_them() -> Non
     torch.testing.assert_close(layer(one), layer.eval()(one))
     for name, value in layer.named_buffers():
         assert torch.equal(value, before[name])
-
-
-if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))

@@ -24,7 +24,7 @@ BASE: dict[str, Any] = {
     "data": {"batch_size": 32, "eval_batch_size": 512},
     "model": {"name": "shared_bottom", "embedding_dim": 4, "bottom_units": [16], "tower_units": [8], "init_std": 0.05},
     "optimizers": [{"name": "rowwise_adagrad", "params": "embedding.*", "lr": 0.05}, {"name": "adam", "lr": 0.01}],
-    "train": {"epochs": 20, "accumulate_steps": 2, "log_every_steps": 2, "threads": 1, "evaluate_every_epochs": 10},
+    "train": {"epochs": 8, "accumulate_steps": 2, "log_every_steps": 2, "threads": 1, "evaluate_every_epochs": 4},
     "trackers": ["jsonl"],
     "scaling": {"num_workers": 2},
     "export": {"onnx": False},
@@ -52,7 +52,7 @@ def test_a_killed_worker_leaves_no_trace(
     balancing: str, ray_cluster: None, two_tasks: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
     def settings(name: str) -> config_module.RunConfig:
-        places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 5}
+        places = {"data.root": str(two_tasks), "model_dir": str(tmp_path / name), "checkpoint.every_steps": 10}
         return config_module.load(BASE, {**places, "balancing": balancing})
 
     # without Ray, and reads every epoch anew; the other run keeps what it read

@@ -66,6 +66,18 @@ def everything_is_free_again(ray_cluster: None) -> Iterator[None]:
     pytest.fail(f"still reserved: {ray.available_resources()}")
 
 
+@pytest.fixture(autouse=True)
+def reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps draw no report, which takes as long as their trials, but in a test marked with `usefixtures("drawn")`."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("rechub_ray.sweeps.launch.write_report", lambda directory: f"{directory}/report.html")
+
+
+@pytest.fixture
+def drawn() -> None:
+    """The sweep draws its report."""
+
+
 def settings(data: Path, folder: Path, **given: Any) -> dict[str, Any]:
     overrides = {"data.root": str(data), **given.pop("overrides", {})}
     space = given.pop("space", {RATE: {"loguniform": [1e-5, 1e-1]}})
@@ -87,8 +99,9 @@ def evaluations(result: SweepResult, trial: str) -> list[float]:
     return [line["val/auc"] for line in history if "val/auc" in line and line["epoch"] >= 0]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp_path: Path) -> None:
-    given = points(0.05, 0.03, 1e-5, 2e-5, 3e-5)
+    given = points(0.05, 0.03, 1e-5, 2e-5)
     asha = {"name": "asha", "grace_epochs": 1, "reduction_factor": 2}
     # one after the other, so that who stops does not depend on who is faster
     result = tune(
@@ -113,7 +126,7 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
         assert r["status"] == ("stopped_early" if stops_at else "finished")
         assert r["rung"] == (stops_at or 2)
     stopped = [r for r in result.trials if r["status"] == "stopped_early"]
-    assert len(stopped) >= 3
+    assert len(stopped) >= 2
     assert all("asha stopped it at" in r["reason"] for r in stopped)
     for r in result.trials:  # also who was stopped told its trackers how it ended
         (events,) = Path(result.directory, "trials", r["trial_id"], "tensorboard").iterdir()
@@ -139,6 +152,7 @@ def test_asha_stops_at_rungs_and_the_best_model_is_ready_to_ship(data: Path, tmp
     summary = json.loads(Path(result.directory, "sweep.json").read_text())
     assert summary["finished"]
     assert summary["rungs"] == rungs(Asha(reduction_factor=2), 4)
+    assert all(r["trial_id"] in (tmp_path / "s" / "report.html").read_text() for r in result.trials)
 
 
 def test_hyperband_pauses_promotes_and_stops(data: Path, tmp_path: Path) -> None:
@@ -268,7 +282,7 @@ def test_a_failing_trial_is_reported_and_the_sweep_goes_on(data: Path, tmp_path:
     assert [r["status"] for r in records(result)] == ["finished", "failed", "finished"]
     assert "not finite" in result.trials[1]["reason"]
     with pytest.raises(TrainingError, match="not finite"):
-        tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, **given))
+        tune(settings(data, tmp_path / "f", space={RATE: {"grid": [1e30]}}, retries=0, **given))
 
 
 def _kill_a_peer(trials: Path, own_processes: Callable[[str], list[int]]) -> None:
@@ -342,7 +356,8 @@ def test_the_winner_is_trained_again_on_train_and_validation(data: Path, tmp_pat
     again = tune(resume=tmp_path / "s", overrides=["refit=true"]).refit
     assert again is not None
     assert (again.trial_id, again.error) == (first.best["trial_id"], None)
-    assert evaluate(str(again.checkpoint))["auc"] == pytest.approx(again.test_metrics["auc"])
+    in_process = {"scaling.num_workers": 0}
+    assert evaluate(str(again.checkpoint), overrides=in_process)["auc"] == pytest.approx(again.test_metrics["auc"])
     state = read(str(again.checkpoint)).state
     assert (state["rows"], state["world_size"]) == (again.epochs * (5400 // 256 * 256), 2)
     summary = json.loads((tmp_path / "s" / "sweep.json").read_text())

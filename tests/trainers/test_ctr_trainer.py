@@ -221,6 +221,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.usefixtures("translated_once")
 def test_the_exported_model_agrees(tmp_path: Path) -> None:
     trainer = a_trainer(tmp_path)
     report = trainer.export_onnx(tmp_path / "onnx" / "deepfm.onnx")
