@@ -21,6 +21,7 @@ from rechub_ray.files import absolute, join_all
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.negatives import NEGATIVES
 from rechub_ray.optimizers import OPTIMIZERS, by_task, validate_optimizer
 from rechub_ray.registry import Registry, check_booleans, config_error
@@ -398,7 +399,8 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
     if len(keys) > 1 and data.get(keys[0]) is None and field is not None and keys[0] in _LISTS:
-        data[keys[0]] = plain(_OF_ONE_BINARY_LABEL.get(keys[0], field.default))
+        usual = OF_RETRIEVAL if _retrieves(data.get("model")) else _OF_ONE_BINARY_LABEL
+        data[keys[0]] = plain(usual.get(keys[0], field.default))
     if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
         data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
     here: Any = data
@@ -532,6 +534,22 @@ def _check_keys(section: type[pydantic.BaseModel], data: Any, where: str) -> Non
 
 _OF_ONE_BINARY_LABEL = {"losses": ["bce"], "metrics": ["auc", "log_loss"]}
 """The list that an override such as `metrics.0.name=gauc` changes where the file leaves it out."""
+
+OF_RETRIEVAL = {
+    "losses": ["sampled_softmax"],
+    "negatives": ["in_batch"],
+    "metrics": ["recall@10", "ndcg@10", "mrr@10"],
+}
+"""The lists of a model for retrieval where the file leaves them out."""
+
+
+def _retrieves(model: Any) -> bool:
+    name = model.get("name") if isinstance(model, Mapping) else model
+    try:
+        return isinstance(name, str) and issubclass(MODELS.get(name), Retriever)
+    except ConfigError:  # `validate` says that there is no such model
+        return False
+
 
 _LISTS: dict[str, Registry[Any]] = {
     "losses": LOSSES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rechub_ray.config import RunConfig
+from rechub_ray.config import OF_RETRIEVAL, RunConfig
 from rechub_ray.errors import ConfigError
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.losses.vectors import TowerLoss
@@ -27,7 +27,6 @@ _METRICS: dict[LabelKind, tuple[str, ...]] = {
     "regression": ("rmse",),
     "multiclass": ("log_loss", "accuracy"),
 }
-_OF_RANKS = ("recall@10", "ndcg@10", "mrr@10")
 
 
 def resolved(config: RunConfig, schema: Schema) -> RunConfig:
@@ -46,8 +45,8 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     """
     losses, negatives = config.losses, config.negatives
     if retrieves(config):
-        losses = [LOSSES.validate("sampled_softmax")] if losses is None else losses
-        negatives = [NEGATIVES.validate("in_batch")] if negatives is None else negatives
+        losses = [LOSSES.validate(name) for name in OF_RETRIEVAL["losses"]] if losses is None else losses
+        negatives = [NEGATIVES.validate(x) for x in OF_RETRIEVAL["negatives"]] if negatives is None else negatives
     elif negatives is not None:
         raise ConfigError(
             f"'negatives' are for models for retrieval, and '{config.model['name']}' is none", expected="none"
@@ -96,7 +95,9 @@ def metrics_of(config: RunConfig, schema: Schema) -> list[dict[str, Any]]:
     """Return the nodes of a run's metrics: its own, those of a model for retrieval, or those of the labels."""
     if config.metrics is not None:
         return config.metrics
-    return [METRICS.validate(name) for name in _OF_RANKS] if retrieves(config) else default_metrics(schema)
+    if retrieves(config):
+        return [METRICS.validate(name) for name in OF_RETRIEVAL["metrics"]]
+    return default_metrics(schema)
 
 
 def default_metrics(schema: Schema) -> list[dict[str, Any]]:

@@ -118,6 +118,13 @@ def test_defaults_of_a_model_for_retrieval(data: Path, tmp_path: Path) -> None:
         ("ndcg_at_k", 10),
         ("mrr_at_k", 10),
     ]
+    overridden = config_module.load(
+        {"model": "dssm"},
+        ["losses.0.temperature=0.2", "negatives.1=uniform", "metrics.0.k=20", "metrics.0.name=recall_at_k"],
+    )
+    assert overridden.losses is not None
+    assert overridden.losses[0]["name"] == "sampled_softmax"
+    assert [node["name"] for node in overridden.negatives or []] == ["in_batch", "uniform"]
     assert "labels none" in validate(settings(data, tmp_path / "r"))
 
 

@@ -17,7 +17,7 @@ from rechub_ray.cli import main
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.errors import DataError, ExportError
-from rechub_ray.export import export_model, export_onnx, export_towers
+from rechub_ray.export import ExportReport, TowersReport, export_model, export_onnx, export_towers, towers
 from rechub_ray.export.serving import Tower
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
@@ -104,13 +104,23 @@ def test_predict_writes_vectors_of_users_without_items(run: RunResult, tmp_path:
 
 
 def test_the_command_writes_all_or_one_tower(
-    run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", run.model_dir, "--out", str(tmp_path / "files")]) == 0
-    assert (tmp_path / "files" / "items.parquet").is_file()
-    assert f"items.parquet: vectors of {len(KNOWN)} items" in capsys.readouterr().out
     assert main(["export", run.model_dir, "--part", "item", "--out", str(tmp_path / "i.onnx")]) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"files", "i.onnx", "i.onnx.parity.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"i.onnx", "i.onnx.parity.json"}
+    placed = []
+
+    def export(checkpoint: str, folder: str, **given: Any) -> TowersReport:
+        placed.append((folder, given))
+        return TowersReport((report, report), f"{folder}/items.parquet", 56)
+
+    report = ExportReport("user.onnx", "user.onnx.parity.json", None, 1e-7, (), (), (), 0.0)
+    monkeypatch.setattr(towers, "export_towers", export)
+    for checkpoint in (run.model_dir, run.best_checkpoint):
+        assert main(["export", checkpoint, "--inputs", "raw"]) == 0
+    step = Path(run.best_checkpoint).name
+    assert placed == [(f"{run.model_dir}/{folder}", {"inputs": "raw"}) for folder in ("serving", f"{step}_serving")]
+    assert "items.parquet: vectors of 56 items" in capsys.readouterr().out
 
 
 def test_a_trial_exports_its_towers(run: RunResult, tmp_path: Path) -> None:
@@ -118,6 +128,7 @@ def test_a_trial_exports_its_towers(run: RunResult, tmp_path: Path) -> None:
     told = export_trial(run.best_checkpoint, tmp_path, probabilities=True)
     assert told["max_abs_difference"] < 1e-5
     assert exported(tmp_path) == "serving/user.onnx"
+    assert exported(tmp_path / "best") is None
     copy_exports(tmp_path, tmp_path / "best")
     assert (tmp_path / "best" / "serving" / "items.parquet").is_file()
 

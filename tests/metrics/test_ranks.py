@@ -162,7 +162,7 @@ def test_names_with_a_length() -> None:
 
 
 def test_what_it_needs_is_said() -> None:
-    with pytest.raises(ConfigError, match=r"'exclude' is 'words'.*sequence feature of items: seen"):
+    with pytest.raises(ConfigError, match=r"'exclude' is 'words'.*lists of items: seen"):
         METRICS.build({"name": "recall@5", "exclude": "words"}, SCHEMA)
     with pytest.raises(ConfigError, match="group column"):
         METRICS.build({"name": "recall@5", "per_group": True}, Schema(SCHEMA.features, (), items=SCHEMA.items))
