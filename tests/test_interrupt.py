@@ -180,7 +180,7 @@ def test_the_line_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("runtime.launch.train", "sweeps.tune", "export.onnx.export_onnx"):
+    for place in ("runtime.launch.train", "sweeps.tune", "checkpoint.read"):
         monkeypatch.setattr(f"rechub_ray.{place}", interrupted)
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("{name: c, model: lr, data: {root: data}}")
