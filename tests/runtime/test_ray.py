@@ -177,6 +177,14 @@ class _StopOne(Tracker):
             os.kill(self.stopped, signal.SIGSTOP)
 
 
+def ends(process: int, seconds: float = 10) -> bool:
+    """Return whether a process ends in this time: one that is killed is there until its parent has seen it."""
+    start = time.monotonic()
+    while Path(f"/proc/{process}").exists() and time.monotonic() - start < seconds:
+        time.sleep(0.1)
+    return not Path(f"/proc/{process}").exists()
+
+
 @pytest.mark.long
 def test_a_worker_that_hangs_is_named_and_costs_no_row(
     two: tuple[Path, RunResult],
@@ -190,7 +198,7 @@ def test_a_worker_that_hangs_is_named_and_costs_no_row(
     bound = {"scaling__collective_timeout_seconds": 8, "checkpoint__every_steps": 5}
     survived = train(settings(data, tmp_path / "stopped", **EPOCHS, **bound), trackers=[stopper])
     assert stopper.stopped
-    assert not Path(f"/proc/{stopper.stopped}").exists(), "it was not ended"
+    assert ends(stopper.stopped), "it was not ended"
     said = rf"worker \d of 2 \(host [\d.]+, process {stopper.stopped}\) did not take part for 8 s"
     assert len(re.findall(said, caplog.text)) == 1
     assert survived.details["rows"] == whole.details["rows"] == STEPS * 256
@@ -210,7 +218,7 @@ def test_hangs_beyond_what_may_fail_are_one_line(
     assert "at most 0 (scaling.max_failures)" in str(caught.value)
     assert f"process {stopper.stopped}) did not take part for 5 s" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not Path(f"/proc/{stopper.stopped}").exists(), "it was not ended"
+    assert ends(stopper.stopped), "it was not ended"
 
 
 def test_a_bad_file_ends_the_run_at_once_and_is_named(ray_cluster: None, data: Path, tmp_path: Path) -> None:
