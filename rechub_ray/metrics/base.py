@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, Outputs
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, nearest, shown
 from rechub_ray.outputs import Output, Prediction, claim, default_prediction
 from rechub_ray.registry import Registry
 from rechub_ray.schema import LabelKind, Schema
@@ -187,6 +187,13 @@ class _Metrics(Registry[Metric]):
         if isinstance(given, Mapping) and isinstance(given.get("name"), str):
             stem, _, length = given["name"].partition("@")
             if length.isdecimal() and "k" not in given:
+                stems = [name.removesuffix("_at_k") for name in self.names() if name.endswith("_at_k")]
+                if stem not in stems:
+                    place = f"'{where}.name': " if where else ""
+                    raise ConfigError(
+                        f"{place}unknown metric {shown(given['name'])}",
+                        hint=nearest(given["name"], [f"{name}@{length}" for name in stems]),
+                    )
                 node = {**given, "name": f"{stem}_at_k", "k": int(length)}
             elif "k" in given and f"{stem}_at_k" in self.names():
                 node = {**given, "name": f"{stem}_at_k"}

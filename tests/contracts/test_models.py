@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from rechub_ray.batch import Batch, Features, PaddedSequences, RaggedSequences
+from rechub_ray.batch import Batch, Features, PaddedSequences
 from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.models import MODELS, Model
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import check_outputs
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 from rechub_ray.task import Task
+from tests import random_features
+from tests.random_features import ragged, take
 
 SCHEMA = Schema(
     features=(
@@ -69,29 +71,7 @@ def build(node: dict[str, Any], *, seed: int = 0) -> Model:
 
 
 def draw(rows: int, *, seed: int = 1) -> Features:
-    """Random inputs, with empty lists and ids of 0 among them, in the padded form."""
-    generator = torch.Generator().manual_seed(seed)
-    sparse = torch.stack([torch.randint(0, f.vocab_size, (rows,), generator=generator) for f in SCHEMA.sparse], 1)
-    dense = torch.randn(rows, SCHEMA.dense_dim, generator=generator)
-    ids = []
-    for feature in SCHEMA.sequences:
-        length = torch.randint(0, feature.max_length + 1, (rows, 1), generator=generator)
-        values = torch.randint(0, feature.vocab_size, (rows, feature.max_length), generator=generator)
-        ids.append(torch.where(torch.arange(feature.max_length) < length, values, -1))
-    return Features(sparse, dense, PaddedSequences(tuple(ids)))
-
-
-def ragged(features: Features) -> Features:
-    assert isinstance(features.sequences, PaddedSequences)
-    lists = [row[row >= 0] for ids in features.sequences.ids for row in ids]
-    offsets = torch.tensor([0, *(len(values) for values in lists)]).cumsum(0)
-    return dataclasses.replace(features, sequences=RaggedSequences(torch.cat(lists), offsets))
-
-
-def take(features: Features, rows: Tensor) -> Features:
-    assert isinstance(features.sequences, PaddedSequences)
-    sequences = PaddedSequences(tuple(ids[rows] for ids in features.sequences.ids))
-    return Features(features.sparse[rows], features.dense[rows], sequences)
+    return random_features.draw(SCHEMA, rows, seed=seed)
 
 
 def batch(features: Features, labels: int) -> Batch:

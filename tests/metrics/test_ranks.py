@@ -168,3 +168,10 @@ def test_what_it_needs_is_said() -> None:
         METRICS.build({"name": "recall@5", "per_group": True}, Schema(SCHEMA.features, (), items=SCHEMA.items))
     with pytest.raises(ConfigError, match=r"'metrics.0': metric 'recall@5' ranks items.*model for retrieval"):
         MetricSet(SCHEMA, ["recall@5"]).bind({}, (Output("logit"),))
+
+
+def test_a_misspelt_name_is_named_as_it_was_written() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'metrics\.0\.name': unknown metric 'recal@10'\. Did you mean 'recall@10'\?"
+    ):
+        METRICS.validate("recal@10", where="metrics.0")
