@@ -192,7 +192,7 @@ def test_median_stops_who_is_behind(data: Path, tmp_path: Path) -> None:
     assert result.trials[2]["epochs"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["pbt", "pb2"])
+@pytest.mark.parametrize("name", ["pbt", pytest.param("pb2", marks=pytest.mark.long)])
 def test_a_population_clones_weights_and_changes_hyperparameters(data: Path, tmp_path: Path, name: str) -> None:
     if name == "pb2":
         pytest.importorskip("GPy")
