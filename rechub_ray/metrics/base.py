@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -39,21 +40,36 @@ class Metric(abc.ABC):
         label: the label; None takes the output's, or the schema's first.
         where: another label, binary or of numbers: only rows where it is positive count (missing is not positive), as
             for conversions after a click. The key then ends in `_where_<where>`.
+        key: the name in logs in place of its own, for a metric that stands twice with other arguments.
 
     Raises:
         SchemaError: unknown label.
-        ConfigError: the label is not of the kind that the metric is defined for, or `where` is a label of classes.
+        ConfigError: the label is not of the kind that the metric is defined for, `where` is a label of classes, or
+            `key` is no word.
     """
 
     merging: Mapping[str, Literal["sum", "concat"]]
     mode: ClassVar[Direction | None]
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     registered_name: ClassVar[str]
+    own_key: str | None = None  # the name in logs that the configuration gives
 
     def __init__(
-        self, schema: Schema, *, output: str | None = None, label: str | None = None, where: str | None = None
+        self,
+        schema: Schema,
+        *,
+        output: str | None = None,
+        label: str | None = None,
+        where: str | None = None,
+        key: str | None = None,
     ) -> None:
-        self.schema, self.output, self._named, self.where = schema, output, label, where
+        self.schema, self.output, self._named, self.where, self.own_key = schema, output, label, where, key
+        if key is not None and not re.fullmatch(r"[\w@.-]+", key):
+            raise ConfigError(
+                f"metric '{self.registered_name}': 'key' is a name in logs",
+                expected="letters, digits, and any of _ @ . -",
+                got=shown(key),
+            )
         if where is not None and schema.label(where).kind == "multiclass":
             raise ConfigError(
                 f"metric '{self.registered_name}': 'where' takes rows with a positive label, and classes are not",
@@ -90,7 +106,7 @@ class Metric(abc.ABC):
     @property
     def key(self) -> str:
         """The name in logs, without the split: `auc`, or `<label>/auc` where the schema has several labels."""
-        return self.key_as(self.registered_name)
+        return self.key_as(self.own_key or self.registered_name)
 
     def key_as(self, name: str) -> str:
         """Return the key under another name of the metric."""

@@ -73,6 +73,7 @@ class MetricSet:
                 raise ConfigError(
                     f"'{where}': the metric '{metric.key}' is already given by '{self._where[metric.key]}'",
                     expected="each metric once for each label",
+                    hint="Give one of them a name of its own: `key`.",
                 )
             self._metrics[metric.key], self._where[metric.key] = metric, where
 
@@ -88,7 +89,7 @@ class MetricSet:
         """
         known: dict[str, str] = {}
         for full, metric in self._metrics.items():
-            aliases = METRICS.aliases(metric.registered_name)
+            aliases = METRICS.aliases(metric.registered_name) if metric.own_key is None else ()
             known |= {full: full, **{metric.key_as(alias): full for alias in aliases}}
         labels = self._schema.labels
         for name in (key, f"{labels[0].name}/{key}" if labels else key):

@@ -65,6 +65,18 @@ def test_a_bare_name_means_the_first_label():
             metrics.resolve(key)
 
 
+def test_one_metric_with_other_arguments_has_a_key_of_its_own():
+    other = {"name": "recall", "threshold": 0.9, "key": "recall_at_90"}
+    metrics = MetricSet(ONE, [other, "recall"])
+    assert metrics.keys == ("recall_at_90", "recall")
+    assert [metrics.resolve(key) for key in metrics.keys] == ["recall_at_90", "recall"]
+    metrics.update({"logit": torch.tensor([1.0, 5.0])}, batch(torch.tensor([[1.0], [1.0]])))
+    assert metrics.compute(World()) == {"recall_at_90": 0.5, "recall": 1.0}
+    assert MetricSet(TWO, [other]).resolve("recall_at_90") == "click/recall_at_90"
+    with pytest.raises(ConfigError, match="'key' is a name in logs"):
+        MetricSet(ONE, [{"name": "auc", "key": "test/auc"}])
+
+
 def test_an_output_by_name_says_which_label():
     metrics = bound(TWO, [{"name": "mse", "output": "value/rating"}], CLICK_AND_RATING)
     assert metrics.keys == ("rating/mse",)
