@@ -38,6 +38,7 @@ BENCHMARKS = {
 # modules that print their own text: what it shows, arguments in full, arguments for --quick
 PROGRAMS = {
     "step": ("Where a step's time goes", ["--batch-norm"], ["--batch-norm", "--steps", "5", "--threads", "1"]),
+    "corpus": ("Users against all items", ["--threads", "2"], ["--users", "512", "--items", "20000", "--rounds", "1"]),
     "mutations": ("Errors of broken configurations and data", ["--every", "10"], ["--every", "100"]),
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rechub_ray.runtime.inference import evaluate, predict
     from rechub_ray.runtime.launch import RunResult, train
     from rechub_ray.runtime.predictor import Predictor, load
+    from rechub_ray.runtime.recommend import Recommender, recommend
     from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.task import shared_task_layers
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "Predictor",
     "PrepareResult",
+    "Recommender",
     "RechubError",
     "RunConfig",
     "RunResult",
@@ -62,6 +64,7 @@ __all__ = [
     "load_model",
     "predict",
     "prepare",
+    "recommend",
     "shared_task_layers",
     "train",
     "tune",
@@ -78,6 +81,7 @@ _MODULES = {
     "runtime.inference": ("evaluate", "predict"),
     "runtime.launch": ("RunResult", "train"),
     "runtime.predictor": ("Predictor", "load"),
+    "runtime.recommend": ("Recommender", "recommend"),
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "task": ("shared_task_layers",),

@@ -1,4 +1,4 @@
-"""The command line: prepare | train | tune | evaluate | predict | export | validate | list."""
+"""The command line: prepare | train | tune | evaluate | predict | recommend | export | validate | list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rechub_ray.interrupt import Interrupts
 if TYPE_CHECKING:
     from rechub_ray.export.onnx import ExportReport
 
-COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "export", "validate", "list")
+COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,6 +154,27 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--out", required=True, metavar="DIR", help="where the parquet files go")
             sub.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
+    recommend = add("recommend", _recommend, "Items for users, from the files that export writes of a retriever.")
+    recommend.add_argument(
+        "run_folder", metavar="run", help="a run's folder, whose serving/ is read, or a folder with such files"
+    )
+    recommend.add_argument(
+        "overrides", nargs="*", default=[], metavar="path=value", help="as in on_bad_rows=quarantine"
+    )
+    recommend.add_argument(
+        "--users", nargs="+", action="extend", required=True, metavar="FILE",
+        help="raw files of users with their history, or logs: paths, folders, globs; keys of a recipe that say how "
+        "rows are read are overrides too",
+    )  # fmt: skip
+    recommend.add_argument("--k", type=int, default=100, help="items a user; default: 100")
+    recommend.add_argument("--exclude", metavar="LIST", help="leave out the items of a list, as in --exclude history")
+    recommend.add_argument("--keep", metavar="COLUMNS", help="columns to carry along; default: that of the user")
+    recommend.add_argument(
+        "--as", dest="form", choices=("lists", "rows"), default="lists", help="a row a user (default), or a row an item"
+    )
+    recommend.add_argument("--exact", action="store_true", help="compare users with all items, where there is an index")
+    recommend.add_argument("--out", required=True, metavar="DIR", help="where the parquet files go")
+
     export = add("export", _export, "A checkpoint as ONNX, checked against PyTorch with onnxruntime.")
     export.add_argument("checkpoint", help="a run's folder (its best checkpoint) or one step_... folder")
     export.add_argument(
@@ -161,6 +182,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="default: model.onnx in the run's folder, STEP.onnx there for one step_... folder; of a model for "
         "retrieval the folder for both towers and the items' vectors, serving",
+    )
+    export.add_argument(
+        "--index",
+        metavar="NAME",
+        help="of a model for retrieval: flat, hnsw or ivf, by faiss, or as in '{name: hnsw, m: 48}'; none; "
+        "default: export.index of the run, else none, and users are compared with all items",
+    )
+    export.add_argument(
+        "--index-threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that make it; on 1 (default) it is the same every time",
     )
     export.add_argument("--part", choices=("user", "item"), help="of a model for retrieval one tower, as a file")
     export.add_argument(
@@ -291,25 +325,52 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from rechub_ray.config import RunConfig
     from rechub_ray.runtime.inference import predict
-    from rechub_ray.runtime.raw_files import READING
 
     raw = None
     if options.raw is not None:
         if options.split is not None:
             raise ConfigError("--raw and --split name two kinds of rows", expected="one of them")
-        # an option that takes several values takes the overrides behind it too
-        keys = {*RunConfig.model_fields, *READING}
-        raw = [item for item in options.raw if not ("=" in item and item.partition("=")[0].split(".")[0] in keys)]
-        options.overrides += [item for item in options.raw if item not in raw]
+        raw = _files(options, options.raw)
     rows = predict(
         options.checkpoint,
         options.out,
         split=options.split or "test",
         raw=raw,
-        keep=None if options.keep is None else [name.strip() for name in options.keep.split(",") if name.strip()],
+        keep=_names(options.keep),
         probabilities=not options.logits,
+        overrides=options.overrides,
+    )
+    print(f"{rows} rows -> {masked(options.out)}")
+
+
+def _files(options: argparse.Namespace, given: list[str]) -> list[str]:
+    """Return the files of an option that takes several values, which takes the overrides behind it too."""
+    from rechub_ray.config import RunConfig
+    from rechub_ray.runtime.raw_files import READING
+
+    keys = {*RunConfig.model_fields, *READING}
+    files = [item for item in given if not ("=" in item and item.partition("=")[0].split(".")[0] in keys)]
+    options.overrides += [item for item in given if item not in files]
+    return files
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    from rechub_ray.runtime.recommend import recommend
+
+    rows = recommend(
+        options.run_folder,
+        options.out,
+        users=_files(options, options.users),
+        k=options.k,
+        keep=_names(options.keep),
+        exclude=options.exclude,
+        form=options.form,
+        exact=options.exact,
         overrides=options.overrides,
     )
     print(f"{rows} rows -> {masked(options.out)}")
@@ -321,20 +382,41 @@ def _export(options: argparse.Namespace) -> None:
     from rechub_ray.export.onnx import default_path, export_onnx
 
     _refuse_overrides(options)
-    if options.part is None and retrieves(read(options.checkpoint, weights=False).config):
+    config = read(options.checkpoint, weights=False).config
+    if options.part is None and retrieves(config):
         from rechub_ray.export.towers import default_folder, export_towers
 
         towers = export_towers(
-            options.checkpoint, options.out or default_folder(options.checkpoint), inputs=options.inputs
+            options.checkpoint,
+            options.out or default_folder(options.checkpoint),
+            inputs=options.inputs,
+            index=config.export.index if options.index is None else _index(options.index),
+            index_threads=options.index_threads,
         )
         for tower in towers.towers:
             _print_export(tower)
         print(f"{masked(towers.items)}: vectors of {towers.rows:,} items")
+        if towers.index is not None:
+            made = towers.index
+            print(
+                f"{masked(made.path)}: {made.settings['name']}, recall@{made.top} {made.recall:.4f} of {made.queries} "
+                f"against all items, made in {made.seconds:.1f} s on {made.threads} thread(s)"
+            )
         return
+    if options.index is not None:
+        raise ConfigError("--index is for a whole export of a model for retrieval, without --part")
     out = options.out or default_path(options.checkpoint, options.inputs, options.part)
     _print_export(
         export_onnx(options.checkpoint, out, inputs=options.inputs, part=options.part, probabilities=not options.logits)
     )
+
+
+def _index(text: str) -> Any:
+    """Return the index that `--index` names; None for `none`."""
+    from rechub_ray.config import parse_override
+
+    value = parse_override(f"index={text}")[1]
+    return None if value is None or value == "none" else value
 
 
 def _print_export(report: ExportReport) -> None:

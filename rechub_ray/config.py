@@ -254,10 +254,13 @@ class ExportSection(Section):
     Args:
         onnx: export the best model when training ends.
         probabilities: the outputs are probabilities; false gives logits.
+        index: of a model for retrieval, an index of the items' vectors (`flat`, `hnsw` or `ivf`, or a mapping with its
+            arguments); null makes none.
     """
 
     onnx: bool = True
     probabilities: bool = True
+    index: str | Node | None = None
 
 
 class RunConfig(Section):

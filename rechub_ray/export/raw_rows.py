@@ -67,7 +67,7 @@ def raw_rows(raw: RawInputs, count: int, seed: int = 0) -> RawRows:
     for item in raw.inputs:
         column = None
         if found is not None and item.port.column in found[1].column_names:
-            column = _read(item, found[1])
+            column = read_input(item, found[1])
         if column is not None and len(column):
             real.append(item.port.column)
             column = column.take(pa.array(np.arange(count) % len(column)))
@@ -111,8 +111,12 @@ def _real(config: RunConfig, order: Array) -> tuple[list[str], pa.Table] | None:
     return None
 
 
-def _read(item: RawInput, table: pa.Table) -> pa.Array:
-    """Return a column of raw rows as an input takes it, without rows that `prepare` refuses."""
+def read_input(item: RawInput, table: pa.Table) -> pa.Array:
+    """Return a column of raw rows as an input takes it, without rows that `prepare` refuses.
+
+    Raises:
+        ExportError: it has lists that are written as JSON, which no ONNX file can read.
+    """
     first, name = item.transforms[0], item.port.column
     if item.port.form != "text":
         flaws = Flaws(table.num_rows)

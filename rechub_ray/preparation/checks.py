@@ -55,6 +55,11 @@ def check_histories(recipe: Recipe) -> None:
                 raise ConfigError(f"{where} differs in max_length", got=f"{spec.max_length} and {other.max_length}")
     if history is None:
         return
+    if history.rows == "latest":
+        raise ConfigError(
+            "'history.rows: latest' has the row itself in its history, so nothing can be learned from it",
+            expected="each, windows or both",
+        )
     joined = {name for join in recipe.joins for name in join.columns}
     for name, column in history.lists.items():
         if column in joined:

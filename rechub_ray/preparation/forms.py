@@ -147,6 +147,7 @@ class History(Form):
         rows: `windows` keeps only every `max_length`-th of a user's training rows, from the last one backwards: for
             models that learn from every place of a history, whose targets these rows hold once each. `both` keeps each
             row in `train`, and writes those of the windows into a folder `windows` as well.
+            `latest`, of a user's last row alone, is what `recommend` reads: its lists hold the row itself, too.
     """
 
     name: Name = "history"
@@ -161,7 +162,7 @@ class History(Form):
     lists: dict[Name, Name] = {}
     age: Name | None = None
     exclude: Name | None = None
-    rows: Literal["each", "windows", "both"] = "each"
+    rows: Literal["each", "windows", "both", "latest"] = "each"
 
     @property
     def columns(self) -> dict[str, str]:

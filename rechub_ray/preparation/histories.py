@@ -99,15 +99,19 @@ class Gather:
         table = table.append_column("__from_end", pa.array(ends - 1 - np.arange(len(users))))
         history, tied = self.recipe.history, 0
         if history is not None:
-            stops = np.arange(len(users))
+            rows = stops = np.arange(len(users))
             time, fraction = keys[-1][order], keys[-2][order]
-            if ordered is not None:
+            if history.rows == "latest":
+                rows = np.flatnonzero(np.append(users[1:] != users[:-1], True))
+                stops = rows + 1
+            elif ordered is not None:
                 new = np.append(True, (np.diff(users) != 0) | (np.diff(time) != 0) | (np.diff(fraction) != 0))
                 runs = np.maximum.accumulate(np.where(new, stops, 0))
                 tied = int((runs < stops).sum()) if history.ties == "include" else 0
                 stops = runs if history.ties == "exclude" else stops
-            spans = _Spans(self.recipe, begins, stops, ends)
             columns = {name: to_text(table[column]) for name, column in history.columns.items()}
+            spans = _Spans(self.recipe, begins[rows], stops, ends[rows], rows)
+            table = table if len(rows) == len(users) else table.take(pa.array(rows))
             for name, values in spans.lists(columns).items():
                 table = table.append_column(name, values)
             if history.age is not None:
@@ -127,22 +131,29 @@ class _Spans:
         begins: the first row of each row's user.
         stops: one past the last of each row's earlier rows.
         ends: one past the last row of each row's user.
+        rows: the rows, ascending.
     """
 
     def __init__(
-        self, recipe: Recipe, begins: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+        self,
+        recipe: Recipe,
+        begins: npt.NDArray[np.int64],
+        stops: npt.NDArray[np.int64],
+        ends: npt.NDArray[np.int64],
+        rows: npt.NDArray[np.int64],
     ) -> None:
         assert recipe.history is not None
-        self._history, self._begins, self._stops = recipe.history, begins, stops
+        self._history, self._begins, self._stops, self._rows = recipe.history, begins, stops, rows
         self._starts = np.maximum(begins, stops - self._history.max_length)
         # negative in the rows that are held out
-        self._before_held_out = ends - 1 - np.arange(len(ends)) - recipe.held_out
+        self._before_held_out = ends - 1 - rows - recipe.held_out
 
     def lists(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.ListArray]:
         """Return the lists of earlier values of some columns, by name, and that of all earlier items."""
         found = {name: windows(values, self._starts, self._stops) for name, values in columns.items()}
         if self._history.exclude is not None:
-            starts = np.where(self._before_held_out < 0, self._begins, self._stops)
+            is_whole = (self._before_held_out < 0) | (self._history.rows == "latest")
+            starts = np.where(is_whole, self._begins, self._stops)
             found[self._history.exclude] = windows(columns[self._history.name], starts, self._stops)
         return found
 
@@ -151,16 +162,17 @@ class _Spans:
         lengths = self._stops - self._starts
         whole = windows(pa.array(time), self._starts, self._stops)
         part = windows(pa.array(fraction), self._starts, self._stops).values.to_numpy()
-        elapsed = np.repeat(time, lengths) - whole.values.to_numpy() - (np.repeat(fraction, lengths) < part)
-        seconds = elapsed // np.repeat(units(time), lengths).astype(np.int64)
+        own, its_fraction = np.repeat(time[self._rows], lengths), np.repeat(fraction[self._rows], lengths)
+        elapsed = own - whole.values.to_numpy() - (its_fraction < part)
+        seconds = elapsed // np.repeat(units(time)[self._rows], lengths).astype(np.int64)
         return pa.ListArray.from_arrays(whole.offsets, pa.array(seconds))
 
     def marked(self, table: pa.Table) -> pa.Table:
         """Return the rows that `min_length` keeps, with columns `__first` and, where it is asked for, `__window`."""
         keep = self._stops - self._begins >= self._history.min_length
-        before = np.append(False, keep[:-1]) | (self._begins == np.arange(len(keep)))
+        before = np.append(False, keep[:-1]) | (self._begins == self._rows)
         table = table.append_column("__first", pa.array(keep & ~before))
-        if self._history.rows != "each":
+        if self._history.rows in ("windows", "both"):
             is_last = self._before_held_out % self._history.max_length == 0
             table = table.append_column("__window", pa.array(is_last))
         return table.filter(pa.array(keep))
@@ -202,16 +214,21 @@ def _exploded(
     raw: RawRows, recipe: Recipe, history: History, lists: pa.ListArray, rows: npt.NDArray[np.int64], first: bool
 ) -> RawRows:
     items, lengths = lists.flatten(), np.diff(lists.offsets.to_numpy())
-    owners = np.repeat(rows, lengths)
-    ends = np.repeat(np.cumsum(lengths), lengths)
-    begins, places = ends - np.repeat(lengths, lengths), np.arange(len(items))
+    if history.rows == "latest":  # a row a user, also of one without items
+        owners, ends = rows, np.cumsum(lengths)
+        begins, stops, places = ends - lengths, ends, ends - 1
+    else:
+        owners = np.repeat(rows, lengths)
+        ends = np.repeat(np.cumsum(lengths), lengths)
+        begins, places = ends - np.repeat(lengths, lengths), np.arange(len(items))
+        stops = places
     repeated, taken = raw.table.drop_columns([history.items]), pa.array(owners)
     columns = {name: repeated[name].take(taken) for name in repeated.column_names}
-    spans = _Spans(recipe, begins, places, ends)
+    spans = _Spans(recipe, begins, stops, ends, places)
     table = pa.table(
         {
             **columns,
-            history.item: items,
+            history.item: items.take(pa.array(places, mask=begins == ends)),
             **spans.lists({history.name: items}),
             "__file": pa.array(raw.files[owners]),
             "__row": pa.array(raw.rows[owners]),

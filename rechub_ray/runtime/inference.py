@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Checkpoint, read
-from rechub_ray.config import RunConfig
+from rechub_ray.config import RunConfig, ScalingSection
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.fingerprint import digest
 from rechub_ray.data.manifest import Manifest, remarks
@@ -138,44 +138,75 @@ def predict(
         count = min(max(-(-total // PART_ROWS), config.processes), total)
         about |= {"shards": rows.manifest.fingerprint, "--keep": ",".join(kept)}
     check_kept(kept, served_columns(saved.schema, config, outputs, probabilities=probabilities))
+
+    def write(rows: ShardRows | RawRows, parts: Parts) -> None:
+        _launch(write_parts, PredictJob(saved.path, config, rows, parts, probabilities), config)
+
+    written = write_all(out, count, about, rows, write, scaling=config.scaling)
+    if isinstance(rows, ShardRows) and written != rows.manifest.rows:
+        raise DataError("not every row was predicted exactly once", expected=rows.manifest.rows, got=written)
+    return written
+
+
+def write_all(
+    out: str,
+    count: int,
+    about: Mapping[str, Any],
+    rows: ShardRows | RawRows,
+    write: Callable[[Any, Parts], None],
+    *,
+    scaling: ScalingSection,
+) -> int:
+    """Write all parts that are missing, and tell of rows that could not be used; return how many rows are written.
+
+    Args:
+        out: the folder or URI of the parts.
+        count: how many there are.
+        about: what they are of; see `Parts.begin`.
+        rows: those of raw files may still have to be brought together by user.
+        write: writes the parts that are missing.
+        scaling: the workers that bring rows together.
+
+    Raises:
+        ConfigError: `out` cannot be written, or holds something else.
+        DataError: a row cannot be used, or a part is missing in the end.
+    """
     check_writable(out, what="--out")
     with locked(out, what="--out", hint="Wait for it, or name another folder."), contextlib.ExitStack() as opened:
         parts = Parts.begin(out, count, about)
         try:
             made = 0
             if isinstance(rows, RawRows) and rows.by_user:
-                rows, made = opened.enter_context(_together(rows, parts, config))
+                rows, made = opened.enter_context(_together(rows, parts, scaling))
             if parts.missing:
-                _launch(write_parts, PredictJob(saved.path, config, rows, parts, probabilities), config)
+                write(rows, parts)
             written, bad = parts.finish()
         except BaseException:
             parts.abandon()
             raise
-    if isinstance(rows, ShardRows) and written != rows.manifest.rows:
-        raise DataError("not every row was predicted exactly once", expected=rows.manifest.rows, got=written)
     if bad + made:
         _log.warning("%d bad rows are not predicted; they are in %s", bad + made, masked(join(out, QUARANTINE)))
     return written
 
 
 @contextlib.contextmanager
-def _together(rows: RawRows, parts: Parts, config: RunConfig) -> Iterator[tuple[RawRows, int]]:
+def _together(rows: RawRows, parts: Parts, scaling: ScalingSection) -> Iterator[tuple[RawRows, int]]:
     """Yield the rows with those of each user together, in files that last as long as the block, and the bad ones."""
     with contextlib.ExitStack() as opened:
-        if is_uri(parts.out) and config.scaling.num_workers:
+        if is_uri(parts.out) and scaling.num_workers:
             raise ConfigError(
                 f"--out: histories are made in files beside the predictions, which workers cannot read in {parts.out}",
                 expected="a folder that all workers share, or scaling.num_workers=0",
             )
-        if config.scaling.num_workers:
+        if scaling.num_workers:
             from rechub_ray.runtime.cluster import connected
 
-            opened.enter_context(connected(config.scaling))
+            opened.enter_context(connected(scaling))
         place = Path(parts.unfinished)
         if is_uri(parts.out):
             place = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="rechub-")))
         aside = place / QUARANTINE
-        rows, bad = rows.together(place / "histories", aside, use_ray=config.scaling.num_workers > 0)
+        rows, bad = rows.together(place / "histories", aside, use_ray=scaling.num_workers > 0)
         if bad:
             parts.take_bad(aside)
         yield rows, bad

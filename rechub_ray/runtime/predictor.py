@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,11 @@ from rechub_ray.runtime.inference import open_checkpoint, rows_schema, split_set
 from rechub_ray.runtime.predictions import Scorer, served_columns
 from rechub_ray.runtime.raw_files import RawForm, encoded
 
-_PLACE = "row of the frame"
-_WHERE = "the frame"
+if TYPE_CHECKING:
+    from rechub_ray.runtime.recommend import Recommender
+
+PLACE = "row of the frame"
+WHERE = "the frame"
 _GROUP_ROWS = 65_536
 
 
@@ -48,16 +52,18 @@ class Predictor:
     """
 
     def __init__(self, path: str | Path, *, overrides: Sequence[str] | dict[str, Any] = ()) -> None:
+        self._path = path
         changes, settings = split_settings(overrides, raw=True)
+        self._settings = settings
         saved, self._config, _ = open_checkpoint(path, changes)
         # what is not in memory is not asked for: every row of a frame has a prediction
         settings = {"where": "", **settings, "format.type": "parquet"}
         self._form = RawForm.of(
             saved,
             self._config,
-            [f"{_WHERE}.parquet"],
+            [f"{WHERE}.parquet"],
             schema=rows_schema(saved, self._config),
-            keep=[_PLACE],
+            keep=[PLACE],
             settings=settings,
         )
         self._schema = saved.schema
@@ -82,26 +88,35 @@ class Predictor:
         """
         recipe = self._form.recipe
         history = recipe.history
-        names = data.column_names if isinstance(data, pa.Table) else data.columns
-        if history is not None and set(history.names) <= set(names):
+        if history is not None and set(history.names) <= set(_names(data)):
             recipe = recipe.model_copy(update={"history": None})
-        table = _table(data, set(recipe.input_columns))
-        table = table.append_column(_PLACE, pa.array(np.arange(table.num_rows)))
-        with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
-            path = f"{folder}/{_WHERE}.parquet"
-            pq.write_table(table, path, row_group_size=_GROUP_ROWS)
+        with (
+            tempfile.TemporaryDirectory(prefix="rechub-") as folder,
+            in_file(data, folder, recipe.input_columns) as path,
+        ):
             file = recipe.files[""][0].model_copy(update={"path": path})
             recipe = recipe.model_copy(update={"files": {"": (file,)}})
-            try:
-                found = self._predicted(dataclasses.replace(self._form, recipe=recipe), Path(folder), probabilities)
-            except DataError as error:
-                raise DataError(
-                    error.message.replace(path, _WHERE), expected=error.expected, got=error.got, hint=error.hint
-                ) from None
-        found = found.sort_by(_PLACE)
-        index = pd.RangeIndex(table.num_rows) if isinstance(data, pa.Table) else data.index
-        result: pd.DataFrame = found.drop_columns([_PLACE]).to_pandas()
-        return result.set_axis(index.take(found[_PLACE].to_numpy()), axis=0)
+            found = self._predicted(dataclasses.replace(self._form, recipe=recipe), Path(folder), probabilities)
+        return with_index(found, data)
+
+    def recommend(self, data: pd.DataFrame | pa.Table, k: int = 100, *, exclude: str | None = None) -> pd.DataFrame:
+        """Return the items of the largest scores of users, from the files of the run's export.
+
+        Args:
+            data: as for `Recommender.recommend`.
+            k: how many items, >= 1.
+            exclude: as for `rechub_ray.recommend`.
+
+        Raises:
+            RechubError: as for `Recommender`.
+        """
+        return self._recommender.recommend(data, k, exclude=exclude)
+
+    @functools.cached_property
+    def _recommender(self) -> Recommender:
+        from rechub_ray.runtime.recommend import Recommender
+
+        return Recommender(self._path, overrides=self._settings)
 
     def _predicted(self, form: RawForm, folder: Path, probabilities: bool) -> pa.Table:
         rows, scorer = form.rows(self._sides), self._scorer(probabilities)
@@ -116,7 +131,7 @@ class Predictor:
             if block is not None
         ]
         nothing = {
-            _PLACE: pa.array([], pa.int64()),
+            PLACE: pa.array([], pa.int64()),
             **{item.name: pa.array([], pa.float32()) for item in scorer.columns},
         }
         return pa.concat_tables(tables) if tables else pa.table(nothing)
@@ -135,6 +150,41 @@ def load(path: str | Path, *, overrides: Sequence[str] | dict[str, Any] = ()) ->
     return Predictor(path, overrides=overrides)
 
 
+@contextlib.contextmanager
+def in_file(data: pd.DataFrame | pa.Table, folder: str, wanted: Sequence[str] | None = None) -> Iterator[str]:
+    """Yield the path of a parquet file with rows from memory and their numbers; errors about it speak of the frame.
+
+    Args:
+        data: the rows.
+        folder: for the file.
+        wanted: the columns that are written, where they are there; None for all.
+
+    Raises:
+        DataError: a column holds values of several kinds, or the block raised one.
+    """
+    table = _table(data, set(_names(data)) if wanted is None else set(wanted))
+    table, path = table.append_column(PLACE, pa.array(np.arange(table.num_rows))), f"{folder}/{WHERE}.parquet"
+    pq.write_table(table, path, row_group_size=_GROUP_ROWS)
+    try:
+        yield path
+    except DataError as error:
+        raise DataError(
+            error.message.replace(path, WHERE), expected=error.expected, got=error.got, hint=error.hint
+        ) from None
+
+
+def with_index(found: pa.Table, data: pd.DataFrame | pa.Table) -> pd.DataFrame:
+    """Return what was made of the rows of `in_file` in their order, with their index."""
+    found = found.sort_by(PLACE)
+    index = pd.RangeIndex(data.num_rows) if isinstance(data, pa.Table) else data.index
+    result: pd.DataFrame = found.drop_columns([PLACE]).to_pandas()
+    return result.set_axis(index.take(found[PLACE].to_numpy()), axis=0)
+
+
+def _names(data: pd.DataFrame | pa.Table) -> Sequence[str]:
+    return data.column_names if isinstance(data, pa.Table) else list(data.columns)
+
+
 def _table(data: pd.DataFrame | pa.Table, wanted: set[str]) -> pa.Table:
     """Return the columns of `data` that are read, as Arrow has them.
 
@@ -147,5 +197,5 @@ def _table(data: pd.DataFrame | pa.Table, wanted: set[str]) -> pa.Table:
         return pa.Table.from_pandas(data[[name for name in data.columns if name in wanted]], preserve_index=False)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(
-            f"{_WHERE} has a column that cannot be read", got=str(error).split("\n")[0], hint="Give it one type."
+            f"{WHERE} has a column that cannot be read", got=str(error).split("\n")[0], hint="Give it one type."
         ) from None

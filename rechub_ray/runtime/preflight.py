@@ -20,6 +20,7 @@ from rechub_ray.data.plan import geometry
 from rechub_ray.defaults import build_task, resolved, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, ResourceError, named, nearest
+from rechub_ray.export.index import checked as check_index
 from rechub_ray.files import absolute, check_writable, join, join_all, masked
 from rechub_ray.fine_tuning import Start, check_start, start_of
 from rechub_ray.freezing import freeze
@@ -92,6 +93,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         SchemaError: the schema cannot be read, or does not fit a component.
         DataError: a split cannot be read, or does not fit the schema.
         CheckpointError: there is no checkpoint at `init_from`, or it does not fit the model.
+        ExportError: `export.index` needs faiss, which is not installed.
         ResourceError: the model does not fit into memory.
     """
     config = _anchored(config)
@@ -216,6 +218,10 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
     with named("model"):
         _build_without_memory(config, schema)
     config = resolved(config, schema)
+    if config.export.index is not None:
+        check_index(config.export.index, where="export.index")
+        if not retrieves(config):
+            raise ConfigError("'export.index' is for models for retrieval", got=f"model {config.model['name']}")
     model = _build_without_memory(config, schema)
     freeze(model, config.train.freeze)
     task = build_task(config, schema, model, world=World())

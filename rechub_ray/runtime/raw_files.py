@@ -29,7 +29,7 @@ from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.forms import Format, Join, Table
 from rechub_ray.preparation.histories import Deal, Gather
 from rechub_ray.preparation.recipe import TRAIN, Recipe
-from rechub_ray.preparation.rows import RowReader, SideTable
+from rechub_ray.preparation.rows import ReadyRows, RowReader, SideTable
 from rechub_ray.preparation.runner import run
 from rechub_ray.preparation.sources import BadRow, Source, Task, plan
 from rechub_ray.runtime.predictions import Columns
@@ -53,6 +53,7 @@ class RawForm:
         transforms: the folder that they are in.
         schema: the model's features.
         keep: the raw columns to carry along.
+        more: uses of columns that go with the rows beside those, for whoever reads them.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class RawForm:
     transforms: str
     schema: Schema
     keep: tuple[str, ...]
+    more: tuple[Use, ...] = ()
 
     @classmethod
     def of(
@@ -93,14 +95,52 @@ class RawForm:
                 expected="preprocess.json beside the checkpoints, as runs on data of `rechub-ray prepare` have it",
                 hint=without_transforms(config),
             )
-        encoder, schema = Encoder.load(place), dataclasses.replace(schema, row_id=None)
+        return cls.by(
+            place,
+            _kept_recipe(place, config),
+            trained_on(saved),
+            files,
+            schema=schema,
+            keep=keep,
+            settings=settings,
+        )
+
+    @classmethod
+    def by(
+        cls,
+        place: str,
+        data: Mapping[str, Any] | None,
+        trained: Schema,
+        files: Sequence[str],
+        *,
+        schema: Schema,
+        keep: Sequence[str] | None,
+        settings: Mapping[str, Any],
+        encoder: Encoder | None = None,
+    ) -> RawForm:
+        """Return how raw rows are read by transforms and a recipe.
+
+        Args:
+            place: the folder with the transforms.
+            data: the recipe of the model's data; None where it is not known.
+            trained: the schema of the model.
+            files: as for `of`.
+            schema: as for `of`.
+            keep: as for `of`.
+            settings: as for `of`.
+            encoder: what is in `place`, where it was read before.
+
+        Raises:
+            ConfigError: there is no recipe, or the settings are wrong.
+            DataError: the transforms cannot be read, or are not those of the model.
+        """
+        encoder, schema = encoder or Encoder.load(place), dataclasses.replace(schema, row_id=None)
         made = encoder.encodings
         lacking = [name for name in schema.feature_names if name not in made]
-        differing = lacking or list(trained_on(saved).encoded_otherwise(schema.encoded(made)))
+        differing = lacking or list(trained.encoded_otherwise(schema.encoded(made)))
         if differing:
             names = ", ".join(f"'{name}'" for name in differing)
             raise DataError(f"{place}: its transforms are not those of the model's features {names}")
-        data = _kept_recipe(place, config)
         if data is None:
             raise ConfigError(
                 f"{place}: the run keeps no recipe, so it is not known how its raw files are read",
@@ -109,14 +149,15 @@ class RawForm:
             )
         row_id = data.get("row_id")
         kept = tuple(dict.fromkeys([row_id] if keep is None and row_id else keep or ()))
-        recipe = _reading(data, encoder, files, settings)
+        recipe = _reading(dict(data), encoder, files, settings)
         encoder = encoder.only(schema.feature_names)
         return cls(_needed(recipe, encoder, kept), encoder, place, schema, kept)
 
     @property
     def uses(self) -> tuple[Use, ...]:
         """The uses of raw columns, those of side tables and of the history included."""
-        return (*self.recipe.uses, *(Use(name, "carried along ('--keep')") for name in self.keep))
+        kept = (Use(name, "carried along ('--keep')") for name in self.keep)
+        return (*self.recipe.uses, *kept, *self.more)
 
     def sides(self) -> tuple[SideTable, ...]:
         """Return the side tables."""
@@ -136,12 +177,13 @@ class RawForm:
         made = {name for join in recipe.joins for name in join.columns}
         if history is not None:
             made |= {*history.names, *([history.item] if history.items is not None else [])}
-        columns = dict.fromkeys([*recipe.input_columns, *(name for name in self.keep if name not in made)])
+        carried = tuple(dict.fromkeys([*self.keep, *(use.column for use in self.more)]))
+        columns = dict.fromkeys([*recipe.input_columns, *(name for name in carried if name not in made)])
         source, files = _opened([file.path for file in recipe.files[""]])
         entries = [file.model_copy(update={"path": path}) for file, path in zip(recipe.files[""], files, strict=True)]
         tasks = plan(source, {"": entries}, list(columns), self.uses, recipe.where)
         names = tuple(dict.fromkeys(task.file for task in tasks))
-        reader = RowReader(source, recipe, names, self.sides() if sides is None else sides, keep=self.keep)
+        reader = RowReader(source, recipe, names, self.sides() if sides is None else sides, keep=carried)
         return RawRows(reader, tuple(tasks), self.transforms, self.schema, bucket_count(task_bytes(source, tasks)))
 
 
@@ -229,6 +271,18 @@ class RawRows:
         return rows, found["bad"]
 
 
+def ready(reader: RowReader, task: Task, encoder: Encoder) -> Iterator[ReadyRows]:
+    """Yield a task's rows in blocks, with those that cannot be used as `bad`.
+
+    Raises:
+        DataError: the file is damaged, or a row is bad and `on_bad_rows` is `error`.
+    """
+    for rows in reader.ready(task, encoder):
+        if rows.bad and reader.recipe.on_bad_rows == "error":
+            raise min(rows.bad, key=lambda row: row.row).error()
+        yield rows
+
+
 def encoded(
     reader: RowReader, task: Task, encoder: Encoder, schema: Schema
 ) -> Iterator[tuple[Block | None, Columns, list[BadRow]]]:
@@ -237,9 +291,7 @@ def encoded(
     Raises:
         DataError: the file is damaged, or a row is bad and `on_bad_rows` is `error`.
     """
-    for rows in reader.ready(task, encoder):
-        if rows.bad and reader.recipe.on_bad_rows == "error":
-            raise min(rows.bad, key=lambda row: row.row).error()
+    for rows in ready(reader, task, encoder):
         block = None
         if len(rows.codes):
             block = stack(pa.table(encoder.encode_parsed(rows.parsed)), schema, targets=False, where=task.file)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rechub_ray.errors import RechubError
-from rechub_ray.export.towers import FOLDER, export_run
+from rechub_ray.export.served import FOLDER
+from rechub_ray.export.towers import export_run
 
 NAME = "model.onnx"
 

@@ -65,7 +65,10 @@ def test_training_ends_with_the_files(run: RunResult) -> None:
     serving = Path(run.model_dir) / "serving"
     assert run.onnx == str(serving / "user.onnx")
     names = {file.name for file in serving.iterdir()}
-    assert names == {"user.onnx", "user.onnx.parity.json", "item.onnx", "item.onnx.parity.json", "items.parquet"}
+    assert names == {
+        *(f"{part}.onnx{suffix}" for part in ("user", "item") for suffix in ("", ".parity.json")),
+        *("items.parquet", "schema.json", "serving.json"),
+    }
     assert not (Path(run.model_dir) / "model.onnx").exists()
 
 
@@ -119,7 +122,8 @@ def test_the_command_writes_all_or_one_tower(
     for checkpoint in (run.model_dir, run.best_checkpoint):
         assert main(["export", checkpoint, "--inputs", "raw"]) == 0
     step = Path(run.best_checkpoint).name
-    assert placed == [(f"{run.model_dir}/{folder}", {"inputs": "raw"}) for folder in ("serving", f"{step}_serving")]
+    given = {"inputs": "raw", "index": None, "index_threads": 1}
+    assert placed == [(f"{run.model_dir}/{folder}", given) for folder in ("serving", f"{step}_serving")]
     assert "items.parquet: vectors of 56 items" in capsys.readouterr().out
 
 

@@ -1,0 +1,170 @@
+"""The items of the largest products with users' vectors: found among all items, or among those that an index gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rechub_ray.export.index import Index
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_USERS, _ITEMS = 256, 16_384
+"""Users and items that are compared at once: 16 MiB of products."""
+_MOST_MORE = 1024
+"""An index is asked for as many more items as a user's list leaves out, and at most for these."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """Items that some users are not given, each pair once.
+
+    Shapes:
+        rows, places: (P,) int64, of the users and of the items.
+    """
+
+    rows: Array
+    places: Array
+
+    @classmethod
+    def none(cls) -> LeftOut:
+        nothing = np.empty(0, np.int64)
+        return cls(nothing, nothing)
+
+    def of(self, rows: Array) -> LeftOut:
+        """Return the pairs of some users, ascending, with these counted from 0."""
+        places = np.searchsorted(rows, self.rows).clip(max=len(rows) - 1)
+        mine = rows[places] == self.rows
+        return LeftOut(places[mine], self.places[mine])
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The items of the largest products of each user, in descending order.
+
+    Shapes:
+        places: (B, k) int64, the items' places; -1 where there are no more.
+        scores: (B, k) float32, the products; -inf where there are no more.
+    """
+
+    places: Array
+    scores: Array
+
+
+class Search:
+    """Finds the items of the largest products with users' vectors; of several vectors a user, the largest one counts.
+
+    Args:
+        vectors: of the items.
+        index: of these vectors, of type faiss.Index; None compares users with all items.
+        settings: how far the index is searched.
+
+    Shapes:
+        vectors: (N, D) float32.
+    """
+
+    def __init__(self, vectors: Array, index: Any = None, settings: Index | None = None) -> None:
+        self.vectors = np.ascontiguousarray(vectors, np.float32)
+        self._index, self._settings = index, settings
+        self._tensor = torch.from_numpy(self.vectors)
+
+    def __call__(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
+        """Return the first items of each user.
+
+        A user for whom the index gives too few is compared with all items.
+
+        Args:
+            users: the users' vectors.
+            number: how many items are wanted, >= 1.
+            left_out: items that users are not given.
+
+        Shapes:
+            users: (B, D) or (B, K, D) float32.
+        """
+        left_out = left_out or LeftOut.none()
+        if self._index is None:
+            return self.exact(users, number, left_out)
+        found = self.from_index(users, number, left_out)
+        there = len(self.vectors) - np.bincount(left_out.rows, minlength=len(users))
+        few = np.flatnonzero((found.places >= 0).sum(1) < np.minimum(there, found.places.shape[1]))
+        if len(few):
+            rest = self.exact(users[few], number, left_out.of(few))
+            found.places[few], found.scores[few] = rest.places, rest.scores
+        return found
+
+    @torch.no_grad()
+    def exact(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
+        """Return the first items of each user among all of them; see `__call__`."""
+        left_out = left_out or LeftOut.none()
+        count, size = len(self.vectors), max(_ITEMS, 64 * number)
+        number = min(number, count)
+        result = Found(np.full((len(users), number), -1), np.full((len(users), number), -np.inf, np.float32))
+        for first in range(0, len(users), _USERS):
+            part = torch.from_numpy(np.ascontiguousarray(users[first : first + _USERS], np.float32))
+            mine = (left_out.rows >= first) & (left_out.rows < first + _USERS)
+            rows, places = torch.from_numpy(left_out.rows[mine] - first), torch.from_numpy(left_out.places[mine])
+            best, at = part.new_empty((len(part), 0)), torch.empty((len(part), 0), dtype=torch.int64)
+            for start in range(0, count, size):
+                block = part.reshape(-1, part.shape[-1]) @ self._tensor[start : start + size].T
+                if part.dim() == 3:
+                    block = block.view(len(part), part.shape[1], -1).amax(1)
+                inside = (places >= start) & (places < start + size)
+                block[rows[inside], places[inside] - start] = -torch.inf
+                values, where = block.topk(min(number, block.shape[1]), 1)
+                values, where = torch.cat([best, values], 1), torch.cat([at, where + start], 1)
+                best, order = values.topk(min(number, values.shape[1]), 1)
+                at = where.gather(1, order)
+            result.scores[first : first + _USERS] = best.numpy()
+            result.places[first : first + _USERS] = torch.where(best == -torch.inf, -1, at).numpy()
+        return result
+
+    def from_index(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
+        """Return the first items of each user among those that the index gives; see `__call__`."""
+        left_out = left_out or LeftOut.none()
+        count, rows = len(self.vectors), len(users)
+        number = min(number, count)
+        more = int(np.bincount(left_out.rows, minlength=1).max(initial=0))
+        asked = min(number + min(more, _MOST_MORE), count)
+        if self._settings is not None:
+            self._settings.reach(self._index, asked)
+        flat = np.ascontiguousarray(users.reshape(-1, users.shape[-1]), np.float32)
+        places = self._index.search(flat, asked)[1].reshape(rows, -1)
+        if users.ndim == 3:  # the same item for several of a user's vectors
+            places = np.sort(places, 1)
+            places[:, 1:][places[:, 1:] == places[:, :-1]] = -1
+        if len(left_out.rows):
+            keys = np.arange(rows)[:, None] * count + places
+            places = np.where(np.isin(keys, left_out.rows * count + left_out.places), -1, places)
+        scores = self._products(users if users.ndim == 3 else users[:, None], places)
+        order = np.argsort(-scores, 1, kind="stable")[:, :number]
+        return Found(np.take_along_axis(places, order, 1), np.take_along_axis(scores, order, 1))
+
+    def _products(self, users: Array, places: Array) -> Array:
+        """Return the largest products of users, (B, K, D), with some items each, -inf for place -1."""
+        scores = np.full(places.shape, -np.inf, np.float32)
+        step = max(1, (1 << 24) // max(1, places.shape[1] * self.vectors.shape[1]))
+        for first in range(0, len(users), step):
+            theirs, part = self.vectors[places[first : first + step]], users[first : first + step]
+            scores[first : first + step] = np.matmul(theirs, part.transpose(0, 2, 1)).max(2)
+        scores[places < 0] = -np.inf
+        return scores
+
+
+def recall(search: Search, users: Array, number: int) -> float:
+    """Return the share of the first items of users that an index gives; items of equal products stand for each other.
+
+    Args:
+        search: has an index.
+        users: the users' vectors, at least one.
+        number: how many items are wanted, >= 1.
+
+    Shapes:
+        users: (B, D) or (B, K, D) float32.
+    """
+    least = search.exact(users, number).scores[:, -1:]
+    scores = search.from_index(users, number).scores
+    return float((scores >= least - 1e-6 - 1e-6 * np.abs(least)).mean())
