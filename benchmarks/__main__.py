@@ -33,6 +33,7 @@ BENCHMARKS = {
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "losses": "Several losses on Frappe",
+    "matching": "Models for retrieval on MovieLens 1M",
     "sweeps": "Sweeps on Frappe",
 }
 # modules that print their own text: what it shows, arguments in full, arguments for --quick

@@ -5,16 +5,15 @@ Every finished run is written into `multi_task.json` under `--work`: after an in
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import finished, mean_and_spread
 from benchmarks.compare import OTHER, answer, missing_torch_rechub
 from benchmarks.settings import ROOT, Settings
 from benchmarks.workload import run_training
@@ -114,9 +113,6 @@ def run(settings: Settings) -> dict[str, Any]:
         if balancing in BALANCING or (model in OTHERS and skipped is None)
     ]
     same = {"models": MODELS, "numbers": [BATCH, DIM, LR, WEIGHT_DECAY, epochs], "tower": TOWER}
-    kept = settings.work / "multi_task.json"
-    before = json.loads(kept.read_text()) if kept.exists() else {}
-    done: dict[str, dict[str, float]] = before["cells"] if before.get("settings") == same else {}
 
     def one(cell: tuple[str, str, int]) -> dict[str, float]:
         model, balancing, seed = cell
@@ -133,29 +129,9 @@ def run(settings: Settings) -> dict[str, Any]:
             f"{INCOME} of {NEVER}": found[f"{INCOME}/auc_where_{NEVER}"],
         }
 
-    lock = threading.Lock()
-
-    def run_and_keep(cell: tuple[str, str, int]) -> None:
-        found = one(cell)
-        with lock:
-            done[_name(cell)] = found
-            draft = kept.with_suffix(".new")
-            draft.write_text(json.dumps({"settings": same, "cells": done}, indent=1) + "\n")
-            draft.replace(kept)
-        numbers = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-        print(f"  {_name(cell)}: {numbers}", file=sys.stderr, flush=True)
-
-    waiting = [cell for cell in cells if _name(cell) not in done]
-    print(f"  {len(cells) - len(waiting)} of {len(cells)} runs are there", file=sys.stderr, flush=True)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = [pool.submit(run_and_keep, cell) for cell in waiting]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return {"cells": {_name(cell): done[_name(cell)] for cell in cells}, "epochs": epochs, "skipped": skipped}
+    waiting = {_name(cell): functools.partial(one, cell) for cell in cells}
+    done = finished(settings.work / "multi_task.json", same, waiting, at_once=AT_ONCE)
+    return {"cells": done, "epochs": epochs, "skipped": skipped}
 
 
 def _name(cell: tuple[str, str, int]) -> str:
@@ -177,8 +153,7 @@ def table(result: dict[str, Any]) -> str:
             values = [
                 found[key] for found in runs if (key := label if where is None else f"{label} of {where}") in found
             ]
-            spread = max(values, default=0) - min(values, default=0)
-            cells.append(f"{statistics.fmean(values):.4f} ({spread:.4f})" if values else "")
+            cells.append(mean_and_spread(values))
         lines.append(f"| {' | '.join(cells)} |")
     head = (
         f"Test AUC of the best of {result['epochs']} epochs, mean over the seeds (largest less smallest). ESMM is a "

@@ -402,7 +402,8 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
     keys = path.split(".")
     field = RunConfig.model_fields.get(keys[0])
     if len(keys) > 1 and data.get(keys[0]) is None and field is not None and keys[0] in _LISTS:
-        usual = OF_RETRIEVAL if _retrieves(data.get("model")) else _OF_ONE_BINARY_LABEL
+        model = data.get("model")
+        usual = {**OF_RETRIEVAL, "losses": usual_losses(model)} if _retrieves(model) else _OF_ONE_BINARY_LABEL
         data[keys[0]] = plain(usual.get(keys[0], field.default))
     if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
         data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
@@ -539,11 +540,16 @@ _OF_ONE_BINARY_LABEL = {"losses": ["bce"], "metrics": ["auc", "log_loss"]}
 """The list that an override such as `metrics.0.name=gauc` changes where the file leaves it out."""
 
 OF_RETRIEVAL = {
-    "losses": ["sampled_softmax"],
     "negatives": ["in_batch"],
     "metrics": ["recall@10", "ndcg@10", "mrr@10"],
 }
-"""The lists of a model for retrieval where the file leaves them out."""
+"""The lists of a model for retrieval, beside its losses, where the file leaves them out."""
+
+
+def usual_losses(model: Any) -> list[Any]:
+    """Return the nodes of the losses of a model for retrieval, by its node, where the file leaves them out."""
+    cls = MODELS.get(model["name"] if isinstance(model, Mapping) else model)
+    return list(cls.default_losses) if issubclass(cls, Retriever) else []
 
 
 def _retrieves(model: Any) -> bool:

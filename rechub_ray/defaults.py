@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rechub_ray.config import OF_RETRIEVAL, RunConfig
+from rechub_ray.config import OF_RETRIEVAL, RunConfig, usual_losses
 from rechub_ray.errors import ConfigError
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.losses.vectors import TowerLoss
@@ -34,7 +34,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
 
     Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
     and its output's name. A model with an argument `heads` gets the heads that the losses read. A model for retrieval
-    gets `sampled_softmax`, negatives `in_batch`, and metrics of ranks.
+    gets its own default (`sampled_softmax` of most), negatives `in_batch`, and metrics of ranks.
 
     Args:
         config: the run.
@@ -45,7 +45,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     """
     losses, negatives = config.losses, config.negatives
     if retrieves(config):
-        losses = [LOSSES.validate(name) for name in OF_RETRIEVAL["losses"]] if losses is None else losses
+        losses = [LOSSES.validate(x) for x in usual_losses(config.model)] if losses is None else losses
         negatives = [NEGATIVES.validate(x) for x in OF_RETRIEVAL["negatives"]] if negatives is None else negatives
     elif negatives is not None:
         raise ConfigError(

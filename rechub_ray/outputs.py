@@ -93,6 +93,8 @@ class Output:
         part: the tower that a vector belongs to.
         per: what an entry of the first dimension stands for: a row of the batch, or a position of its sequences.
         is_unit: whether a vector has length 1, so that a product of two is a cosine.
+        attention_power: of several vectors a row, p: losses read their mean by `towards`, weighted by how much each
+            suits the row's own item; None reads the one that suits it best.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Output:
     part: Literal["user", "item"] | None = None
     per: Literal["row", "position"] = "row"
     is_unit: bool = False
+    attention_power: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

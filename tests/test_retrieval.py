@@ -66,12 +66,14 @@ class Interrupt(Tracker):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("model", ["dssm", "youtube_dnn"])
+@pytest.mark.parametrize("model", ["dssm", "youtube_dnn", "mind"])
 def test_it_learns_what_users_choose(data: Path, tmp_path: Path, model: str) -> None:
     """A user's items are a fifth of all, the first ones most often: the best possible recall@5 is about 0.7."""
     given = {"train__epochs": 6, "train__evaluate_every_epochs": 3, "metrics": ["recall@5", "ndcg@5", "coverage@5"]}
     if model == "youtube_dnn":
         given["model"] = {"name": model, "embedding_dim": 8, "hidden_units": [32], "init_std": 0.1}
+    if model == "mind":
+        given["model"] = {"name": model, "embedding_dim": 8, "hidden_units": [32], "interest_num": 2}
     result = train(settings(data, tmp_path / "r", **given))
     history = [line for line in read_history(tmp_path / "r" / "metrics.jsonl") if "val/recall@5" in line]
     assert history[0]["val/recall@5"] < 0.25

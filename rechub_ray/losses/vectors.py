@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
+from rechub_ray.layers.attention import towards
 from rechub_ray.layers.gather import gather_rows
 from rechub_ray.losses.base import Columns, PairLoss, Rows, Scope
 from rechub_ray.losses.pairs import BlockSum, SessionLoss
@@ -181,7 +182,8 @@ class TowerLoss(VectorLoss):
     Rows whose label is above 0 count, and all rows of data without labels. What a user is compared with are the
     items of all rows of the step, and, of a model for retrieval, the candidates (`negatives` of the run): a column of
     the row's own item is no negative, and a row without negatives, or whose item is not in the item table, does not
-    count.
+    count. Of several vectors a user a row has one: that which suits its own item best, or what the output's
+    `attention_power` makes of them.
 
     Args:
         schema: has the labels and features.
@@ -218,6 +220,7 @@ class TowerLoss(VectorLoss):
             self.use(schema.label(self._named).name)
         self.item, self.similarity, self.temperature = item, similarity, temperature
         self._id: int | None = None
+        self._power: float | None = None
         if item_id is not None:
             names = [feature.name for feature in schema.sparse]
             if item_id not in names:
@@ -228,7 +231,8 @@ class TowerLoss(VectorLoss):
             self._id = names.index(item_id)
 
     def bind(self, outputs: Sequence[Output], *, where: str) -> None:
-        self.output = vector(outputs, self.output, "user", where=f"{where}.output").name
+        user = vector(outputs, self.output, "user", where=f"{where}.output")
+        self.output, self._power = user.name, user.attention_power
         self.item = vector(outputs, self.item, "item", where=f"{where}.item").name
 
     def rows(self, batch: Batch) -> Rows:
@@ -261,6 +265,8 @@ class TowerLoss(VectorLoss):
         user, item = outputs[self.output or "user"], outputs[self.item or "item"]
         if self.similarity == "cosine":
             user, item = (F.normalize(tower, dim=-1, eps=1e-6) for tower in (user, item))
+        if user.dim() == 3 and user.shape[2] == item.shape[1]:
+            user = towards(user, item[: len(user)], self._power)
         return user, item
 
     def counts(self, rows: Rows) -> Tensor:

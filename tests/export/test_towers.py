@@ -28,7 +28,14 @@ from rechub_ray.schema import SequenceFeature
 from rechub_ray.sweeps.exports import copy_exports, export_trial, exported
 from tests.small_retrieval import KNOWN, SCHEMA, write_retrieval
 
-NAMES = [name for name in MODELS.names() if issubclass(MODELS.get(name), Retriever)]
+# a class without a constructor of its own has the towers of another one; towers of items that compute alike stand once
+OWN = {
+    n: MODELS.get(n)
+    for n in MODELS.names()
+    if issubclass(MODELS.get(n), Retriever) and "__init__" in vars(MODELS.get(n))
+}
+ITEM_TOWERS = {(cls.item_vectors, cls.read_items): name for name, cls in OWN.items()}
+TOWERS = [*((name, "user") for name in OWN), *((name, "item") for name in ITEM_TOWERS.values())]
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +144,7 @@ def test_a_trial_exports_its_towers(run: RunResult, tmp_path: Path) -> None:
     assert (tmp_path / "best" / "serving" / "items.parquet").is_file()
 
 
-@pytest.mark.parametrize("part", ["user", "item"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "part"), TOWERS)
 def test_every_tower_computes_what_the_model_computes(name: str, part: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = MODELS.build({"name": name}, SCHEMA)
@@ -216,3 +222,24 @@ def test_what_cannot_be_exported_is_said(run: RunResult, tmp_path: Path) -> None
     finally:
         (root / "elsewhere").rename(root / "items")
     assert Catalogue.read(str(root), SCHEMA).rows == len(KNOWN)
+
+
+def test_interests_are_lists_of_lists(run: RunResult, tmp_path: Path) -> None:
+    root = Path(run.model_dir).parent / "data"
+    settings = {
+        "model_dir": str(tmp_path / "run"),
+        "data": {"root": str(root), "batch_size": 64},
+        "model": {"name": "mind", "embedding_dim": 6, "interest_num": 3, "hidden_units": [8]},
+        "train": {"steps": 20, "threads": 1},
+        "trackers": [],
+    }
+    result = train(config_module.load(settings))
+    assert 0 < result.metrics["recall@10"] <= 1
+    rows = pq.read_table(root / "test")
+    assert predict(result.model_dir, tmp_path / "out", split="test") == rows.num_rows
+    column = pq.read_table(tmp_path / "out")["vector"].combine_chunks()
+    assert (column.type.list_size, column.type.value_type.list_size) == (3, 6)
+    written = column.flatten().flatten().to_numpy().reshape(-1, 3, 6)
+    served = onnxruntime.InferenceSession(str(result.onnx)).run(["vector"], fed(rows, SCHEMA.user_side))[0]
+    np.testing.assert_allclose(served, written, atol=1e-5)
+    assert (np.abs(written[:, 1:] - written[:, :1]).max((1, 2)) > 0).any(), "some rows have several interests"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -166,8 +167,27 @@ def test_vectors_that_are_not_there_are_named(node: dict[str, Any], outputs: tup
         LOSSES.build({"name": "info_nce", **node}, SCHEMA).bind(outputs, where="losses.0")
 
 
-def test_several_vectors_a_row_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"\(B, D\) each.*\(4, 2, 3\) and \(4, 3\)"):
-        mean("info_nce", torch.zeros(4, 2, 3), torch.zeros(4, 3), batch(torch.ones(4)))
+@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("power", [None, 2.0])
+def test_of_several_vectors_a_row_has_the_one_that_its_item_makes(name: str, power: float | None) -> None:
+    """What each loss makes of K interests is what it makes of one vector a row: of (K, D) and the row's own item."""
+    _, v, labels = drawn(9)
+    interests = torch.randn(9, 3, 4, generator=torch.Generator().manual_seed(1))
+    outputs = (dataclasses.replace(OUTPUTS[0], attention_power=power), *OUTPUTS[1:])
+    loss = LOSSES.build({"name": name}, SCHEMA)
+    loss.bind(outputs, where="losses.0")
+    found = loss({"u": interests, "v": v}, batch(labels)).item()
+    scores = (interests * v.detach().unsqueeze(1)).sum(2)
+    weights = torch.nn.functional.one_hot(scores.argmax(1), 3).float()
+    if power is not None:
+        weights = (scores.sign() * scores.abs() ** power).softmax(1)
+    one = (weights.unsqueeze(2) * interests).sum(1)
+    assert found == pytest.approx(loss({"u": one, "v": v}, batch(labels)).item(), rel=1e-5)
+    assert found != pytest.approx(loss({"u": interests[:, 0], "v": v}, batch(labels)).item(), rel=1e-3)
+
+
+def test_vectors_of_other_widths_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\(B, D\) each.*\(4, 2, 5\) and \(4, 3\)"):
+        mean("info_nce", torch.zeros(4, 2, 5), torch.zeros(4, 3), batch(torch.ones(4)))
     with pytest.raises(ConfigError, match="accumulate_steps=1"):
         Task(TwoTowers(SCHEMA), SCHEMA, ["info_nce"], parts=2)

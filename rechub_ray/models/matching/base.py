@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,10 +38,13 @@ class Retriever(Model):
         item_embedding: lookups of the item side in them.
         user_input: the user side's embeddings and numbers side by side.
         item_input: the item side's.
+        default_losses: what trains it where a run names no losses.
 
     Raises:
         SchemaError: the schema has no items.
     """
+
+    default_losses: ClassVar[tuple[Any, ...]] = ("sampled_softmax",)
 
     def __init__(self, schema: Schema, *, similarity: Similarity = "dot") -> None:
         super().__init__(schema)
@@ -52,7 +55,9 @@ class Retriever(Model):
             Output("item", "vector", part="item", is_unit=is_unit),
         )
 
-    def embed(self, users: Sequence[str], items: Sequence[str], *, dim: int, init_std: float) -> None:
+    def embed(
+        self, users: Sequence[str], items: Sequence[str], *, dim: int, init_std: float, alone: Sequence[str] = ()
+    ) -> None:
         """Make the tables and the inputs of both towers.
 
         Args:
@@ -60,9 +65,10 @@ class Retriever(Model):
             items: names of the item tower's features.
             dim: width of the embeddings of features without their own `embed_dim`, >= 1.
             init_std: standard deviation of the initial rows, >= 0.
+            alone: names of features that have tables and are in no input: a tower looks them up itself.
         """
         joined = self.schema.joined
-        names = embedded(joined, [*users, *items])
+        names = embedded(joined, [*users, *alone, *items])
         self.embedding = EmbeddingBank(joined, dim=dim, features=names, init_std=init_std)
         self.user_embedding = self.embedding.view(self.user_schema, embedded(self.user_schema, users))
         self.item_embedding = self.embedding.view(self.item_schema, embedded(self.item_schema, items))

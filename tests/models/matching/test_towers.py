@@ -1,103 +1,73 @@
-"""DSSM and YoutubeDNN in NumPy, from their papers' equations."""
+"""Models of two towers of features in NumPy, from their papers' equations."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-import torch
 
-from rechub_ray.batch import Features, PaddedSequences
+from rechub_ray import config as config_module
+from rechub_ray.defaults import resolved
 from rechub_ray.errors import ConfigError, SchemaError
 from rechub_ray.models import MODELS
-from rechub_ray.models.matching.base import Retriever
-from rechub_ray.schema import Schema
+from rechub_ray.schema import Schema, SparseFeature
+from tests.models.matching.small import (
+    ITEMS,
+    USERS,
+    Array,
+    build,
+    item_columns,
+    perceptron,
+    sigmoid,
+    table,
+    unit,
+    user_columns,
+    vectors,
+    weight,
+)
 from tests.small_retrieval import SCHEMA
 
-Array = np.ndarray
-USERS = {
-    "user": [3, 0, 39],
-    "age": [0.5, -1.0, 2.0],
-    "history": [[1, 60], [], [5, 5, 2]],
-    "words": [[2], [3, 4, 11], []],
-}
-ITEMS = {"item": [1, 60], "genre": [2, 6], "price": [1.5, -0.5], "tags": [[1, 8], []]}
 
-
-def build(name: str, **arguments: Any) -> Retriever:
-    torch.manual_seed(0)
-    model = MODELS.build({"name": name, "embedding_dim": 3, "init_std": 0.5, **arguments}, SCHEMA)
-    assert isinstance(model, Retriever)
-    for parameter_name, parameter in model.named_parameters():
-        if parameter_name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    return model.double().eval()
-
-
-def stacked(schema: Schema, columns: dict[str, Any]) -> Features:
-    rows = len(columns[schema.features[0].name])
-    sparse = torch.tensor([columns[f.name] for f in schema.sparse]).T.reshape(rows, -1)
-    dense = torch.tensor([columns[f.name] for f in schema.dense], dtype=torch.float64).T
-    ids = [[row + [-1] * (3 - len(row)) for row in columns[f.name]] for f in schema.sequences]
-    return Features(sparse, dense, PaddedSequences(tuple(torch.tensor(rows) for rows in ids)))
-
-
-def table(model: Retriever, name: str) -> Array:
-    return model.embedding.rows(name).detach().numpy()
-
-
-def pooled(rows: Array, lists: list[list[int]]) -> Array:
-    return np.array([rows[ids].mean(0) if ids else np.zeros(rows.shape[1]) for ids in lists])
-
-
-def perceptron(mlp: torch.nn.Sequential, x: Array) -> Array:
-    """Linear layers with relu between them."""
-    layers = [layer for layer in mlp if hasattr(layer, "weight")]
-    for i, layer in enumerate(layers):
-        x = x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()  # type: ignore[union-attr, operator]
-        x = np.maximum(x, 0) if i < len(layers) - 1 else x
-    return x
-
-
-def user_input(model: Retriever) -> Array:
-    return np.concatenate(
-        [
-            table(model, "user")[USERS["user"]],
-            pooled(table(model, "history"), USERS["history"]),
-            pooled(table(model, "words"), USERS["words"]),
-            np.array(USERS["age"])[:, None],
-        ],
-        1,
-    )
-
-
-def unit(vectors: Array) -> Array:
-    return vectors / np.sqrt((vectors**2).sum(1, keepdims=True))
-
-
-def vectors(model: Retriever) -> tuple[Array, Array]:
-    found = model(stacked(SCHEMA.user_side, USERS), stacked(SCHEMA.item_side, ITEMS))
-    return found["user"].detach().numpy(), found["item"].detach().numpy()
-
-
+@pytest.mark.parametrize("name", ["dssm", "facebook_dssm", "youtube_sbc"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_dssm(similarity: str) -> None:
-    model = build("dssm", user_units=[8, 5], item_units=[6], vector_dim=4, similarity=similarity)
-    item_input = np.concatenate(
-        [
-            table(model, "item")[ITEMS["item"]],
-            table(model, "genre")[ITEMS["genre"]],
-            pooled(table(model, "tags"), ITEMS["tags"]),
-            np.array(ITEMS["price"])[:, None],
-        ],
-        1,
-    )
-    user = perceptron(model.user_mlp, user_input(model))  # type: ignore[arg-type]
-    item = perceptron(model.item_mlp, item_input)  # type: ignore[arg-type]
+def test_dssm(name: str, similarity: str) -> None:
+    model = build(name, user_units=[8, 5], item_units=[6], vector_dim=4, similarity=similarity)
+    user = perceptron(model.user_mlp, np.concatenate(user_columns(model), 1))  # type: ignore[arg-type]
+    item = perceptron(model.item_mlp, np.concatenate(item_columns(model), 1))  # type: ignore[arg-type]
     scale = unit if similarity == "cosine" else np.asarray
     for found, expected in zip(vectors(model), (scale(user), scale(item)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("excitation", ["relu", "sigmoid"])
+def test_dssm_senet(excitation: str) -> None:
+    model = build("dssm_senet", user_units=[8], item_units=[6], vector_dim=4, reduction_ratio=1, excitation=excitation)
+
+    def weighed(part: str, columns: list[Array]) -> Array:
+        *embeddings, dense = columns
+        means = np.stack([column.mean(1) for column in embeddings], 1)
+        hidden = np.maximum(means @ weight(model, f"{part}_senet.squeeze.weight").T, 0)
+        factors = hidden @ weight(model, f"{part}_senet.expand.weight").T
+        factors = sigmoid(factors) if excitation == "sigmoid" else np.maximum(factors, 0)
+        return np.concatenate([*(x * factors[:, [i]] for i, x in enumerate(embeddings)), dense], 1)
+
+    user, item = vectors(model)
+    expected = unit(perceptron(model.user_mlp, weighed("user", user_columns(model))))  # type: ignore[arg-type]
+    np.testing.assert_allclose(user, expected, rtol=1e-10)
+    expected = unit(perceptron(model.item_mlp, weighed("item", item_columns(model))))  # type: ignore[arg-type]
+    np.testing.assert_allclose(item, expected, rtol=1e-10)
+
+
+def test_models_of_the_same_towers_differ_in_their_losses() -> None:
+    for name, loss, arguments in (
+        ("dssm", "sampled_softmax", {"logq": True}),
+        ("facebook_dssm", "hinge", {"margin": 0.2}),
+        ("youtube_sbc", "sampled_softmax", {"logq": True, "temperature": 0.05}),
+    ):
+        (found,) = resolved(config_module.load({"model": name}), SCHEMA).losses or []
+        assert found["name"] == loss
+        assert {key: found[key] for key in arguments} == arguments
+    overridden = config_module.load({"model": "facebook_dssm"}, ["losses.0.margin=0.5"])
+    assert [(node["name"], node["margin"]) for node in overridden.losses or []] == [("hinge", 0.5)]
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
@@ -105,8 +75,32 @@ def test_youtube_dnn(similarity: str) -> None:
     model = build("youtube_dnn", hidden_units=[8], similarity=similarity)
     scale = unit if similarity == "cosine" else np.asarray
     user, item = vectors(model)
-    np.testing.assert_allclose(user, scale(perceptron(model.mlp, user_input(model))), rtol=1e-10)  # type: ignore[arg-type]
+    expected = perceptron(model.mlp, np.concatenate(user_columns(model), 1))  # type: ignore[arg-type]
+    np.testing.assert_allclose(user, scale(expected), rtol=1e-10)
     np.testing.assert_allclose(item, scale(table(model, "item")[ITEMS["item"]]), rtol=1e-10)
+
+
+def test_mf() -> None:
+    p, q = vectors(model := build("mf"))
+    np.testing.assert_array_equal(p, table(model, "user")[USERS["user"]])
+    np.testing.assert_array_equal(q, table(model, "item")[ITEMS["item"]])
+    u, v = vectors(model := build("mf", biases=True))
+    biases = model.bias_embedding.rows("item").detach().numpy()[ITEMS["item"], 0]  # type: ignore[operator, union-attr]
+    assert biases.all()
+    p, q = table(model, "user")[USERS["user"]], table(model, "item")[ITEMS["item"]]
+    np.testing.assert_allclose(u @ v.T, p @ q.T + biases, rtol=1e-12)
+
+
+def test_mf_says_which_feature_it_needs() -> None:
+    two = Schema((*SCHEMA.features, SparseFeature("city", 5)), (), items=SCHEMA.items)
+    with pytest.raises(ConfigError, match=r"which feature names the user is not clear.*user, city"):
+        MODELS.build("mf", two)
+    with pytest.raises(ConfigError, match=r"'model.user_feature' is 'history'.*user, city"):
+        MODELS.build({"name": "mf", "user_feature": "history"}, two)
+    wide = Schema((SparseFeature("user", 9, embed_dim=8), *SCHEMA.features[1:]), (), items=SCHEMA.items)
+    with pytest.raises(ConfigError, match=r"need one width.*8 and 64"):
+        MODELS.build("mf", wide)
+    assert MODELS.build({"name": "mf", "user_feature": "city"}, two).embedding.tables.keys() == {"item", "city"}  # type: ignore[operator, union-attr]
 
 
 def test_a_history_reads_the_table_of_the_items() -> None:
@@ -126,7 +120,7 @@ def test_chosen_features_alone_are_read() -> None:
         build("dssm", item_features=["genres"])
 
 
-@pytest.mark.parametrize("name", ["dssm", "youtube_dnn"])
+@pytest.mark.parametrize("name", ["dssm", "youtube_dnn", "mf", "mind"])
 def test_data_without_items_is_refused(name: str) -> None:
     with pytest.raises(SchemaError, match="no items"):
         MODELS.build(name, Schema(SCHEMA.features, ()))
