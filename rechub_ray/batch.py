@@ -79,30 +79,37 @@ class Candidates:
         features: theirs, in the schema of the item table.
         log_q: float32, the logarithm of the share of columns that an item is expected to have.
         in_batch: whether a row's own item is a negative of the other rows; otherwise only drawn ones are.
+        drawn: how many columns after the rows' own are compared with every row; None says all. Columns after them are
+            those of single rows.
+        listed: int64, places among the columns of the negatives of each row alone; -1 where it has fewer than K.
+        is_shared: whether there are columns that every row is compared with, on any worker.
 
     Shapes:
-        ids (C,), features of C rows, log_q (C,)
+        ids (C,), features of C rows, log_q (C,), listed (B, K)
     """
 
     ids: Tensor
     features: Features
     log_q: Tensor
     in_batch: bool = True
+    drawn: int | None = None
+    listed: Tensor | None = None
+    is_shared: bool = True
 
     def negatives(self, rows: int) -> Tensor:
-        """Return the ids of the columns, (C,), with -1 for those that are nobody's negatives.
+        """Return the ids of the columns that every row is compared with, (C,), with -1 for those that are no negatives.
 
         Args:
             rows: of the batch.
         """
-        if self.in_batch:
-            return self.ids
-        return torch.cat([torch.full_like(self.ids[:rows], -1), self.ids[rows:]])
+        ids = self.ids if self.drawn is None else self.ids[: rows + self.drawn]
+        return ids if self.in_batch else torch.cat([torch.full_like(ids[:rows], -1), ids[rows:]])
 
     def to(self, device: torch.device) -> Candidates:
         """Return the candidates on `device`; copies start without waiting."""
         ids, log_q = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.log_q))
-        return Candidates(ids, self.features.to(device), log_q, self.in_batch)
+        listed = None if self.listed is None else self.listed.to(device, non_blocking=True)
+        return Candidates(ids, self.features.to(device), log_q, self.in_batch, self.drawn, listed, self.is_shared)
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,13 +118,13 @@ class Batch:
 
     Args:
         candidates: those of a step of a model for retrieval; `features` are then the user side's alone.
-        exclude: in evaluation, the items that a ranking leaves out (`Items.exclude`).
+        lists: lists of items that no model reads, of the names that the source was asked for (`Items.all_lists`).
 
     Shapes:
         labels: (B, L) float32, a column for each of `Schema.targets`, NaN where an optional label is missing.
         weight: (B,) float32, >= 0.
         group: (B,) int64.
-        exclude: one feature of B rows.
+        lists: one feature of B rows a name.
     """
 
     features: Features
@@ -125,7 +132,7 @@ class Batch:
     weight: Tensor | None = None
     group: Tensor | None = None
     candidates: Candidates | None = None
-    exclude: RaggedSequences | None = None
+    lists: RaggedSequences | None = None
 
     @property
     def rows(self) -> int:
@@ -145,9 +152,7 @@ class Batch:
             weight=None if self.weight is None else move(self.weight),
             group=None if self.group is None else move(self.group),
             candidates=None if self.candidates is None else self.candidates.to(device),
-            exclude=None
-            if self.exclude is None
-            else RaggedSequences(move(self.exclude.values), move(self.exclude.offsets)),
+            lists=None if self.lists is None else RaggedSequences(move(self.lists.values), move(self.lists.offsets)),
         )
 
 
@@ -200,18 +205,22 @@ def _rows(batch: Batch, start: int, stop: int) -> Batch:
     sequences = features.sequences
     if isinstance(sequences, PaddedSequences):
         sequences = PaddedSequences(tuple(ids[start:stop] for ids in sequences.ids))
-    elif isinstance(sequences, RaggedSequences):
-        # feature-major: the rows of each feature are one stretch of the values
-        num = (sequences.offsets.shape[0] - 1) // batch.rows
-        offsets = sequences.offsets
-        lengths = (offsets[1:] - offsets[:-1]).view(num, batch.rows)[:, start:stop].reshape(-1)
-        edges = offsets[:-1].view(num, batch.rows)
-        ends = offsets[1:].view(num, batch.rows)
-        values = torch.cat([sequences.values[edges[s, start] : ends[s, stop - 1]] for s in range(num)])
-        sequences = RaggedSequences(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+    elif sequences is not None:
+        sequences = _lists(sequences, batch.rows, start, stop)
     return Batch(
         features=Features(features.sparse[start:stop], features.dense[start:stop], sequences),
         labels=batch.labels[start:stop],
         weight=None if batch.weight is None else batch.weight[start:stop],
         group=None if batch.group is None else batch.group[start:stop],
+        lists=None if batch.lists is None else _lists(batch.lists, batch.rows, start, stop),
     )
+
+
+def _lists(lists: RaggedSequences, rows: int, start: int, stop: int) -> RaggedSequences:
+    """Return the rows from `start` to `stop` of the lists of `rows` rows."""
+    # feature-major: the rows of each feature are one stretch of the values
+    features = (lists.offsets.shape[0] - 1) // rows
+    lengths = lists.offsets.diff().view(features, rows)[:, start:stop].reshape(-1)
+    edges, ends = (offsets.view(features, rows) for offsets in (lists.offsets[:-1], lists.offsets[1:]))
+    values = torch.cat([lists.values[edges[i, start] : ends[i, stop - 1]] for i in range(features)])
+    return RaggedSequences(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))

@@ -509,7 +509,7 @@ def _component_list(nodes: Any, registry: Registry[Any], where: str) -> list[Nod
         nodes = [nodes]
     if not isinstance(nodes, list):
         raise ConfigError(f"'{where}' is not a list of {registry.kind}s", got=repr(nodes))
-    if not nodes and where in ("losses", "negatives", "optimizers"):
+    if not nodes and where in ("losses", "optimizers"):
         raise ConfigError(f"'{where}' is empty", expected=f"at least one {registry.kind}")
     if registry is OPTIMIZERS:
         nodes = [one for i, node in enumerate(nodes) for one in by_task(node, where=f"{where}.{i}")]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rechub_ray.config import OF_RETRIEVAL, RunConfig, usual_losses
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, nearest
 from rechub_ray.losses import LOSSES, Loss, build_losses
 from rechub_ray.losses.vectors import TowerLoss
 from rechub_ray.metrics import METRICS
@@ -47,6 +47,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     if retrieves(config):
         losses = [LOSSES.validate(x) for x in usual_losses(config.model)] if losses is None else losses
         negatives = [NEGATIVES.validate(x) for x in OF_RETRIEVAL["negatives"]] if negatives is None else negatives
+        _check_lists(negatives, schema)
     elif negatives is not None:
         raise ConfigError(
             f"'negatives' are for models for retrieval, and '{config.model['name']}' is none", expected="none"
@@ -118,13 +119,47 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
 
 
 def _check_negatives(loss: Loss, negatives: Sequence[dict[str, Any]], *, where: str) -> None:
-    drawn = [node["name"] for node in negatives if not NEGATIVES.get(node["name"]).in_batch]
-    if drawn and isinstance(loss, TowerLoss) and not loss.takes_drawn:
+    if not isinstance(loss, TowerLoss):
+        return
+    if not negatives and loss.needs_negatives:
         raise ConfigError(
-            f"'{where}': loss '{loss.registered_name}' compares the rows of a step alone",
-            expected="negatives: [in_batch]",
-            got=", ".join(drawn),
+            f"'negatives' is empty, and loss '{loss.registered_name}' ('{where}') compares rows with negatives",
+            expected="at least one source",
+            hint="`sampled_bce` learns from rows of label 1 and of label 0 alone.",
         )
+    sources = {node["name"]: NEGATIVES.get(node["name"]) for node in negatives}
+    refused = [
+        name
+        for name, source in sources.items()
+        if not (loss.takes_lists if source.per_row else source.in_batch or loss.takes_drawn)
+    ]
+    if refused:
+        raise ConfigError(
+            f"'{where}': loss '{loss.registered_name}' compares "
+            + ("all rows with the same items" if loss.takes_drawn else "the rows of a step alone"),
+            expected="negatives: in_batch, uniform or popularity" if loss.takes_drawn else "negatives: [in_batch]",
+            got=", ".join(refused),
+        )
+
+
+def _check_lists(negatives: Sequence[dict[str, Any]], schema: Schema) -> None:
+    """Raise ConfigError where a source of negatives reads a list column that the rows do not have."""
+    lists = schema.items.lists if schema.items is not None else ()
+    for i, node in enumerate(negatives):
+        name = node.get("column")
+        if name is not None and name not in lists:
+            raise ConfigError(
+                f"'negatives.{i}.column': the rows have no list of items '{name}'",
+                hint=nearest(name, lists)
+                if lists
+                else "Name it in the recipe of `rechub-ray prepare` (`items.lists`).",
+            )
+
+
+def evaluation_lists(config: RunConfig, schema: Schema) -> tuple[str, ...]:
+    """Return the lists of items, of `Items.all_lists`, that a run's metrics read."""
+    named = {node.get(key) for node in metrics_of(config, schema) for key in ("exclude", "candidates")}
+    return tuple(name for name in (schema.items.all_lists if schema.items is not None else ()) if name in named)
 
 
 def _with_heads(node: dict[str, Any], schema: Schema, losses: list[Loss]) -> dict[str, Any]:

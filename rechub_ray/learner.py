@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.averaging import WeightAverage
-from rechub_ray.batch import Batch, count_groups, split
+from rechub_ray.batch import Batch, Features, count_groups, split
 from rechub_ray.checkpoint import Checkpoint
 from rechub_ray.config import RunConfig
 from rechub_ray.cpu.allocator import keep_freed_memory
@@ -22,9 +22,11 @@ from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.plan import Position
 from rechub_ray.data.source import EvalSource
 from rechub_ray.defaults import build_task, resolved
+from rechub_ray.device import autocast
 from rechub_ray.diagnosis import explain_non_finite
 from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.evaluation import evaluate_model
+from rechub_ray.evaluation.corpus import item_vectors
 from rechub_ray.freezing import freeze, frozen_norms
 from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.metrics import MetricSet
@@ -32,7 +34,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.negatives.completer import Completer
 from rechub_ray.optimizers import build_optimizers, state_shapes
-from rechub_ray.outputs import predictions
+from rechub_ray.outputs import evaluated
 from rechub_ray.regularization import Regularization
 from rechub_ray.saved_state import check_like
 from rechub_ray.schedules import SCHEDULES, Schedule
@@ -119,9 +121,10 @@ class Learner:
             self.catalogue = Catalogue.read(config.data.root, schema).to(device)
             rows = config.data.batch_size * config.train.accumulate_steps * world.size
             self._complete = Completer(schema, self.catalogue, config.negatives or [], rows=rows)
+            self._refreshed_at: int | None = None
         own = self.task.objective_parameters()
         self.metrics = MetricSet(schema, config.metrics or []).bind(
-            predictions(self.model.outputs, schema, self.task.links), self.model.outputs
+            evaluated(self.model.outputs, schema, self.task.links), self.model.outputs
         )
         self.built = build_optimizers(config.optimizers, self.model, also=own)
         self.optimizers = [item.optimizer for item in self.built]
@@ -168,9 +171,7 @@ class Learner:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, which takes a millisecond
         else:
             torch.manual_seed(seed)
-        self.model.train()
-        for module in self._frozen_norms:
-            module.eval()
+        self._set_training()
         parts = self._completed(self._parts(batch), step)
         terms, averaged = self.task.backward(parts, self.gradients, seed=_mix(self.config.seed, step, _ALL_RANKS))
         self._note({"loss": terms.total, **{f"loss/{k}": v for k, v in terms.parts.items()}})
@@ -187,6 +188,11 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         self._window_steps += 1
 
+    def _set_training(self) -> None:
+        self.model.train()
+        for module in self._frozen_norms:
+            module.eval()
+
     def _parts(self, batch: Batch) -> list[Batch]:
         """Return the step's parts, on the device; equally many on every rank, since a model may exchange moments."""
         number = self.config.train.accumulate_steps
@@ -201,9 +207,48 @@ class Learner:
         """Return the parts with the items that their rows are compared with, of a model for retrieval."""
         if self._complete is None:
             return parts
+        self._refresh(self._complete, step)
         seed = _mix(self.config.seed, step, _ALL_RANKS)
         first, every = self.world.rank * len(parts), self.world.size * len(parts)
-        return [self._complete(part, seed=seed, part=first + i, parts=every) for i, part in enumerate(parts)]
+        return [
+            self._complete(part, seed=seed, part=first + i, parts=every, users=self._user_vectors, world=self.world)
+            for i, part in enumerate(parts)
+        ]
+
+    def _refresh(self, completer: Completer, step: int) -> None:
+        """Compute the items' vectors again that sources of negatives read, where it is time."""
+        steps = completer.refresh_steps
+        if steps is None or (completer.vectors is not None and (step % steps or self._refreshed_at == step)):
+            return
+        assert isinstance(self.model, Retriever)
+        assert self.catalogue is not None
+        with self._evaluating():
+            completer.vectors = item_vectors(
+                self.model,
+                self.catalogue,
+                world=self.world,
+                device=self.device,
+                precision=self.config.train.precision,
+            )
+        self._refreshed_at = step
+
+    def _user_vectors(self, features: Features) -> Tensor:
+        assert isinstance(self.model, Retriever)
+        with self._evaluating(), torch.no_grad(), autocast(self.device, self.config.train.precision):
+            return self.model.user_vectors(features).float()
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self._set_training()
+
+    def saved(self) -> None:
+        """Forget what a run that goes on from the checkpoint just saved would not have; called on every rank."""
+        if self._complete is not None:
+            self._complete.vectors = None
 
     def _note(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -283,6 +328,7 @@ class Learner:
         Raises:
             CheckpointError: something in it does not fit; names the file.
         """
+        self.saved()
         with _fitting(checkpoint.path, "model.safetensors"):
             checkpoint.restore_model(self.model)
         with _fitting(checkpoint.path, "objective.safetensors"):

@@ -396,6 +396,7 @@ class Fit:
                 )
             metrics = {f"val/{key}": value for key, value in progress.metrics.items()}
             self.hooks.saved(path, {**metrics, "step": float(progress.step), "rows": float(progress.rows)})
+        self.learner.saved()
         self._saved_step, self._saved_at = progress.step, time.monotonic()
         self._logged_at += time.monotonic() - start
 

@@ -58,6 +58,8 @@ Link: TypeAlias = Literal["sigmoid", "identity", "softmax", "two_class"] | ZeroI
 
 SCORES: tuple[OutputKind, ...] = ("logit", "value", "classes", "distribution")
 """The kinds that predict a label."""
+PAIR = "pair"
+"""The product of the vectors of a row's user and item, in evaluation; no output of a model."""
 
 _DIMENSIONS: dict[OutputKind, tuple[int, ...]] = {
     "logit": (1,),
@@ -267,6 +269,21 @@ def predictions(
         output = output_of(outputs, schema, label.name)
         if output is not None:
             found[label.name] = Prediction(output, label, (links or {}).get(label.name, _default_link(output, label)))
+    return found
+
+
+def evaluated(
+    outputs: Sequence[Output], schema: Schema, links: Mapping[str, Link] | None = None
+) -> dict[str, Prediction]:
+    """Return what metrics read of each label, as `predictions` does.
+
+    Of a model that gives users and items vectors, a binary first label is read from the product of a row's two, which
+    evaluation computes as output `PAIR`: it orders rows, and is no log-odds.
+    """
+    found, parts = predictions(outputs, schema, links), {output.part for output in outputs if output.kind == "vector"}
+    for label in schema.labels[:1]:
+        if label.kind == "binary" and label.name not in found and {"user", "item"} <= parts:
+            found[label.name] = Prediction(Output(PAIR, "logit", label.name), label, "sigmoid")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -147,11 +147,19 @@ class Items:
             features of the rows, and these with them.
         exclude: list column of the rows, of items that a ranking for the row leaves out because its user has seen them;
             for evaluation only.
+        lists: more list columns of the rows, of items that are given as negatives or as candidates of a ranking; no
+            model reads them.
     """
 
     id: str
     features: tuple[Feature, ...] = ()
     exclude: str | None = None
+    lists: tuple[str, ...] = ()
+
+    @property
+    def all_lists(self) -> tuple[str, ...]:
+        """The list columns of the rows that no model reads."""
+        return (*self.lists, *(() if self.exclude is None else (self.exclude,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +191,7 @@ class Schema:
         columns = self.columns
         twice = {name for name in columns if columns.count(name) > 1} - {self.group, self.row_id}
         if self.items is not None:
-            own = [f.name for f in self.items.features] + (
-                [self.items.exclude] if self.items.exclude is not None else []
-            )
+            own = [*(f.name for f in self.items.features), *self.items.all_lists]
             table = [self.items.id, COUNT, *own]
             twice |= {name for name in table if table.count(name) > 1} | ({*own} & {*columns})
         if twice:
@@ -266,15 +272,22 @@ class Schema:
         """
         return Schema(self._part([self.feature(self._items.id), *self._items.features]), ())
 
-    @property
-    def with_exclude(self) -> Schema:
-        """What evaluation reads of rows: the lists of `items.exclude`, too, as the last sequence."""
-        if self.items is None or self.items.exclude is None:
+    def with_lists(self, names: Sequence[str]) -> Schema:
+        """Return the schema of rows that are read with some lists of items, too: as the last sequences, in this order.
+
+        Args:
+            names: of `items.lists` and `items.exclude`.
+        """
+        if not names:
             return self
-        item = self.item_side.sparse[0]
-        lists = SequenceFeature(self.items.exclude, item.vocab_size, max_length=_ANY_LENGTH, shared_with=item.name)
-        items = dataclasses.replace(self.items, exclude=None)
-        return dataclasses.replace(self, features=(*self.features, lists), items=items)
+        item, items = self.item_side.sparse[0], self._items
+        lists = tuple(
+            SequenceFeature(name, item.vocab_size, max_length=_ANY_LENGTH, shared_with=item.name) for name in names
+        )
+        rest = tuple(name for name in items.lists if name not in names)
+        exclude = None if items.exclude in names else items.exclude
+        items = dataclasses.replace(items, exclude=exclude, lists=rest)
+        return dataclasses.replace(self, features=(*self.features, *lists), items=items)
 
     @property
     def _items(self) -> Items:
@@ -427,7 +440,9 @@ class Schema:
         teachers = {"teachers": [_plain(label) for label in self.teachers]} if self.teachers else {}
         items: dict[str, Any] = {}
         if self.items is not None:
-            exclude = {} if self.items.exclude is None else {"exclude": self.items.exclude}
+            exclude: dict[str, Any] = {} if self.items.exclude is None else {"exclude": self.items.exclude}
+            if self.items.lists:
+                exclude["lists"] = list(self.items.lists)
             own = [_plain(f) for f in self.items.features]
             items["items"] = {"id": self.items.id, "features": own, **exclude}
         return {
@@ -567,7 +582,10 @@ def _items(data: Any, where: str) -> Items:
     if not isinstance(data.get("exclude"), str | None):
         raise SchemaError(f"{where}: 'exclude'", expected="the name of a column, or null", got=repr(data["exclude"]))
     own = tuple(_feature(x, f"{where}: feature {i}") for i, x in features)
-    return Items(data["id"], own, data.get("exclude"))
+    lists = _list(data, "lists", where)
+    if not all(isinstance(name, str) for name in lists):
+        raise SchemaError(f"{where}: 'lists'", expected="names of columns", got=repr(lists)[:120])
+    return Items(data["id"], own, data.get("exclude"), tuple(lists))
 
 
 def _checked(cls: type[T], data: Any, where: str) -> T:

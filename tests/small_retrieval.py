@@ -24,7 +24,11 @@ SCHEMA = Schema(
     labels=(),
     group="user",
     row_id="row",
-    items=Items("item", (SparseFeature("genre", 7), DenseFeature("price"), SequenceFeature("tags", 9, max_length=3))),
+    items=Items(
+        "item",
+        (SparseFeature("genre", 7), DenseFeature("price"), SequenceFeature("tags", 9, max_length=3)),
+        lists=("shown",),
+    ),
 )
 KNOWN = np.array([i for i in range(1, ITEMS) if i % 20 != 7])
 
@@ -58,6 +62,7 @@ def rows_table(rng: np.random.Generator, rows: int) -> pa.Table:
             "history": pa.array([ids.astype(np.int32) for ids in history], pa.list_(pa.int32())),
             "words": pa.array([ids.astype(np.int32) for ids in words], pa.list_(pa.int32())),
             "row": np.arange(rows),
+            "shown": _shown(rows),
         }
     )
 
@@ -73,6 +78,12 @@ def items_table(rng: np.random.Generator, counts: np.ndarray) -> pa.Table:
             "count": counts[KNOWN].astype(np.int64),
         }
     )
+
+
+def _shown(rows: int) -> pa.Array:
+    """Lists of items that the user was shown; some are empty, some hold items twice or such as the table lacks."""
+    rng = np.random.default_rng(rows)
+    return pa.array([rng.integers(0, ITEMS, rng.integers(0, 5)).astype(np.int32) for _ in range(rows)])
 
 
 def _of_taste(user: Any, place: np.ndarray) -> np.ndarray:

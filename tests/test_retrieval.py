@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,21 @@ import torch
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train, validate
 from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
 from tests.small_retrieval import SCHEMA, write_retrieval
-from tests.worlds import train_in_processes
+from tests.worlds import start_process, train_in_processes
 
 MIXED: list[Any] = ["in_batch", {"name": "uniform", "number": 11}, {"name": "popularity", "number": 5}]
+OF_ROWS: list[Any] = [
+    {"name": "uniform", "number": 11},
+    {"name": "hard", "number": 2, "refresh_steps": 4},
+    {"name": "column", "column": "shown"},
+]
+METRICS = ["recall@10", "ndcg@10", "mrr@10"]
 BASE: dict[str, Any] = {
     "name": "t",
     "data": {"batch_size": 64, "eval_batch_size": 96},
@@ -96,9 +105,64 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_equal(data: Path, tmp_path: Pat
         train(settings(data, tmp_path / "parts", negatives=["in_batch"]), resume="must")
 
 
+def test_a_killed_run_goes_on_with_the_same_hard_negatives(data: Path, tmp_path: Path) -> None:
+    """It is killed between refreshes, and checkpoints do not fall on the steps of refreshes."""
+    hard = {"name": "hard", "number": 3, "skip": 1, "pool": 40, "refresh_steps": 5}
+    given = {"negatives": [*MIXED, hard, {"name": "column", "column": "shown"}], "train__epochs": 4}
+    given |= {"checkpoint__every_steps": 7, "train__initial_evaluation": False, "train__evaluate_every_epochs": 4}
+    whole = train(settings(data, tmp_path / "whole", **given))
+    process = start_process(train, settings(data, tmp_path / "killed", **given))
+    store, deadline = Store(str(tmp_path / "killed")), time.monotonic() + 60
+    while (store.newest() or "") < "step_0000000021" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    again = train(settings(data, tmp_path / "killed", **given), resume="must")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert not [name for name in a if not torch.equal(a[name], b[name])]
+    assert again.test_metrics == whole.test_metrics
+
+
+def test_saves_take_no_part_in_a_run_without_hard_negatives_and_refreshes_do_in_one(data: Path, tmp_path: Path) -> None:
+    """What a resumed run cannot know is forgotten at a save: so refreshes, and only they, follow the saves."""
+    found = {}
+    for name, negatives in (("plain", MIXED), ("hard", [{"name": "hard", "number": 4, "refresh_steps": 1000}])):
+        for every in (3, 1000):
+            given = {"negatives": negatives, "checkpoint__every_steps": every, "train__epochs": 1}
+            train(settings(data, tmp_path / f"{name}{every}", **given))
+            found[name, every] = weights(tmp_path / f"{name}{every}")
+    for name in ("plain", "hard"):
+        a, b = found[name, 3], found[name, 1000]
+        assert all(torch.equal(a[key], b[key]) for key in a) == (name == "plain")
+
+
+def test_hard_negatives_teach_what_ranks_first(data: Path, tmp_path: Path) -> None:
+    given = {"negatives": ["in_batch", {"name": "hard", "number": 5, "skip": 12, "refresh_steps": 10}]}
+    given |= {"train__epochs": 6, "metrics": ["recall@5"]}
+    assert train(settings(data, tmp_path / "r", **given)).metrics["recall@5"] > 0.45
+
+
+def test_metrics_among_a_few_items(data: Path, tmp_path: Path) -> None:
+    metrics = ["recall@5", {"name": "hit@5", "candidates": 20}, {"name": "hit@5", "candidates": "shown"}]
+    metrics += [{"name": "hit@5", "candidates": 20, "exclude": "history", "per_group": True, "seed": 1}]
+    run = train(settings(data, tmp_path / "r", metrics=metrics))
+    found = run.metrics
+    assert found["hit@5_among_20_drawn"] > found["recall@5"]
+    assert found["hit@5_among_shown"] > 0.5  # lists of at most four: a rank below 5, unless the item is unknown
+    assert 0 < found["hit@5_among_20_drawn_seed_1_without_history_per_user"] < 1
+    again = evaluate(run.best_checkpoint, split="valid", overrides={"data.eval_batch_size": 7})
+    assert {key: again[key] for key in found} == pytest.approx(found, abs=1e-12)
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("negatives", [MIXED, OF_ROWS], ids=["of all rows", "of single rows"])
+def test_two_processes_give_the_numbers_of_one_with_twice_the_batch(
+    data: Path, tmp_path: Path, negatives: list[Any]
+) -> None:
     plain = {"model__dropout": 0.0, "train__epochs": 1, "train__clip_norm": 1.0, "model__batch_norm": True}
+    plain |= {"negatives": negatives, "metrics": [*METRICS, {"name": "hit@5", "candidates": 20}]}
+    plain["model__batch_norm"] = negatives == MIXED  # its moments are of a worker's distinct items, otherwise
     plain |= {"optimizers__1": {"name": "sgd", "lr": 0.05}}
     one = train(settings(data, tmp_path / "one", **plain))
     train_in_processes(2, tmp_path / "g", settings(data, tmp_path / "two", **plain, data__batch_size=32))
@@ -107,7 +171,7 @@ def test_two_processes_give_the_numbers_of_one_with_twice_the_batch(data: Path, 
         torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
     found = read(tmp_path / "two").state["metrics"]
     assert found["rows_seen"] == 200
-    for key in ("recall@10", "ndcg@10", "mrr@10"):
+    for key in (*METRICS, "hit@5_among_20_drawn"):
         assert found[key] == pytest.approx(one.metrics[key], abs=0.01)
 
 
@@ -130,9 +194,16 @@ def test_defaults_of_a_model_for_retrieval(data: Path, tmp_path: Path) -> None:
     assert "labels none" in validate(settings(data, tmp_path / "r"))
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "bpr", "hinge", "softmax_cross_entropy", "svg_softmax"])
+@pytest.mark.parametrize("loss", ["info_nce", "bpr", "hinge", "softmax_cross_entropy", "svg_softmax", "sampled_bce"])
 def test_other_losses_of_two_towers_train_with_drawn_items(data: Path, tmp_path: Path, loss: str) -> None:
-    given = {"losses": [loss], "train__epochs": None, "train__steps": 3, "train__eval_method": "none"}
+    negatives = MIXED if loss == "svg_softmax" else [*MIXED, *OF_ROWS]
+    given = {
+        "losses": [loss],
+        "negatives": negatives,
+        "train__epochs": None,
+        "train__steps": 3,
+        "train__eval_method": "none",
+    }
     result = train(settings(data, tmp_path / "r", **given))
     assert result.details["steps"] == 3
 
@@ -140,7 +211,15 @@ def test_other_losses_of_two_towers_train_with_drawn_items(data: Path, tmp_path:
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"negatives": []}, ConfigError, "'negatives' is empty"),
+        ({"negatives": []}, ConfigError, "'negatives' is empty, and loss 'sampled_softmax'"),
+        ({"negatives": [], "losses": ["sampled_bce"]}, ConfigError, "'negatives' is empty"),
+        (
+            {"negatives": [{"name": "column", "column": "show"}]},
+            ConfigError,
+            "'negatives.0.column'.*Did you mean 'shown'",
+        ),
+        ({"negatives": ["hard"], "losses": ["svg_softmax"]}, ConfigError, "'losses.0'.*all rows with the same items"),
+        ({"metrics": [{"name": "hit@5", "candidates": "seen"}]}, ConfigError, "'candidates' is 'seen'.*shown"),
         ({"negatives": [{"name": "uniform", "count": 3}]}, ConfigError, "'negatives.0'.*no argument 'count'"),
         ({"losses": ["nce"]}, ConfigError, r"'losses.0': loss 'nce' compares the rows .*negatives: \[in_batch\]"),
         ({"losses": ["bce"]}, ConfigError, "no label"),

@@ -147,12 +147,12 @@ def test_the_lists_go_beside_the_features(data: PrepareResult, batch_size: int, 
     folder = Path(data.out) / "test"
     batches = [
         EvalSource(Manifest.scan(str(folder), schema), schema, batch_size=batch_size, world=World(),
-                   reader=ThreadReader(), exclude=exclude).batches()
+                   reader=ThreadReader(), lists=["seen"] if exclude else []).batches()
         for exclude in (True, False)
     ]  # fmt: skip
     lists = []
     for one, plain in zip(*batches, strict=True):
-        assert isinstance(one.exclude, RaggedSequences)
+        assert isinstance(one.lists, RaggedSequences)
         assert torch.equal(one.features.sparse, plain.features.sparse)
         mine, theirs = one.features.sequences, plain.features.sequences
         if sequences:
@@ -162,9 +162,9 @@ def test_the_lists_go_beside_the_features(data: PrepareResult, batch_size: int, 
             assert torch.equal(mine.offsets, theirs.offsets)
         else:
             assert (mine, theirs) == (None, None)
-        assert plain.exclude is None
-        lists += [part.tolist() for part in one.exclude.values.split(one.exclude.offsets.diff().tolist())]
-        moved = one.to(torch.device("meta")).exclude
+        assert plain.lists is None
+        lists += [part.tolist() for part in one.lists.values.split(one.lists.offsets.diff().tolist())]
+        moved = one.to(torch.device("meta")).lists
         assert moved is not None
         assert moved.values.device.type == "meta"
     assert lists == pq.read_table(folder)["seen"].to_pylist()

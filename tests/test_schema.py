@@ -174,7 +174,7 @@ RETRIEVAL = Schema(
     labels=(Label("click"),),
     group="session",
     row_id="row",
-    items=Items("item", RETRIEVAL_ITEMS, exclude="seen"),
+    items=Items("item", RETRIEVAL_ITEMS, exclude="seen", lists=("given",)),
 )
 
 

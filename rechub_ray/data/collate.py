@@ -64,21 +64,22 @@ def _sequences(blocks: Sequence[Block], rows: int) -> RaggedSequences:
     return RaggedSequences(torch.from_numpy(values), torch.from_numpy(offsets))
 
 
-def with_exclude(batch: Batch) -> Batch:
-    """Return the batch with its last sequence feature as `exclude`, and no feature any more.
+def with_lists(batch: Batch, number: int) -> Batch:
+    """Return the batch with its last sequence features as `lists`, and no features any more.
 
     Args:
-        batch: at least one row, by `Schema.with_exclude` of a schema that names such lists.
+        batch: at least one row, read by `Schema.with_lists`.
+        number: of the lists, >= 1.
     """
-    lists, rows = batch.features.sequences, batch.rows
-    assert isinstance(lists, RaggedSequences)
-    start = lists.offsets.shape[0] - 1 - rows
-    border = int(lists.offsets[start])
-    rest = RaggedSequences(lists.values[:border], lists.offsets[: start + 1]) if start else None
+    every, rows = batch.features.sequences, batch.rows
+    assert isinstance(every, RaggedSequences)
+    start = every.offsets.shape[0] - 1 - number * rows
+    border = int(every.offsets[start])
+    rest = RaggedSequences(every.values[:border], every.offsets[: start + 1]) if start else None
     return dataclasses.replace(
         batch,
         features=dataclasses.replace(batch.features, sequences=rest),
-        exclude=RaggedSequences(lists.values[border:], lists.offsets[start:] - border),
+        lists=RaggedSequences(every.values[border:], every.offsets[start:] - border),
     )
 
 

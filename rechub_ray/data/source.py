@@ -15,7 +15,7 @@ from annotated_types import Ge
 
 from rechub_ray.batch import Batch
 from rechub_ray.data.block import Block
-from rechub_ray.data.collate import collate, with_exclude
+from rechub_ray.data.collate import collate, with_lists
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.plan import Cut, EpochPlan, EvalPlan, Piece, Position, geometry
@@ -123,6 +123,7 @@ class TrainSource:
         world: this worker's place.
         reader: how pieces become blocks.
         groups: the split's groups, to take whole ones (`schema.group` is their column); None takes single rows.
+        lists: list columns of items that are read too, of `Items.all_lists`.
 
     Raises:
         DataError: the rows or groups do not fill one step of all workers.
@@ -138,10 +139,13 @@ class TrainSource:
         world: World,
         reader: Reader,
         groups: Groups | None = None,
+        lists: Sequence[str] = (),
     ) -> None:
         self._manifest, self._seed, self._world, self._reader = manifest, seed, world, reader
         self._groups = groups
-        self._schema = dataclasses.replace(schema, row_id=None)  # names rows of predictions; training has no use for it
+        self._lists = len(lists)
+        # row_id names rows of predictions; training has no use for it
+        self._schema = dataclasses.replace(schema.with_lists(lists), row_id=None)
         self._ahead: _Reading | None = None
         self.batch_size = batch_size
         self.global_batch = batch_size * world.size
@@ -248,7 +252,7 @@ class TrainSource:
                     parts += lane.take(rows)
                 if not unread and another_follows and self._ahead is None:
                     self._ahead = self._begin(self.normalise(Position(epoch=position.epoch + 1)))
-                yield collate(parts)
+                yield with_lists(collate(parts), self._lists) if self._lists else collate(parts)
 
     def close(self) -> None:
         """End the reading of an epoch that was started ahead and is not trained."""
@@ -296,8 +300,7 @@ class EvalSource:
         reader: how pieces become blocks.
         targets: False for prediction on data without labels: labels are NaN, and row ids are read.
         row_ids: read them with targets too.
-        exclude: read the items that rankings leave out too (`Items.exclude`), where the schema names them; for
-            `batches`.
+        lists: list columns of items that are read too, of `Items.all_lists`; for `batches`.
     """
 
     def __init__(
@@ -310,20 +313,21 @@ class EvalSource:
         reader: Reader,
         targets: bool = True,
         row_ids: bool = False,
-        exclude: bool = False,
+        lists: Sequence[str] = (),
     ) -> None:
         self._plan, self._world, self._reader = EvalPlan(manifest), world, reader
-        self._exclude = exclude and schema.items is not None and schema.items.exclude is not None
-        schema = schema.with_exclude if self._exclude else schema
+        self.lists, schema = tuple(lists), schema.with_lists(lists)
         self._schema = dataclasses.replace(schema, row_id=None) if targets and not row_ids else schema
         self.batch_size, self.targets = batch_size, targets
         self.rows_expected = manifest.rows
+        self.first_row = manifest.rows * world.rank // world.size
+        """How many rows of the split come before this rank's."""
 
     def batches(self) -> Iterator[Batch]:
         """Yield this rank's batches."""
         with contextlib.closing(self.blocks()) as blocks:
             for block in blocks:
-                yield with_exclude(collate([block])) if self._exclude else collate([block])
+                yield with_lists(collate([block]), len(self.lists)) if self.lists else collate([block])
 
     def blocks(self) -> Generator[Block, None, None]:
         """Yield this rank's rows before collation, `batch_size` at a time; with their row ids, where they are read."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from rechub_ray.batch import Batch, Outputs, RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.source import EvalSource
 from rechub_ray.device import autocast
 from rechub_ray.errors import DataError
-from rechub_ray.evaluation.corpus import Corpus, Ranking
+from rechub_ray.evaluation.candidates import drawn, without
+from rechub_ray.evaluation.corpus import Corpus, Pairs, Ranking
 from rechub_ray.metrics import MetricSet
+from rechub_ray.metrics.ranks import Asked
 from rechub_ray.models.matching.base import Retriever, without_item
+from rechub_ray.outputs import PAIR
 from rechub_ray.world import World
 
 
@@ -49,7 +55,16 @@ def evaluate_model(
     ranks = None
     if isinstance(model, Retriever):
         assert catalogue is not None
-        ranks = _Ranks(model, metrics, catalogue, world=world, device=device, precision=precision)
+        ranks = _Ranks(
+            model,
+            metrics,
+            catalogue,
+            world=world,
+            device=device,
+            precision=precision,
+            lists=source.lists,
+            first_row=source.first_row,
+        )
     rows = 0
     for batch in source.batches():
         batch = batch.to(device)
@@ -80,16 +95,21 @@ class _Ranks:
         world: World,
         device: torch.device,
         precision: str,
+        lists: Sequence[str],
+        first_row: int,
     ) -> None:
         self._model = model
         self._corpus = Corpus.of(model, catalogue, world=world, device=device, precision=precision)
-        lists: list[str | None] = [feature.name for feature in model.user_schema.sequences]
-        if model.schema.items is not None:
-            lists.append(model.schema.items.exclude)
+        lists = [*(feature.name for feature in model.user_schema.sequences), *lists]
+        self._place = {name: i for i, name in enumerate(lists)}
+        rankings = metrics.rankings(self._corpus.items)
+        self._among = {name: asked for name, asked in rankings.items() if asked.candidates is not None}
         self._asked = {
-            name: Ranking(None if column is None else lists.index(column), top)
-            for name, (column, top) in metrics.rankings(self._corpus.items).items()
+            name: Ranking(None if asked.exclude is None else self._place[asked.exclude], asked.top)
+            for name, asked in rankings.items()
+            if name not in self._among
         }
+        self._has_labels, self._row = bool(model.schema.labels), first_row
         self.unknown = torch.zeros((), dtype=torch.int64, device=device)
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -97,9 +117,29 @@ class _Ranks:
         self.unknown += (self._corpus.catalogue.rows_of(ids) < 0).sum()
         sequences = features.sequences
         lists = sequences if isinstance(sequences, RaggedSequences) else None
-        if batch.exclude is not None:
-            lists = batch.exclude if lists is None else _side_by_side(lists, batch.exclude)
-        return self._corpus.compare(self._model.user_vectors(features).float(), ids, lists, self._asked)
+        if batch.lists is not None:
+            lists = batch.lists if lists is None else _side_by_side(lists, batch.lists)
+        users, corpus = self._model.user_vectors(features).float(), self._corpus
+        outputs = corpus.compare(users, ids, lists, self._asked) if self._asked else {}
+        targets = corpus.catalogue.rows_of(ids)
+        for name, asked in self._among.items():
+            outputs[name] = corpus.ranks_among(users, targets, self._candidates(lists, targets, asked))
+        if self._has_labels:
+            outputs[PAIR] = corpus.scores(users, targets)
+        self._row += batch.rows
+        return outputs
+
+    def _candidates(self, lists: RaggedSequences | None, targets: Tensor, asked: Asked) -> Pairs:
+        """Return the items that each row's own is ranked among."""
+        rows, items = torch.arange(len(targets), device=targets.device), self._corpus.items
+        excluded = Pairs.of(rows, targets, items)
+        if asked.exclude is not None:
+            seen = self._corpus.listed(lists, self._place[asked.exclude], targets)
+            excluded = Pairs(torch.cat([excluded.rows, seen.rows]), torch.cat([excluded.places, seen.places]))
+        if isinstance(asked.candidates, str):
+            return without(self._corpus.listed(lists, self._place[asked.candidates], targets), excluded, items)
+        assert asked.candidates is not None
+        return drawn(asked.candidates, excluded, rows=rows + self._row, items=items, seed=asked.seed)
 
 
 def _side_by_side(one: RaggedSequences, other: RaggedSequences) -> RaggedSequences:

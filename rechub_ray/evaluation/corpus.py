@@ -114,7 +114,9 @@ class Corpus:
         every = torch.arange(count, device=users.device)
         own = Pairs.of(every, targets, self.items)
         left_out = {
-            name: Pairs(every[:0], every[:0]) if ranking.column is None else self._listed(sequences, ranking, targets)
+            name: Pairs(every[:0], every[:0])
+            if ranking.column is None
+            else self.listed(sequences, ranking.column, targets)
             for name, ranking in asked.items()
         }
         found: dict[str, list[Tensor]] = {}
@@ -130,12 +132,45 @@ class Corpus:
             result[name] = torch.where(targets < 0, self.items, result[name])
         return result
 
-    def _listed(self, sequences: RaggedSequences | None, ranking: Ranking, targets: Tensor) -> Pairs:
-        """Return the rows' pairs with the items of a list column, without their own items."""
+    def ranks_among(self, users: Tensor, targets: Tensor, candidates: Pairs) -> Tensor:
+        """Return the ranks of rows' items among some items of each row; -1 for a row that has none.
+
+        As of `compare`: an item whose product is not smaller is before the row's own, and one that is not in the table
+        is behind all.
+
+        Args:
+            users: the users' vectors.
+            targets: places of the rows' items in the table; -1 for one that is not in it.
+            candidates: places of the others, without the rows' own.
+
+        Shapes:
+            users (B, D) or (B, K, D), targets (B,) -> (B,) int64
+        """
+        ranks, numbers = torch.zeros_like(targets), torch.bincount(candidates.rows, minlength=len(targets))
+        for start in range(0, len(users), _USERS):
+            some = users[start : start + _USERS]
+            pairs, places = candidates.within(start, start + len(some)), targets[start : start + len(some)]
+            score = _products(some, self._vectors[places.clamp(min=0)])
+            found = _products(some[pairs.rows], self._vectors[pairs.places])
+            ranks[start : start + len(some)].index_add_(0, pairs.rows, (~(found < score[pairs.rows])).long())
+        return torch.where(numbers == 0, -1, torch.where(targets < 0, self.items, ranks))
+
+    def scores(self, users: Tensor, targets: Tensor) -> Tensor:
+        """Return the products of users' vectors with their rows' items, (B,); -inf where one is not in the table."""
+        found = _products(users, self._vectors[targets.clamp(min=0)])
+        return torch.where(targets < 0, -torch.inf, found)
+
+    def listed(self, sequences: RaggedSequences | None, column: int, targets: Tensor) -> Pairs:
+        """Return the rows' pairs with the items of a list column, each once and without their own items.
+
+        Args:
+            sequences: the rows' lists, feature-major.
+            column: which of them.
+            targets: places of the rows' items in the table.
+        """
         assert isinstance(sequences, RaggedSequences)
-        assert ranking.column is not None
         count = len(targets)
-        offsets = sequences.offsets[ranking.column * count : (ranking.column + 1) * count + 1]
+        offsets = sequences.offsets[column * count : (column + 1) * count + 1]
         lengths = offsets.diff()
         rows = torch.repeat_interleave(torch.arange(count, device=targets.device), lengths)
         places = self.catalogue.rows_of(sequences.values[int(offsets[0]) : int(offsets[-1])])
@@ -207,6 +242,13 @@ def item_vectors(
             parts.append(model.item_vectors(catalogue.take(places)).float())
     own = torch.cat(parts) if mine else parts[0][:0]
     return torch.cat(world.gather(own.contiguous()))
+
+
+def _products(users: Tensor, items: Tensor) -> Tensor:
+    """Return the products of users' vectors with an item's each, (P,): the largest one of several."""
+    if users.dim() == 3:
+        return (users * items.unsqueeze(1)).sum(2).amax(1)
+    return (users * items).sum(1)
 
 
 def _first(block: Tensor, start: int, number: int, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from rechub_ray.batch import Batch, Outputs
+from rechub_ray.batch import Batch, Candidates, Outputs
 from rechub_ray.errors import ConfigError, named
 from rechub_ray.layers.gather import gather_rows
 from rechub_ray.outputs import Link, Output, OutputKind, claim
@@ -195,6 +195,40 @@ class Loss(nn.Module, abc.ABC):
 
 
 @dataclasses.dataclass(slots=True)
+class RowNegatives:
+    """The negatives that each of this rank's rows has for itself.
+
+    Args:
+        ids: theirs; -1 where a row has fewer than K.
+        places: of their vectors, counted from the first after the columns of all rows; -1 or less where there is none.
+        are_all: whether rows have no other negatives.
+
+    Shapes:
+        (B, K) each
+    """
+
+    ids: Tensor
+    places: Tensor
+    are_all: bool
+
+    @classmethod
+    def of(cls, candidates: Candidates, rows: int) -> RowNegatives:
+        """Return those of candidates that have them, of a batch of `rows` rows."""
+        listed = candidates.listed
+        assert listed is not None
+        ids = torch.where(listed < 0, -1, candidates.ids[listed.clamp(min=0)])
+        return cls(ids, listed - rows - (candidates.drawn or 0), not candidates.is_shared)
+
+    def are_negatives(self, own: Tensor) -> Tensor:
+        """Return which of them are negatives, (B, K) bool, of the ids of the rows' own items, (B,)."""
+        return (self.ids >= 0) & (self.ids != own.unsqueeze(1))
+
+    def size(self, columns: int, width: int) -> int:
+        """Return how many numbers the similarities of a row take to compute, with vectors of `width`."""
+        return (0 if self.are_all else columns) + self.ids.shape[1] * (width + 1)
+
+
+@dataclasses.dataclass(slots=True)
 class Columns:
     """The rows that this rank's rows are compared with: those of its groups, or of the whole step.
 
@@ -203,12 +237,14 @@ class Columns:
         rows: their labels, weights, groups.
         first: place of this rank's first row among them.
         world: the ranks that they were gathered from; None where they are this rank's own.
+        listed: the negatives of single rows, whose predictions come after those of the columns; None without any.
     """
 
     prediction: Tensor
     rows: Rows
     first: int = 0
     world: World | None = None
+    listed: RowNegatives | None = None
 
     @property
     def ranks(self) -> int:

@@ -31,7 +31,7 @@ class Hinge(TowerLoss):
         common: the arguments of `TowerLoss`.
 
     Shapes:
-        user (B, D), item (B, D), label (B,) -> scalar
+        user (B, D), item (C, D), label (B,) -> scalar
 
     Raises:
         ConfigError: `item_id` is no sparse feature of the schema, or the model does not have the vectors.
@@ -48,7 +48,7 @@ class Hinge(TowerLoss):
         self.margin, self.hardest = margin, hardest
 
     def of_rows(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
-        similarity = mine @ others.T
+        similarity = self.similarities(mine, others, block)
         if not self.hardest:
             return self.mean_over_negatives(F.relu(self.margin + similarity - block.own(similarity)), block)
         nearest = similarity.masked_fill(~self.negatives(block), -math.inf).amax(1)

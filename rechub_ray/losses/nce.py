@@ -33,7 +33,7 @@ class NCE(TowerLoss):
     eq. 1; there, similarities are cosines.
     """
 
-    takes_drawn = False
+    takes_drawn = takes_lists = False
 
     def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
         both = torch.cat(super().vectors(outputs, batch), 1)

@@ -42,6 +42,8 @@ class SoftmaxCrossEntropyWithNegativeMining(TowerLoss):
     Reference: Wang et al., Support Vector Guided Softmax Loss for Face Recognition, arXiv 1812.11317, eq. 5 to 7.
     """
 
+    takes_lists = False
+
     def __init__(
         self,
         schema: Schema,

@@ -18,10 +18,10 @@ from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
 from rechub_ray.layers.attention import towards
 from rechub_ray.layers.gather import gather_rows
-from rechub_ray.losses.base import Columns, PairLoss, Rows, Scope
+from rechub_ray.losses.base import Columns, PairLoss, RowNegatives, Rows, Scope
 from rechub_ray.losses.pairs import BlockSum, SessionLoss
 from rechub_ray.outputs import Link, Output, OutputKind, find
-from rechub_ray.schema import Schema
+from rechub_ray.schema import PositiveInt, Schema
 from rechub_ray.world import World
 
 _BLOCK = 2**21
@@ -42,6 +42,11 @@ class Block:
     rows: Rows
     columns: Columns
 
+    @property
+    def listed(self) -> RowNegatives | None:
+        """The negatives of the rows alone; None where there are no such ones."""
+        return self.columns.listed
+
     def own(self, similarity: Tensor) -> Tensor:
         """Return each row's similarity to itself.
 
@@ -53,6 +58,8 @@ class Block:
     @property
     def own_places(self) -> Tensor:
         """The rows' places among the columns, (R, 1)."""
+        if self.listed is not None and self.listed.are_all:
+            return torch.zeros_like(self.places).unsqueeze(1)
         return (self.places + self.columns.first).unsqueeze(1)
 
     def others(self) -> Tensor:
@@ -93,14 +100,26 @@ class VectorLoss(PairLoss):
     def forward(self, outputs: Outputs, batch: Batch, world: World | None = None) -> Tensor:
         rows = self.rows(batch)
         mine, others = self.vectors(outputs, batch)
-        theirs = self.columns(batch, rows)
-        if (mine.dim(), others.dim()) != (2, 2) or others.shape != (len(theirs.target), mine.shape[1]):
+        theirs, candidates = self.columns(batch, rows), batch.candidates
+        count = len(theirs.target) if candidates is None else len(candidates.ids)
+        if (mine.dim(), others.dim()) != (2, 2) or others.shape != (count, mine.shape[1]):
             raise ConfigError(
                 f"loss '{self.registered_name}' cannot compare these vectors",
-                expected="(B, D) each" if batch.candidates is None else f"(B, D) and ({len(theirs.target)}, D)",
+                expected="(B, D) each" if candidates is None else f"(B, D) and ({count}, D)",
                 got=f"{tuple(mine.shape)} and {tuple(others.shape)}",
             )
-        return self.total_over(mine, rows, self._columns(others, theirs, world))
+        return self.total_over(mine, rows, self.compared(others, theirs, batch, world))
+
+    def compared(self, others: Tensor, theirs: Rows, batch: Batch, world: World | None) -> Columns:
+        """Return what this rank's rows are compared with: columns of all ranks.
+
+        Args:
+            others: the vectors of this rank's columns, (C, D).
+            theirs: their data.
+            batch: this rank's rows.
+            world: the ranks.
+        """
+        return self._columns(others, theirs, world)
 
     @abc.abstractmethod
     def vectors(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -125,8 +144,9 @@ class VectorLoss(PairLoss):
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
         weight = self.counts(rows)
         places = weight.nonzero().squeeze(1)
-        every = slice(0, len(columns.rows.target))
-        blocks = [(block, every) for block in torch.split(places, max(1, _BLOCK // max(1, every.stop)))]
+        every = slice(0, len(columns.prediction))
+        size = every.stop if columns.listed is None else columns.listed.size(every.stop, prediction.shape[1])
+        blocks = [(block, every) for block in torch.split(places, max(1, _BLOCK // max(1, size)))]
 
         def of_block(mine: Tensor, others: Tensor, block: tuple[Tensor, slice]) -> Tensor:
             return (self.of_rows(mine, others, Block(block[0], rows, columns)) * weight[block[0]]).sum()
@@ -182,8 +202,8 @@ class TowerLoss(VectorLoss):
     Rows whose label is above 0 count, and all rows of data without labels. What a user is compared with are the
     items of all rows of the step, and, of a model for retrieval, the candidates (`negatives` of the run): a column of
     the row's own item is no negative, and a row without negatives, or whose item is not in the item table, does not
-    count. Of several vectors a user a row has one: that which suits its own item best, or what the output's
-    `attention_power` makes of them.
+    count. An item that several of a row's columns hold counts as often. Of several vectors a user a row has one: that
+    which suits its own item best, or what the output's `attention_power` makes of them.
 
     Args:
         schema: has the labels and features.
@@ -193,6 +213,7 @@ class TowerLoss(VectorLoss):
             candidates their ids tell.
         similarity: `dot`, or `cosine`: of the vectors divided by their norms.
         temperature: T, > 0; similarities are divided by it.
+        hardest_negatives: only the so many most similar negatives of a row count, >= 1; None takes all.
         common: `label`, `weight` and `learn_loss_weight`, as in `Loss`.
 
     Raises:
@@ -202,6 +223,7 @@ class TowerLoss(VectorLoss):
     label_kinds = ("binary", "regression")
     needs_label = False
     takes_drawn: ClassVar[bool] = True
+    takes_lists: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -212,6 +234,7 @@ class TowerLoss(VectorLoss):
         item_id: str | None = None,
         similarity: Literal["dot", "cosine"] = "dot",
         temperature: Annotated[float, Gt(0)] = 1.0,
+        hardest_negatives: PositiveInt | None = None,
         **common: Any,
     ) -> None:
         super().__init__(schema, output=output, **common)
@@ -219,6 +242,9 @@ class TowerLoss(VectorLoss):
         if schema.labels:
             self.use(schema.label(self._named).name)
         self.item, self.similarity, self.temperature = item, similarity, temperature
+        self.hardest_negatives = hardest_negatives
+        if hardest_negatives is not None and not self.takes_lists:
+            raise ConfigError(f"loss '{self.registered_name}' takes all negatives, and no 'hardest_negatives'")
         self._id: int | None = None
         self._power: float | None = None
         if item_id is not None:
@@ -252,12 +278,17 @@ class TowerLoss(VectorLoss):
     def count(self, batch: Batch, world: World | None = None) -> Tensor | float:
         if batch.candidates is None:
             return super().count(batch, world)
-        rows, ids = self.rows(batch), batch.candidates.negatives(batch.rows)
-        ids = (ids if world is None else gather_rows(world, ids)[0]).sort().values
+        rows, candidates = self.rows(batch), batch.candidates
         assert rows.group is not None
         assert rows.weight is not None
-        start, stop = (torch.searchsorted(ids, rows.group, right=right) for right in (False, True))
-        negatives = (ids >= 0).sum() - (stop - start)
+        negatives = torch.zeros_like(rows.group)
+        if candidates.is_shared:
+            ids = candidates.negatives(batch.rows)
+            ids = (ids if world is None else gather_rows(world, ids)[0]).sort().values
+            start, stop = (torch.searchsorted(ids, rows.group, right=right) for right in (False, True))
+            negatives += (ids >= 0).sum() - (stop - start)
+        if candidates.listed is not None:
+            negatives += RowNegatives.of(candidates, batch.rows).are_negatives(rows.group).sum(1)
         rows.weight = torch.where(negatives > 0, rows.weight, 0)
         return self.count_over(rows, Columns(rows.target, rows))
 
@@ -269,13 +300,59 @@ class TowerLoss(VectorLoss):
             user = towards(user, item[: len(user)], self._power)
         return user, item
 
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether rows without negatives teach nothing."""
+        return True
+
     def counts(self, rows: Rows) -> Tensor:
         return torch.where(rows.target > 0, super().counts(rows), 0)
 
+    def compared(self, others: Tensor, theirs: Rows, batch: Batch, world: World | None) -> Columns:
+        candidates = batch.candidates
+        if candidates is None or candidates.listed is None:
+            return super().compared(others, theirs, batch, world)
+        lists, count = RowNegatives.of(candidates, batch.rows), len(theirs.target)
+        columns = self._columns(others[:count], theirs, None if lists.are_all else world)
+        return dataclasses.replace(columns, prediction=torch.cat([columns.prediction, others[count:]]), listed=lists)
+
+    def similarities(self, mine: Tensor, others: Tensor, block: Block) -> Tensor:
+        """Return the products of rows with the columns of all rows (or their own one alone), then with their lists'.
+
+        Shapes:
+            mine (R, D), others (C, D) -> (R, C), or with lists (R, C + K) or (R, 1 + K)
+        """
+        lists = block.listed
+        if lists is None:
+            return mine @ others.T
+        count, ids, places = len(block.columns.rows.target), lists.ids[block.places], lists.places[block.places]
+        if lists.are_all:
+            shared = (mine * others[block.places]).sum(1, keepdim=True)
+        else:
+            shared = mine @ others[:count].T
+        listed = F.embedding(torch.where(ids < 0, 0, places + count), others)
+        return torch.cat([shared, torch.einsum("rd,rkd->rk", mine, listed)], 1)
+
     def negatives(self, block: Block) -> Tensor:
-        """Return which columns are negatives of a row, (R, C) bool."""
-        others = block.others()
-        return others if block.rows.group is None else others.logical_and_(~block.same_group())
+        """Return which columns are negatives of a row, (R, C) bool; in the order of `similarities`."""
+        lists, group = block.listed, block.rows.group
+        if lists is None:
+            others = block.others()
+            return others if group is None else others.logical_and_(~block.same_group())
+        assert group is not None
+        shared = torch.zeros_like(block.own_places, dtype=torch.bool)
+        if not lists.are_all:
+            shared = block.others().logical_and_(~block.same_group())
+        return torch.cat([shared, lists.are_negatives(group)[block.places]], 1)
+
+    def _chosen(self, values: Tensor, block: Block) -> Tensor:
+        """Return which columns are negatives of a row that count, (R, C) bool: those of its largest values."""
+        negatives = self.negatives(block)
+        if self.hardest_negatives is None:
+            return negatives
+        hidden = values.detach().masked_fill(~negatives, -math.inf)
+        largest = hidden.topk(min(self.hardest_negatives, hidden.shape[1]), 1)
+        return torch.zeros_like(negatives).scatter_(1, largest.indices, largest.values > -math.inf)
 
     def total_over(self, prediction: Tensor, rows: Rows, columns: Columns) -> Tensor:
         return super().total_over(prediction / self.temperature, rows, columns)
@@ -286,6 +363,9 @@ class TowerLoss(VectorLoss):
         Shapes:
             mine (R, D), others (C, D) -> (R,)
         """
+        if block.listed is not None or self.hardest_negatives is not None:
+            similarity = self.similarities(mine, others, block)
+            return self.or_own(similarity, block).logsumexp(1) - block.own(similarity).squeeze(1)
         left_out: Tensor | None = None if block.rows.group is None else block.same_group()
         if block.columns.rows.is_there is not None:
             missing = ~block.columns.rows.is_there
@@ -299,9 +379,12 @@ class TowerLoss(VectorLoss):
         Shapes:
             (R, C) -> (R, C)
         """
-        if block.rows.group is None and block.columns.rows.is_there is None:  # all of them are: no mask, no copy
+        is_free = block.rows.group is None and block.columns.rows.is_there is None
+        if is_free and block.listed is None and self.hardest_negatives is None:  # all of them are: no mask, no copy
             return similarity
-        return similarity.masked_fill((~self.negatives(block)).scatter_(1, block.own_places, False), -math.inf)
+        return similarity.masked_fill(
+            (~self._chosen(similarity, block)).scatter_(1, block.own_places, False), -math.inf
+        )
 
     def mean_over_negatives(self, losses: Tensor, block: Block) -> Tensor:
         """Return the means of the rows' losses over their negatives; 0 where there is none.
@@ -309,7 +392,7 @@ class TowerLoss(VectorLoss):
         Shapes:
             (R, C) -> (R,)
         """
-        negatives = self.negatives(block)
+        negatives = self._chosen(losses, block)
         return torch.where(negatives, losses, 0).sum(1) / negatives.sum(1).clamp(min=1)
 
 

@@ -10,7 +10,7 @@ import torch
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError, named, nearest
 from rechub_ray.metrics.base import METRICS, Accumulator, Direction, Metric
-from rechub_ray.metrics.ranks import RankMetric
+from rechub_ray.metrics.ranks import Asked, RankMetric
 from rechub_ray.outputs import Output, Prediction
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -57,6 +57,7 @@ class MetricSet:
             ConfigError: the model does not give what a metric reads; names the metric.
         """
         placed = [(self._where[key], metric) for key, metric in self._metrics.items()]
+        outputs = [*outputs, *(one.output for one in predictions.values() if one.output not in outputs)]
         for where, metric in placed:
             with named(where):
                 metric.bind(predictions, outputs, where=where)
@@ -128,17 +129,19 @@ class MetricSet:
             got=", ".join(self.keys) or "no metrics",
         )
 
-    def rankings(self, items: int) -> dict[str, tuple[str | None, int]]:
-        """Return what metrics of ranks read, by name: the column whose items are left out, and how many first items.
+    def rankings(self, items: int) -> dict[str, Asked]:
+        """Return what metrics of ranks read, by name.
 
         Args:
             items: number of all items.
         """
-        found: dict[str, tuple[str | None, int]] = {}
+        found: dict[str, Asked] = {}
         for metric in self._metrics.values():
             if isinstance(metric, RankMetric):
                 metric.items = items
-                found[metric.reads] = (metric.exclude, max(metric.top, found.get(metric.reads, (None, 0))[1]))
+                asked = metric.asked
+                top = max(asked.top, found.get(metric.reads, asked).top)
+                found[metric.reads] = asked._replace(top=top)
         return found
 
     def reset(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, Outputs
@@ -16,11 +17,28 @@ from rechub_ray.outputs import Output, Prediction
 from rechub_ray.schema import PositiveInt, Schema
 
 
+class Asked(NamedTuple):
+    """What a metric of ranks reads.
+
+    Args:
+        exclude: the list of items that a ranking leaves out.
+        candidates: the list of the only items that are ranked, or how many are drawn; None ranks all.
+        seed: of what is drawn.
+        top: how many of the first items are wanted beside the rank.
+    """
+
+    exclude: str | None = None
+    candidates: int | str | None = None
+    seed: int = 0
+    top: int = 0
+
+
 class RankMetric(Metric):
     """Base of metrics of ranks: a row's item is one of the first k of all items, or not.
 
     A rank, from 0 on, is the number of other items whose product with the user's vector is not smaller: an item that
-    ties with others is behind them. A row whose item is not in the item table is a miss.
+    ties with others is behind them. A row whose item is not in the item table is a miss. Where there are labels, the
+    rows count whose first label is above 0.
 
     Args:
         schema: has items.
@@ -29,19 +47,33 @@ class RankMetric(Metric):
             recipe): a user's are left out of the list. The row's own item stays in.
         per_group: whether the rows of a group (the schema's group column: a user) are one query that has all of their
             items for right answers, and queries are averaged; otherwise every row is a query of its own.
+        candidates: ranks the row's item among a few, not among all: a number of them, drawn alike from all but what
+            `exclude` names, or a list of `items.lists`, of which rows that have none do not count. Such numbers are
+            larger, and order models otherwise than those of all items; the key says so (`_among_99_drawn`).
+        seed: of what is drawn, >= 0; a row gets the same in every run.
 
     Raises:
-        ConfigError: `exclude` is no such feature, or there is no group column.
+        ConfigError: `exclude` or `candidates` is no such list, or there is no group column.
+
+    Reference of `candidates`: Krichene and Rendle, On Sampled Metrics for Item Recommendation, KDD 2020.
     """
 
     mode = "max"
     label_kinds = ()
 
     def __init__(
-        self, schema: Schema, *, k: PositiveInt = 10, exclude: str | None = None, per_group: bool = False
+        self,
+        schema: Schema,
+        *,
+        k: PositiveInt = 10,
+        exclude: str | None = None,
+        per_group: bool = False,
+        candidates: PositiveInt | str | None = None,
+        seed: Annotated[int, Ge(0)] = 0,
     ) -> None:
         # not Metric's own constructor, which is about labels
         self.schema, self.k, self.exclude, self.per_group = schema, k, exclude, per_group
+        self.candidates, self.seed = candidates, seed
         self.items = 0
         self.merging = {"total": "sum", "weight": "sum"}
         if per_group:
@@ -58,6 +90,13 @@ class RankMetric(Metric):
                 expected=f"lists of items: {', '.join(lists) or 'the schema has none'}",
                 hint=nearest(exclude, lists) if lists else None,
             )
+        given = () if schema.items is None else schema.items.lists
+        if isinstance(candidates, str) and candidates not in given:
+            raise ConfigError(
+                f"metric '{self.key}': 'candidates' is '{candidates}'",
+                expected=f"a number, or a list of items: {', '.join(given) or 'the schema has none'}",
+                hint=nearest(candidates, given) if given else "`items.lists` of the recipe makes one.",
+            )
 
     def bind(self, predictions: Mapping[str, Prediction], outputs: Sequence[Output], *, where: str) -> None:
         if {"user", "item"} - {output.part for output in outputs if output.kind == "vector"}:
@@ -69,7 +108,18 @@ class RankMetric(Metric):
     @property
     def reads(self) -> str:
         """The name of the ranks among what `update` gets."""
-        return "rank" if self.exclude is None else f"rank/{self.exclude}"
+        return "/".join(["rank", *filter(None, (self.exclude, self._among))])
+
+    @property
+    def asked(self) -> Asked:
+        """What it reads, in words."""
+        return Asked(self.exclude, self.candidates, self.seed, self.top)
+
+    @property
+    def _among(self) -> str:
+        if self.candidates is None or isinstance(self.candidates, str):
+            return "" if self.candidates is None else f"_among_{self.candidates}"
+        return f"_among_{self.candidates}_drawn" + (f"_seed_{self.seed}" if self.seed else "")
 
     @property
     def top(self) -> int:
@@ -79,7 +129,7 @@ class RankMetric(Metric):
     def key_as(self, name: str) -> str:
         name = f"{name.removesuffix('_at_k')}@{self.k}"
         without = "" if self.exclude is None else f"_without_{self.exclude}"
-        return f"{name}{without}" + (f"_per_{self.schema.group}" if self.per_group else "")
+        return f"{name}{self._among}{without}" + (f"_per_{self.schema.group}" if self.per_group else "")
 
     def add(self, outputs: Outputs, batch: Batch) -> State:
         return self.update(outputs, batch)
@@ -100,6 +150,10 @@ class RankMetric(Metric):
     def update(self, outputs: Outputs, batch: Batch) -> State:
         rank = outputs[self.reads]
         weight = torch.ones(len(rank), device=rank.device) if batch.weight is None else batch.weight
+        weight = torch.where(rank < 0, 0, weight)
+        if self.schema.labels:
+            weight = torch.where(batch.labels[:, 0] > 0, weight, 0)
+        rank = rank.clamp(min=0)
         if self.per_group:
             assert batch.group is not None
             return {"rank": rank.clone(), "group": batch.group.clone(), "weight": weight.clone()}

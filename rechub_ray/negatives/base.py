@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
-import abc
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from rechub_ray.batch import RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.registry import Registry
 
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-class Negatives(abc.ABC):
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a step that a worker has, as sources give them negatives of their own.
+
+    Args:
+        own: places of their items in the catalogue, -1 where it does not have one.
+        lists: their lists of items by name, one feature each.
+        users: computes their vectors by the model as it is.
+        items: vectors of all items at the last refresh, for sources that have `refresh_steps`.
+        every: gathers the items of all rows of the step, as `own`, and the number of rows before this worker's.
+        draw: random numbers in [0, 1) of the step and the source, float64: equal on every worker.
+        draw_rows: such numbers of some rows, by their places in the step.
+
+    Shapes:
+        own (B,), users () -> (B, D) or (B, K, D), items (N, D), draw (n) -> (n,), draw_rows (R,), n -> (R, n)
+    """
+
+    own: Tensor
+    lists: Mapping[str, RaggedSequences]
+    users: Callable[[], Tensor]
+    items: Tensor | None
+    every: Callable[[], tuple[Tensor, int]]
+    draw: Callable[[int], Tensor]
+    draw_rows: Callable[[Tensor, int], Tensor]
+
+
+class Negatives:
     """Base of sources of the items that rows are compared with, beside their own.
 
-    A source says how likely an item is in one of its columns, for the correction by popularity, and draws them.
+    A source is of one of three kinds. Its columns are the items of the step's rows (`in_batch`); or it draws `number`
+    of them, which all rows are compared with: it has `probabilities` and `places`; or each row gets its own
+    (`per_row`): it has `of_rows`.
 
     Args:
         catalogue: the items.
 
     Attributes:
-        in_batch: whether its columns are the items of the step's rows, of which none is drawn.
-        number: columns that are drawn in a step, over all workers.
+        in_batch: see above.
+        per_row: see above.
+        number: columns that are drawn in a step, over all workers; of a source `per_row`, at most those of a row.
+        column: the list of items that it reads, of `Items.lists`.
+        refresh_steps: steps after which it is to get the vectors of all items again; None never needs them.
     """
 
     registered_name: ClassVar[str]
     in_batch: ClassVar[bool] = False
+    per_row: ClassVar[bool] = False
     number: int = 0
+    column: str | None = None
+    refresh_steps: int | None = None
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
-    @abc.abstractmethod
     def probabilities(self) -> Tensor:
         """Return how likely each item is in a column of this source, (N,) float64, in the catalogue's order."""
+        raise NotImplementedError
 
     def places(self, uniform: Tensor) -> Tensor:
-        """Return places in the catalogue, one for each number; every source has it that draws.
+        """Return places in the catalogue, one for each number.
 
         Args:
             uniform: independent random numbers in [0, 1), float64.
+        """
+        raise NotImplementedError
+
+    def of_rows(self, rows: Rows) -> Tensor:
+        """Return each row's negatives as places in the catalogue, (B, K) int64; -1 where it has fewer.
+
+        The item of a row may be among them: it is left out later.
         """
         raise NotImplementedError
 
@@ -66,11 +109,34 @@ def uniform_numbers(seed: int, stream: int, start: int, stop: int, *, device: to
         True
     """
     key = _finalised((seed + (stream + 1) * _GOLDEN) % 2**64)
-    x = (torch.arange(start, stop, device=device) + 1) * _signed(_GOLDEN) + _signed(key)
+    return _numbers(torch.arange(start, stop, device=device), _signed(key))
+
+
+def uniform_rows(seed: int, rows: Tensor, number: int) -> Tensor:
+    """Return the first random numbers of the streams of some rows, (R, number) float64, in [0, 1).
+
+    A number is a function of the seed, the row and its place alone, as in `uniform_numbers`.
+
+    Args:
+        seed: any integer.
+        rows: numbers of the rows, (R,) int64, >= 0.
+        number: of each stream, >= 0.
+    """
+    keys = _mixed((rows + 1) * _signed(_GOLDEN) + _signed(_finalised(seed % 2**64)))
+    return _numbers(torch.arange(number, device=rows.device), keys.unsqueeze(1))
+
+
+def _numbers(places: Tensor, key: Tensor | int) -> Tensor:
+    """Return the numbers at some places of the streams of some keys."""
+    x = _mixed((places + 1) * _signed(_GOLDEN) + key)
+    numbers: Tensor = _shifted(x, 11).double() * 2.0**-53
+    return numbers
+
+
+def _mixed(x: Tensor) -> Tensor:
     x = (x ^ _shifted(x, 30)) * _signed(_FIRST)
     x = (x ^ _shifted(x, 27)) * _signed(_SECOND)
-    numbers: Tensor = _shifted(x ^ _shifted(x, 31), 11).double() * 2.0**-53
-    return numbers
+    return x ^ _shifted(x, 31)
 
 
 def _finalised(x: int) -> int:

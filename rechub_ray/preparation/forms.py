@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -120,7 +121,8 @@ class File(Form):
 class Join(Form):
     """A side table, held in memory: `columns` of the row of `file` whose `key` equals the input's `input_key`.
 
-    `input_key` is called `key` unless given. A row without a partner gets nulls.
+    `input_key` is called `key` unless given; a text with names of columns in braces, `({user},{item})`, puts several
+    together. A row without a partner gets nulls.
     """
 
     file: str
@@ -128,6 +130,12 @@ class Join(Form):
     input_key: Name | None = None
     columns: tuple[Name, ...]
     format: Format = Format()
+
+    @property
+    def input_columns(self) -> list[str]:
+        """The input's columns that its key is made of."""
+        key = self.input_key or self.key
+        return re.findall(r"\{(.+?)\}", key) or [key]
 
 
 class History(Form):
@@ -289,6 +297,18 @@ class Bucket(FeatureForm):
 FeatureSpec: TypeAlias = Annotated[Categorical | Sequence | Numeric | Bucket, pydantic.Field(discriminator="kind")]
 
 
+class ItemList(Form):
+    """A list of items in each row, as negatives or as candidates of a ranking: it is in the shards, and no feature.
+
+    Args:
+        column: a list column, or one of texts that are cut at `separator`; called as the list unless given. Items that
+            the vocabulary does not hold are left out.
+    """
+
+    column: Name | None = None
+    separator: str | None = pydantic.Field(default=None, min_length=1)
+
+
 class Items(Form):
     """The item table, `out/items`: a row for each item of the vocabulary of `id`, with its training rows counted.
 
@@ -301,6 +321,7 @@ class Items(Form):
         from_rows: columns of the rows, those of side tables too, in place of a file: each is the same in all training
             rows of an item.
         features: of the items, as those of rows; they are fitted on the items of the table, each once.
+        lists: lists of items in the rows that are no features, by name.
     """
 
     id: Name
@@ -310,6 +331,7 @@ class Items(Form):
     joins: tuple[Join, ...] = ()
     from_rows: tuple[Name, ...] = ()
     features: tuple[FeatureSpec, ...] = ()
+    lists: dict[Name, ItemList] = {}
 
 
 class LabelSpec(Form):

@@ -132,7 +132,7 @@ class ItemRows:
         """
         assert spec.file is not None
         uses = feature_uses(spec.features)
-        uses += [Use(other.input_key or other.key, f"the key of {other.file}") for other in spec.joins]
+        uses += [Use(name, f"the key of {other.file}") for other in spec.joins for name in other.input_columns]
         made = {name for other in spec.joins for name in other.columns}
         columns = tuple(dict.fromkeys(use.column for use in uses if use.column not in made))
         join = Join(file=spec.file, key=spec.key or column, columns=columns, format=spec.format)

@@ -111,11 +111,12 @@ def check_joins(
     found = []
     for side, count in zip(sides, matched.tolist(), strict=True):
         if not count and rows:
-            theirs = side.keys.drop_null()
+            theirs, join = side.keys.drop_null(), side.join
+            mine = ", ".join(repr(example(name)) for name in join.input_columns)
             raise DataError(
                 f"the side table {side.join.file} has a partner for none of the {rows:,} rows",
-                expected=f"values of '{side.input_key}' that are values of its '{side.join.key}'",
-                got=f"{example(side.input_key)!r} here, {theirs[0].as_py() if len(theirs) else None!r} there",
+                expected=f"values of '{join.input_key or join.key}' that are values of its '{join.key}'",
+                got=f"{mine} here, {theirs[0].as_py() if len(theirs) else None!r} there",
                 hint="Check 'key' and 'input_key', and whether both are written in one way (leading zeros, blanks).",
             )
         if count < rows:

@@ -123,11 +123,8 @@ class EncodeTask:
     def _table(self, columns: dict[str, pa.Array], rows: ReadyRows) -> pa.Table:
         """Return rows, whose features are encoded, with all columns of the shards."""
         names = [*self.schema.columns, *rows.places]
-        if rows.seen is not None:
-            assert self.schema.items is not None
-            assert self.schema.items.exclude is not None
-            columns = {**columns, self.schema.items.exclude: self.encoder.item_ids(rows.seen)}
-            names.append(self.schema.items.exclude)
+        columns = {**columns, **{name: self.encoder.item_ids(values) for name, values in rows.lists.items()}}
+        names += rows.lists
         return pa.table({**columns, **rows.others, **rows.places}).select(names)
 
     def _writer(self, split: str, number: int) -> ShardWriter | Dealer:

@@ -271,7 +271,7 @@ class _Run:
         if recipe.items is None:
             return None
         exclude = None if recipe.history is None else recipe.history.exclude
-        return Items(recipe.items.id, encoder.item_features, exclude)
+        return Items(recipe.items.id, encoder.item_features, exclude, tuple(recipe.items.lists))
 
     def _settle(self, counts: tuple[int | None, ...]) -> None:
         """Hold the rows of every split to the classes that training has."""

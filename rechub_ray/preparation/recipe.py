@@ -216,6 +216,8 @@ class Recipe(Form):
         uses = feature_uses(self.features)
         if self.items is not None and self.items.from_rows:
             uses += feature_uses(self.items.features)
+        for name, one in (self.items.lists if self.items is not None else {}).items():
+            uses.append(Use(one.column or name, f"the list of items '{name}'", "list", one.separator))
         for label in self.labels:
             what = f"label '{label.name}'"
             if label.expression:
@@ -233,7 +235,7 @@ class Recipe(Form):
         if isinstance(split, LeaveLastOut):
             extras += [(split.user, "'split.user'", "value"), (split.order, "'split.order'", "time")]
         for i, join in enumerate(self.joins):
-            extras.append((join.input_key or join.key, f"'joins.{i}.input_key'", "value"))
+            extras += [(name, f"'joins.{i}.input_key'", "value") for name in join.input_columns]
         if history is not None:
             extras += [(history.user, "'history.user'", "value"), (history.order, "'history.order'", "time")]
             if history.items is None:
@@ -343,6 +345,7 @@ def _check_names(recipe: Recipe) -> None:
             raise ConfigError(f"'files{key and '.'}{key}' is empty", expected="at least one file")
     roles = [spec.name for spec in recipe.all_features] + [label.name for label in recipe.labels]
     roles += [name for name in (recipe.weight,) if name is not None]
+    roles += list(recipe.items.lists) if recipe.items is not None else []
     for name in roles:
         if roles.count(name) > 1:
             raise ConfigError(f"'{name}' names two columns of the output", hint="Give one another 'name'.")

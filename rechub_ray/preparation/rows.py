@@ -47,7 +47,8 @@ class ReadyRows:
         bad: the raw rows that cannot be used.
         first: as in `RawRows`; None where there is no history.
         window: as in `RawRows`; None where all rows are kept.
-        seen: with `history.exclude`, all earlier items of the user of each row that is held out; empty in the others.
+        lists: lists of items that are no features, by name; that of `history.exclude` has all earlier items of the user
+            of each row that is held out, and is empty in the others.
         places: with `cluster_by` each row's place in time and in the files, else empty.
         matched: by side table, how many of the raw rows have a partner in it.
         rows: number of raw rows, of which `matched` are counted.
@@ -59,7 +60,7 @@ class ReadyRows:
     bad: list[BadRow]
     first: npt.NDArray[np.bool_] | None
     window: npt.NDArray[np.bool_] | None
-    seen: pa.ListArray | None
+    lists: dict[str, pa.ListArray]
     places: dict[str, pa.Array]
     matched: npt.NDArray[np.int64]
     rows: int
@@ -74,7 +75,7 @@ class ReadyRows:
             for columns in (self.parsed, self.others, self.places)
         )
         first, window = (None if marks is None else marks[keep] for marks in (self.first, self.window))
-        seen = None if self.seen is None else self.seen.filter(mask)
+        lists = {name: values.filter(mask) for name, values in self.lists.items()}
         return dataclasses.replace(
             self,
             parsed=parsed,
@@ -83,7 +84,7 @@ class ReadyRows:
             codes=self.codes[keep],
             first=first,
             window=window,
-            seen=seen,
+            lists=lists,
         )
 
 
@@ -115,14 +116,22 @@ class SideTable:
         columns = list(dict.fromkeys([join.key, *join.columns]))
         return cls(join, read_all(source, join.file, join.format, columns, wanted), join.file)
 
-    @property
-    def input_key(self) -> str:
-        """The input's column that is looked up."""
-        return self.join.input_key or self.join.key
+    def _keys_of(self, table: pa.Table) -> pa.Array:
+        """Return what is looked up for each row of the input; null where a column that it is made of is."""
+        names = self.join.input_columns
+        columns = [flat(whole_form(to_text(table[name]))) for name in names]
+        template = self.join.input_key or self.join.key
+        if template == names[0]:
+            return columns[0]
+        rest, parts = template, []
+        for name, column in zip(names, columns, strict=True):
+            before, _, rest = rest.partition("{" + name + "}")
+            parts += [before, column]
+        return pc.binary_join_element_wise(*parts, rest, "")
 
     def add_to(self, table: pa.Table) -> tuple[pa.Table, int]:
         """Return the table with this one's columns, and how many of its rows have a partner here."""
-        places = pc.index_in(whole_form(to_text(table[self.input_key])), value_set=self.keys)
+        places = pc.index_in(self._keys_of(table), value_set=self.keys)
         for name, values in self.columns.items():
             table = table.append_column(name, values.take(places))
         return table, len(places) - places.null_count
@@ -172,6 +181,7 @@ class RowReader:
                 parsed |= encoder.parse_items(table, flaws)
             others = other_columns(self.recipe, table, flaws)
             others |= {name: flat(table[name]) for name in self.keep}
+            lists = _lists(self.recipe, table, flaws)
             codes = split_codes(self.recipe, raw, self.splits, self.starts, flaws)
             place = {}
             if self.recipe.cluster_by is not None:
@@ -180,11 +190,7 @@ class RowReader:
             for row, reason in sorted(flaws.reasons.items()):
                 text = json.dumps(table.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
                 bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason, text))
-            history = self.recipe.history
-            seen = None
-            if history is not None and history.exclude is not None:
-                seen = to_lists(table[history.exclude], None, history.exclude, flaws)
-            rows = ReadyRows(parsed, others, codes, bad, raw.first, raw.window, seen, place, matched, table.num_rows)
+            rows = ReadyRows(parsed, others, codes, bad, raw.first, raw.window, lists, place, matched, table.num_rows)
             yield rows.filter(flaws.good)
 
     def times(self, task: Task) -> Quantiles:
@@ -207,6 +213,16 @@ class RowReader:
                 raise BadRow(self.files[raw.files[row]], int(raw.rows[row]), flaws.reasons[row]).error()
             quantiles.add(times[flaws.good])
         return quantiles
+
+
+def _lists(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.ListArray]:
+    """Return the lists of items that are no features, by name; rows that cannot be used are marked."""
+    given = {} if recipe.items is None else recipe.items.lists
+    found = {name: to_lists(table[one.column or name], one.separator, name, flaws) for name, one in given.items()}
+    if recipe.history is not None and recipe.history.exclude is not None:
+        exclude = recipe.history.exclude
+        found[exclude] = to_lists(table[exclude], None, exclude, flaws)
+    return found
 
 
 def other_columns(recipe: Recipe, table: pa.Table, flaws: Flaws) -> dict[str, pa.Array]:

@@ -20,7 +20,7 @@ from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.fingerprint import digest
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader
-from rechub_ray.defaults import links, metrics_of, retrieves
+from rechub_ray.defaults import evaluation_lists, links, metrics_of, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import evaluate_model
@@ -30,7 +30,7 @@ from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
-from rechub_ray.outputs import Output, predictions
+from rechub_ray.outputs import Output, evaluated
 from rechub_ray.runtime.parts import QUARANTINE, Parts
 from rechub_ray.runtime.predictions import PART_ROWS, PredictJob, ShardRows, check_kept, served_columns, write_parts
 from rechub_ray.runtime.preflight import check_device
@@ -80,7 +80,8 @@ def evaluate(
         DataError: the split cannot be read, or does not fit the schema.
     """
     saved, config, _ = open_checkpoint(checkpoint, overrides)
-    manifest = _manifest(saved, config, split, saved.schema, targets=True)
+    schema = saved.schema.with_lists(evaluation_lists(config, saved.schema))
+    manifest = _manifest(saved, config, split, schema, targets=True)
     job = InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
     return _launch(infer, job, config)
 
@@ -294,7 +295,14 @@ def infer(
     """Do this worker's share of an evaluation; return the same result on every rank."""
     model = read(job.checkpoint).build_model().to(device)
     rows = job.config.data.eval_batch_size
-    source = EvalSource(job.manifest, job.schema, batch_size=rows, world=world, reader=reader, exclude=True)
+    source = EvalSource(
+        job.manifest,
+        job.schema,
+        batch_size=rows,
+        world=world,
+        reader=reader,
+        lists=evaluation_lists(job.config, job.schema),
+    )
     metrics = _metrics(job.config, job.schema, model.outputs)
     catalogue = Catalogue.read(job.config.data.root, job.schema).to(device) if isinstance(model, Retriever) else None
     precision = job.config.train.precision
@@ -303,4 +311,4 @@ def infer(
 
 def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> MetricSet:
     metrics = MetricSet(schema, metrics_of(config, schema))
-    return metrics.bind(predictions(outputs, schema, links(config, schema, outputs)), outputs)
+    return metrics.bind(evaluated(outputs, schema, links(config, schema, outputs)), outputs)

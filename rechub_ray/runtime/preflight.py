@@ -17,7 +17,7 @@ from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest, remarks
 from rechub_ray.data.plan import geometry
-from rechub_ray.defaults import build_task, resolved, retrieves
+from rechub_ray.defaults import build_task, evaluation_lists, resolved, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, ResourceError, named, nearest
 from rechub_ray.export.index import checked as check_index
@@ -27,9 +27,9 @@ from rechub_ray.freezing import freeze
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.base import Model
-from rechub_ray.negatives.completer import Completer
+from rechub_ray.negatives.completer import Completer, lists_of
 from rechub_ray.optimizers import BuiltOptimizer, build_optimizers
-from rechub_ray.outputs import predictions
+from rechub_ray.outputs import evaluated
 from rechub_ray.runtime.memory import check_fits, gpu_memory, host_memory, missing_bfloat16_flags, needs
 from rechub_ray.runtime.same_encoding import check_encoding
 from rechub_ray.schedules import SCHEDULES, Schedule
@@ -110,12 +110,13 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
     if like is not None and like.schema == schema and _places(like.config) == _places(config):
         job = dataclasses.replace(like, config=config)
     else:
+        asked = schema.with_lists(evaluation_lists(config, schema))
         job = Job(
             config=config,
             schema=schema,
-            train=_scan(config, "train", schema),
-            valid=_scan(config, "valid", schema.with_exclude) if data.valid and evaluates else None,
-            test=_scan(config, "test", schema.with_exclude) if data.test and evaluates else None,
+            train=_scan(config, "train", schema.with_lists(lists_of(config.negatives or []))),
+            valid=_scan(config, "valid", asked) if data.valid and evaluates else None,
+            test=_scan(config, "test", asked) if data.test and evaluates else None,
         )
         places = {f"data.{split}": getattr(data, split) for split in ("train", "valid", "test")}
         check_encoding(schema, config, places, of=data.root)
@@ -226,7 +227,7 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
     freeze(model, config.train.freeze)
     task = build_task(config, schema, model, world=World())
     metrics = MetricSet(schema, config.metrics or [])
-    metrics.bind(predictions(model.outputs, schema, task.links), model.outputs)
+    metrics.bind(evaluated(model.outputs, schema, task.links), model.outputs)
     listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
     optimizers = build_optimizers(config.optimizers, model, also=task.objective_parameters())
     if config.scaling.num_workers == 0:

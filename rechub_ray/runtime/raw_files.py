@@ -367,7 +367,7 @@ def _needed(recipe: Recipe, encoder: Encoder, keep: tuple[str, ...]) -> Recipe:
     for side in reversed(recipe.joins):
         if needed & set(side.columns):
             joins.insert(0, side)
-            needed.add(side.input_key or side.key)
+            needed.update(side.input_columns)
     return recipe.model_copy(update={"features": encoder.specs, "joins": tuple(joins), "history": history})
 
 

@@ -323,8 +323,7 @@ class Recommender:
         if asked.exclude is None:
             return None
         if asked.exclude == _SEEN:
-            assert rows.seen is not None
-            lists = rows.seen
+            lists = rows.lists[_SEEN]
         elif asked.exclude in rows.parsed:
             lists = rows.parsed[asked.exclude]
         else:
@@ -404,10 +403,10 @@ class _Tower:
 
 def _some(rows: ReadyRows, start: int, stop: int) -> ReadyRows:
     places = pa.array(np.arange(start, stop))
-    parsed, others = ({name: v.take(places) for name, v in some.items()} for some in (rows.parsed, rows.others))
-    return dataclasses.replace(
-        rows, parsed=parsed, others=others, seen=None if rows.seen is None else rows.seen.take(places)
+    parsed, others, lists = (
+        {name: values.take(places) for name, values in some.items()} for some in (rows.parsed, rows.others, rows.lists)
     )
+    return dataclasses.replace(rows, parsed=parsed, others=others, lists=lists)
 
 
 def _lacks_a_column(error: DataError) -> bool:

@@ -13,11 +13,13 @@ import torch.distributed as dist
 
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader, TrainSource
+from rechub_ray.defaults import evaluation_lists
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
 from rechub_ray.files import exists, join, masked, open_filesystem, strict_json, write_text
 from rechub_ray.fine_tuning import FILE, initialise_from, is_own, transforms_of
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
+from rechub_ray.negatives.completer import lists_of
 from rechub_ray.runtime.board import WorkerPlace
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.runtime.separate import open_evaluator
@@ -78,6 +80,7 @@ def train_source(job: Job, world: World, reader: Reader) -> TrainSource:
         world=world,
         reader=reader,
         groups=job.groups,
+        lists=lists_of(config.negatives or []),
     )
 
 
@@ -86,7 +89,14 @@ def _eval_source(job: Job, split: str, world: World, reader: Reader) -> EvalSour
     if manifest is None:
         return None
     rows = job.config.data.eval_batch_size
-    return EvalSource(manifest, job.schema, batch_size=rows, world=world, reader=reader, exclude=True)
+    return EvalSource(
+        manifest,
+        job.schema,
+        batch_size=rows,
+        world=world,
+        reader=reader,
+        lists=evaluation_lists(job.config, job.schema),
+    )
 
 
 def _restore(learner: Learner, store: Store, world: World, hooks: Hooks) -> Progress:

@@ -12,9 +12,9 @@ import torch
 from rechub_ray.batch import Batch, Features, Outputs
 from rechub_ray.errors import ConfigError
 from rechub_ray.metrics import METRICS, Accumulator, MetricSet
-from rechub_ray.metrics.ranks import RankMetric
+from rechub_ray.metrics.ranks import Asked, RankMetric
 from rechub_ray.outputs import Output
-from rechub_ray.schema import Items, Schema, SequenceFeature, SparseFeature
+from rechub_ray.schema import Items, Label, Schema, SequenceFeature, SparseFeature
 from rechub_ray.world import World
 from tests.worlds import on_ranks
 
@@ -22,7 +22,7 @@ SCHEMA = Schema(
     (SparseFeature("item", 50), SequenceFeature("seen", 50, shared_with="item"), SequenceFeature("words", 50)),
     (),
     group="user",
-    items=Items("item"),
+    items=Items("item", lists=("shown",)),
 )
 WEIGHTED = Schema(SCHEMA.features, (), group="user", weight="w", items=SCHEMA.items)
 NAMES = [name for name in METRICS.names() if issubclass(METRICS.get(name), RankMetric) and name != "coverage_at_k"]
@@ -155,7 +155,7 @@ def test_names_with_a_length() -> None:
     assert metrics.default_key() == "recall@20"
     assert metrics.resolve("recall@7") == "recall@7"
     assert metrics.mode("map@3_per_user") == "max"
-    assert metrics.rankings(50) == {"rank": (None, 0), "rank/seen": ("seen", 0)}
+    assert metrics.rankings(50) == {"rank": Asked(), "rank/seen": Asked("seen")}
     assert METRICS.validate("recall")["name"] == "recall", "that of a threshold"
     with pytest.raises(ConfigError, match="unknown metric"):
         METRICS.validate("recal@20")
@@ -175,3 +175,39 @@ def test_a_misspelt_name_is_named_as_it_was_written() -> None:
         ConfigError, match=r"'metrics\.0\.name': unknown metric 'recal@10'\. Did you mean 'recall@10'\?"
     ):
         METRICS.validate("recal@10", where="metrics.0")
+
+
+def test_names_of_ranks_among_a_few() -> None:
+    nodes: list[Any] = [
+        {"name": "hit@10", "candidates": 99},
+        {"name": "hit@10", "candidates": 99, "seed": 3, "exclude": "seen"},
+        {"name": "ndcg@10", "candidates": "shown", "per_group": True},
+    ]
+    metrics = MetricSet(SCHEMA, nodes)
+    assert metrics.keys == (
+        "hit@10_among_99_drawn",
+        "hit@10_among_99_drawn_seed_3_without_seen",
+        "ndcg@10_among_shown_per_user",
+    )
+    assert [*metrics.rankings(50).values()] == [
+        Asked(candidates=99),
+        Asked("seen", 99, seed=3),
+        Asked(candidates="shown"),
+    ]
+    with pytest.raises(ConfigError, match=r"'candidates' is 'seen'.*a number, or a list of items: shown"):
+        METRICS.build({"name": "hit@10", "candidates": "seen"}, SCHEMA)
+
+
+@pytest.mark.parametrize("per_group", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_without_candidates_and_rows_of_label_0_do_not_count(name: str, per_group: bool) -> None:
+    outputs, batch = rows()
+    kept = torch.arange(40) % 3 != 1
+    metric = METRICS.build({"name": name, "k": 3, "per_group": per_group}, SCHEMA)
+    given = {"rank": torch.where(kept, outputs["rank"], -1)}
+    number = expected(name, take((outputs, batch), kept), 3, per_group=per_group)
+    assert compute(metric, [(given, batch)]) == pytest.approx(number, rel=1e-12)
+    labelled = Schema(SCHEMA.features, (Label("click"),), group="user", items=SCHEMA.items)
+    batch.labels = kept.float().unsqueeze(1)
+    metric = METRICS.build({"name": name, "k": 3, "per_group": per_group}, labelled)
+    assert compute(metric, [(outputs, batch)]) == pytest.approx(number, rel=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rechub_ray.batch import Batch, RaggedSequences
+from rechub_ray.batch import Batch, Features, RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
+from rechub_ray.negatives import hard
+from rechub_ray.negatives.base import uniform_numbers
 from rechub_ray.negatives.completer import Completer
+from rechub_ray.world import World
 from tests.small_retrieval import SCHEMA, write_retrieval
+from tests.worlds import on_ranks
 
 MIXED: list[Any] = ["in_batch", {"name": "uniform", "number": 10}, {"name": "popularity", "number": 7, "alpha": 0.5}]
 
@@ -117,3 +122,139 @@ def test_candidates_move_with_their_batch(catalogue: Catalogue, rows: Batch) -> 
     assert moved.candidates.ids.is_meta
     assert moved.candidates.log_q.is_meta
     assert moved.candidates.features.sparse.is_meta
+
+
+def with_lists(rows: Batch, shown: list[list[int]]) -> Batch:
+    values, lengths = torch.tensor([i for some in shown for i in some]), torch.tensor([0, *map(len, shown)])
+    return dataclasses.replace(rows, lists=RaggedSequences(values, lengths.cumsum(0)))
+
+
+def of_each_row(done: Batch) -> list[list[int]]:
+    """The ids of the negatives that each row has for itself."""
+    candidates = done.candidates
+    assert candidates is not None
+    assert candidates.listed is not None
+    return [[int(candidates.ids[j]) for j in some if j >= 0] for some in candidates.listed.tolist()]
+
+
+@pytest.mark.parametrize("shared", [[], MIXED])
+def test_a_row_gets_the_items_of_its_list(root: Path, catalogue: Catalogue, rows: Batch, shared: list[Any]) -> None:
+    known, shown = {*catalogue.ids.tolist()}, pq.read_table(root / "train")["shown"].to_pylist()[:64]
+    assert [] in shown
+    nodes = [*shared, {"name": "column", "column": "shown"}]
+    done = Completer(SCHEMA, catalogue, nodes, rows=64)(with_lists(rows, shown), seed=5)
+    assert of_each_row(done) == [[i for i in some if i in known] for some in shown]
+    alone = Completer(SCHEMA, catalogue, shared, rows=64)(rows, seed=5).candidates
+    candidates = done.candidates
+    assert candidates is not None
+    assert alone is not None
+    first = 64 + (17 if shared else 0)
+    assert torch.equal(candidates.ids[:first], alone.ids[:first])
+    assert candidates.is_shared == bool(shared)
+    assert torch.equal(candidates.negatives(64), alone.negatives(64))
+    # an item that several lists name has one column
+    assert sorted(candidates.ids[first:].tolist()) == sorted({i for some in shown for i in some} & known)
+    fewer = Completer(SCHEMA, catalogue, [{"name": "column", "column": "shown", "number": 2}], rows=64)
+    assert of_each_row(fewer(with_lists(rows, shown), seed=5)) == [
+        [i for i in some[:2] if i in known] for some in shown
+    ]
+    if not shared:
+        assert candidates.log_q.tolist() == [0.0] * len(candidates.ids)
+        return
+    # in as many columns as all rows have, an item of the row's own list is there once more
+    share = torch.zeros(len(catalogue.ids), dtype=torch.float64)
+    n = catalogue.count.double()
+    for number, weight in ((64, n.clamp(min=1) / n.sum()), (10, torch.ones(len(n)) / len(n))):
+        share += number * weight
+    share += 7 * n.clamp(min=1).sqrt() / n.clamp(min=1).sqrt().sum()
+    expected = ((share + 1) / 81).log()[catalogue.rows_of(candidates.ids[first:])]
+    torch.testing.assert_close(candidates.log_q[first:].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_without_sources_a_row_has_its_own_item_alone(catalogue: Catalogue, rows: Batch) -> None:
+    candidates = Completer(SCHEMA, catalogue, [], rows=64)(rows, seed=5).candidates
+    assert candidates is not None
+    assert not candidates.is_shared
+    assert len(candidates.ids) == 64
+    assert candidates.listed is not None
+    assert candidates.listed.shape == (64, 0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(("skip", "pool"), [(0, None), (2, None), (0, 9), (1, 500)])
+def test_hard_ones_are_the_largest_products(
+    catalogue: Catalogue, rows: Batch, skip: int, pool: int | None, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, own = len(catalogue.ids), catalogue.rows_of(rows.features.sparse[:, 1])
+    items = torch.randn(count, 4, generator=generator)
+    users = torch.randn(64, 3, 4, generator=generator) if several else torch.randn(64, 4, generator=generator)
+    node = {"name": "hard", "number": 3, "skip": skip, "pool": pool, "refresh_steps": 7}
+    complete = Completer(SCHEMA, catalogue, ["in_batch", node], rows=64)
+    assert complete.refresh_steps == 7
+    complete.vectors = items
+    found = of_each_row(complete(rows, seed=3, users=lambda features: users))
+    chosen = range(count)
+    if pool is not None:
+        numbers = uniform_numbers(3, 0, 0, pool, device=torch.device("cpu"))
+        chosen = sorted({int(u * count) for u in numbers.tolist()})
+    for i in range(64):
+        products = (users[i].view(-1, 4) @ items.T).amax(0)
+        order = sorted((j for j in chosen if j != int(own[i])), key=lambda j, p=products: -float(p[j]))
+        assert found[i] == catalogue.ids[order[skip : skip + 3]].tolist(), i
+    monkeypatch.setattr(hard, "_BLOCK", 100)
+    assert of_each_row(complete(rows, seed=3, users=lambda features: users)) == found
+
+
+def test_hard_ones_are_as_many_as_there_are_items(catalogue: Catalogue, rows: Batch) -> None:
+    complete = Completer(SCHEMA, catalogue, [{"name": "hard", "number": 1000}], rows=64)
+    complete.vectors = torch.randn(len(catalogue.ids), 4, generator=torch.Generator().manual_seed(0))
+    own, users = rows.features.sparse[:, 1].tolist(), torch.ones(64, 4)
+    for i, found in enumerate(of_each_row(complete(rows, seed=3, users=lambda features: users))):
+        assert sorted(found) == [j for j in catalogue.ids.tolist() if j != own[i]]
+
+
+def test_several_sources_of_rows_stand_side_by_side(root: Path, catalogue: Catalogue, rows: Batch) -> None:
+    shown = pq.read_table(root / "train")["shown"].to_pylist()[:64]
+    complete = Completer(
+        SCHEMA, catalogue, [{"name": "hard", "number": 2}, {"name": "column", "column": "shown"}], rows=64
+    )
+    complete.vectors = torch.randn(len(catalogue.ids), 4, generator=torch.Generator().manual_seed(0))
+    users, known = torch.ones(64, 4), {*catalogue.ids.tolist()}
+    found = of_each_row(complete(with_lists(rows, shown), seed=3, users=lambda features: users))
+    assert [some[2:] for some in found] == [[i for i in some if i in known] for some in shown]
+    best = catalogue.ids[(complete.vectors.sum(1)).argsort(descending=True)].tolist()
+    assert found[0][:2] == [j for j in best if j != int(rows.features.sparse[0, 1])][:2]
+
+
+def test_rows_draw_items_of_other_rows_the_same_on_any_number_of_workers(catalogue: Catalogue, rows: Batch) -> None:
+    complete = Completer(SCHEMA, catalogue, [{"name": "in_batch_drawn", "number": 500}], rows=64)
+    own = rows.features.sparse[:, 1].tolist()
+    candidates = complete(rows, seed=3).candidates
+    assert candidates is not None
+    assert candidates.listed is not None
+    found = of_each_row(complete(rows, seed=3))
+    known = {*catalogue.ids.tolist()}
+    for i, some in enumerate(found):
+        others = [j for k, j in enumerate(own) if k != i and j in known]
+        assert {*some} == {*others}
+        counts = np.bincount(some, minlength=100)[sorted({*others})]
+        expected = 500 * np.bincount(others, minlength=100)[sorted({*others})] / 63
+        assert ((counts - expected) ** 2 / expected).sum() < len(counts) + 6 * np.sqrt(2 * len(counts))
+    shares = [slice(0, 20), slice(20, 64)]
+
+    def work(world: World) -> list[list[int]]:
+        mine = split_rows(rows, shares[world.rank])
+        return of_each_row(complete(mine, seed=3, part=world.rank, parts=2, world=world))
+
+    one, two = on_ranks(2, work)
+    assert one + two == found
+    alone = complete(split_rows(rows, slice(0, 1)), seed=3)
+    assert of_each_row(alone) == [[]]
+
+
+def split_rows(rows: Batch, part: slice) -> Batch:
+    sequences = rows.features.sequences
+    assert isinstance(sequences, RaggedSequences)
+    features = Features(rows.features.sparse[part], rows.features.dense[part], None)
+    return Batch(features, rows.labels[part])

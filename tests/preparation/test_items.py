@@ -288,3 +288,38 @@ def test_hashed_ids_are_no_items(lab: Any) -> None:
     recipe = node(lab, {"id": "item"}, features=[{"kind": "categorical", "name": "item", "hash_buckets": 10}])
     with pytest.raises(ConfigError, match=r"feature 'item' cannot name items.*Got: hash_buckets"):
         prepare(recipe)
+
+
+def test_lists_of_items_that_are_no_features(lab: Any) -> None:
+    """One of a column, and one of a side table whose key is made of two columns; what has no id is left out."""
+    lab.write(shown__csv="pair,items\n1-b,c|e|a|a\n3-e,b|zz\n")
+    changes: dict[str, Any] = {
+        "joins": [{"file": "shown.csv", "key": "pair", "input_key": "{u}-{item}", "columns": ["items"]}],
+    }
+    items = {"id": "item", "lists": {"shown": {"column": "items", "separator": "|"}, "shop": {}}}
+    result = prepare(node(lab, items, **changes))
+    assert result.schema.items == Items("item", lists=("shown", "shop"))
+    assert Schema.load(Path(result.out) / "schema.json") == result.schema
+    train, test = lab.split(), lab.split(name="test")
+    assert [train["item"], train["shown"]] == [[1, 2, 1, 3, 4], [[], [3, 1, 1], [], [], []]]
+    assert dict(zip(test["item"], test["shown"], strict=True))[0] == [2], "item e has no id"
+    assert set(test["shop"][0]) <= {1, 2, 3, 4}
+    assert "shown" not in result.schema.columns
+    assert "shown" in result.schema.with_lists(["shown"]).columns
+
+
+@pytest.mark.parametrize(
+    ("items", "changes", "words"),
+    [
+        ({"lists": {"shown": {}}}, {}, "no column 'shown'"),
+        ({"lists": {"history": {}}}, {}, "'history' names two columns"),
+        ({"lists": {"shown": {"columns": "shop"}}}, {}, "Did you mean 'column'"),
+        ({}, {"joins": [{"file": "goods.csv", "key": "key", "input_key": "{u}-{thing}", "columns": ["tags"]}]},
+         "thing"),
+        ({}, {"joins": [{"file": "goods.csv", "key": "key", "input_key": "{u}-{item}", "columns": ["tags"]}]},
+         "a partner for none of the 8 rows"),
+    ],
+)  # fmt: skip
+def test_lists_and_keys_that_are_not_there(lab: Any, items: Any, changes: Any, words: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=re.escape(words)):
+        prepare(node(lab, {"id": "item", **items}, **changes))

@@ -147,6 +147,12 @@ def test_ml_1m_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> Non
     # NCF's item 0 is movie 1193, One Flew Over the Cuckoo's Nest
     genres = pq.read_table(Path(result.out) / "items")["genres"][keys.index("0")].as_py()
     assert [Encoder.load(result.out).vocabulary("genres")[i - 1].as_py() for i in genres] == ["Drama"]
+    negatives = pd.read_csv(source / "test-negatives.tsv.gz", sep="\t", header=None, index_col=0)
+    known = {*keys}
+    for row in test.itertuples():
+        wanted = [str(item) for item in negatives.iloc[int(row.user_raw)] if str(item) in known]
+        assert [keys[i - 1] for i in row.negatives] == wanted
+    assert sum(map(len, test.negatives)) > 0.999 * 99 * 6_040
 
 
 def test_criteo_by_vocabulary_and_by_hashing(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
