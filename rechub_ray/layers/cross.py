@@ -39,6 +39,57 @@ class CrossNet(nn.Module):
         return x
 
 
+class VectorCrossNet(nn.Module):
+    """`x_{l+1} = x_0 <w_l, x_l> + b_l + x_l`.
+
+    Args:
+        dim: width of x.
+        num_layers: number of cross layers.
+
+    Shapes:
+        (B, dim) -> (B, dim)
+
+    Reference: Wang et al., Deep & Cross Network for Ad Click Predictions, arXiv 1708.05123, eq. 3.
+    """
+
+    def __init__(self, dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Linear(dim, 1, bias=False) for _ in range(num_layers))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(dim)) for _ in range(num_layers))
+
+    def forward(self, x0: Tensor) -> Tensor:
+        x = x0
+        for layer, bias in zip(self.layers, self.biases, strict=True):
+            x = x + x0 * layer(x) + bias
+        return x
+
+
+class GatedCrossNet(nn.Module):
+    """`x_{l+1} = x_0 * (W_l x_l + b_l) * sigmoid(G_l x_l) + x_l`.
+
+    Args:
+        dim: width of x.
+        num_layers: number of cross layers.
+
+    Shapes:
+        (B, dim) -> (B, dim)
+
+    Reference: Wang et al., Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction (CIKM 2023),
+    eq. 2.
+    """
+
+    def __init__(self, dim: int, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Linear(dim, dim) for _ in range(num_layers))
+        self.gates = nn.ModuleList(Linear(dim, dim, bias=False) for _ in range(num_layers))
+
+    def forward(self, x0: Tensor) -> Tensor:
+        x = x0
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            x = x + x0 * layer(x) * torch.sigmoid(gate(x))
+        return x
+
+
 class CrossNetMix(nn.Module):
     """Cross layers that are mixtures of low-rank experts.
 

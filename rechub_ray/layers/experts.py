@@ -52,7 +52,7 @@ class Experts(nn.Sequential):
         width = input_dim
         for units in hidden_units:
             layers += [_Linears(width, units, count), *([BatchNorm1d(count * units)] if batch_norm else [])]
-            layers.append(build_activation(activation))
+            layers.append(build_activation(activation, count * units))
             layers += [nn.Dropout(dropout)] if dropout > 0 else []
             width = units
         super().__init__(*layers)

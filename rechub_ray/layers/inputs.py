@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rechub_ray.errors import ConfigError, SchemaError, nearest
 from rechub_ray.layers.embedding import Embeddings
+from rechub_ray.layers.linear import Linear
 from rechub_ray.schema import Schema
 
 
@@ -94,6 +95,10 @@ class VectorInput(nn.Module):
         bank: a bank or a view; embeds at least the named features.
         names: the features; numeric ones have no embedding and are passed over.
 
+    Attributes:
+        count: K, the number of vectors.
+        width: D, their width.
+
     Shapes:
         flat: (B, bank.flat_dim), from `bank.flat`.
         Result: (B, K, D).
@@ -118,11 +123,48 @@ class VectorInput(nn.Module):
                 hint="Drop `embed_dim` from the schema, or name the features that interact in `fm_features`.",
             )
         self.columns = Columns.of_bank(bank, names)
-        self._shape = (len(widths), next(iter(widths.values())))
+        self.count, self.width = len(widths), next(iter(widths.values()))
 
     def forward(self, flat: Tensor) -> Tensor:
-        vectors: Tensor = self.columns(flat).view(flat.shape[0], *self._shape)
+        vectors: Tensor = self.columns(flat).view(flat.shape[0], self.count, self.width)
         return vectors
+
+
+class FieldInput(nn.Module):
+    """A vector for each feature, stacked: the embeddings, then `sum_j x_j v_j` for each numeric feature.
+
+    Args:
+        schema: has the features.
+        bank: a bank or a view; embeds at least the named features.
+        names: the features; at least one has an embedding.
+
+    Attributes:
+        count: K, the number of vectors.
+        width: D, their width.
+
+    Shapes:
+        flat: (B, bank.flat_dim), from `bank.flat`.
+        dense: (B, number of numeric values).
+        Result: (B, K, D).
+
+    Raises:
+        SchemaError: features that differ in width, or none with an embedding.
+    """
+
+    def __init__(self, schema: Schema, bank: Embeddings, names: Sequence[str]) -> None:
+        super().__init__()
+        self.vectors = VectorInput(bank, names)
+        self.numbers = Columns.of_dense(schema, names)
+        self.dims = [f.dim for f in schema.dense if f.name in names]
+        self.count, self.width = self.vectors.count + len(self.dims), self.vectors.width
+        self.maps = nn.ModuleList(Linear(dim, self.width, bias=False) for dim in self.dims)
+
+    def forward(self, flat: Tensor, dense: Tensor) -> Tensor:
+        vectors: Tensor = self.vectors(flat)
+        if not self.dims:
+            return vectors
+        parts = torch.split(self.numbers(dense), self.dims, 1)
+        return torch.cat([vectors, torch.stack([to(x) for to, x in zip(self.maps, parts, strict=True)], 1)], 1)
 
 
 class DeepInput(nn.Module):

@@ -52,7 +52,7 @@ class MLP(nn.Sequential):
         width = input_dim
         for units in hidden_units:
             layers += [Linear(width, units), *([BatchNorm1d(units)] if batch_norm else [])]
-            layers.append(build_activation(activation))
+            layers.append(build_activation(activation, units))
             layers += [nn.Dropout(dropout)] if dropout > 0 else []
             width = units
         if output_dim is not None:

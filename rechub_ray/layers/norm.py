@@ -24,6 +24,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     Args:
         num_features: width of x.
+        affine: whether there are a weight and a bias.
 
     Shapes:
         (B, num_features) -> (B, num_features)
@@ -35,8 +36,8 @@ class BatchNorm1d(nn.BatchNorm1d):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__(num_features)
+    def __init__(self, num_features: int, *, affine: bool = True) -> None:
+        super().__init__(num_features, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -94,8 +95,8 @@ class _Normalise(torch.autograd.Function):
         mean: Tensor,
         var: Tensor,
         count: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
         eps: float,
         world: World,
     ) -> Tensor:
@@ -113,5 +114,7 @@ class _Normalise(torch.autograd.Function):
         local = torch.cat([grad.sum(0), (grad * normal).sum(0)])
         shared = ctx.world.sum_(local.clone()) / count
         width = x.shape[1]
-        grad_x = (grad - shared[:width]).sub_(normal.mul_(shared[width:])).mul_(weight * scale)
-        return grad_x.to(x.dtype), None, None, None, local[width:], local[:width], None, None
+        factor = scale if weight is None else weight * scale
+        grad_x = (grad - shared[:width]).sub_(normal.mul_(shared[width:])).mul_(factor)
+        own = (None, None) if weight is None else (local[width:], local[:width])
+        return grad_x.to(x.dtype), None, None, None, *own, None, None

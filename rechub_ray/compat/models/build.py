@@ -15,7 +15,7 @@ from rechub_ray.models.base import MODELS, Model
 Feature: TypeAlias = SparseFeature | SequenceFeature | DenseFeature
 LABEL = "label"  # the click's column where the data is a table
 
-_ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "prelu": "prelu", "leakyrelu": "leaky_relu"}
+_ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "prelu": "prelu", "leakyrelu": "leaky_relu", "dice": "dice"}
 _MLP_KEYS = ("dims", "activation", "dropout", "output_layer")
 
 
@@ -24,6 +24,7 @@ def build(
     features: Sequence[Feature],
     *,
     labels: Sequence[house.Label] = (house.Label(LABEL),),
+    unpooled: Sequence[str] = (),
     **arguments: Any,
 ) -> Model:
     """Return rechub_ray's model `name` on these features and labels, with the features' initializers applied.
@@ -31,7 +32,8 @@ def build(
     Its attribute `padding` has the id that pads, by sequence feature, and `freeze` the tables that are not trained.
     """
     by_name = _by_name(features)
-    model = MODELS.build({"name": name, **arguments}, schema_of(list(by_name.values()), labels), where="model")
+    schema = schema_of(list(by_name.values()), labels, unpooled=unpooled)
+    model = MODELS.build({"name": name, **arguments}, schema, where="model")
     freeze = []
     for feature in by_name.values():
         if not isinstance(feature, DenseFeature) and feature.shared_with is None:
@@ -46,7 +48,9 @@ def build(
     return model
 
 
-def schema_of(features: Sequence[Feature], labels: Sequence[house.Label]) -> house.Schema:
+def schema_of(
+    features: Sequence[Feature], labels: Sequence[house.Label], *, unpooled: Sequence[str] = ()
+) -> house.Schema:
     """Return the schema with these features and labels.
 
     Raises:
@@ -73,8 +77,8 @@ def schema_of(features: Sequence[Feature], labels: Sequence[house.Label]) -> hou
         }
         if isinstance(feature, SparseFeature):
             converted.append(house.SparseFeature(**common))
-        elif feature.pooling in ("mean", "sum"):
-            pooling = cast(Literal["mean", "sum"], feature.pooling)
+        elif feature.pooling in ("mean", "sum") or feature.name in unpooled:
+            pooling = cast(Literal["mean", "sum"], "mean" if feature.name in unpooled else feature.pooling)
             converted.append(house.SequenceFeature(**common, pooling=pooling, max_length=feature.max_length))
         else:
             raise ConfigError(

@@ -12,6 +12,7 @@ from rechub_ray import CTRTrainer
 from rechub_ray import models as house
 from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from rechub_ray.compat.basic.initializers import Pretrained, RandomUniform, XavierNormal, XavierUniform
+from rechub_ray.compat.models import ranking as compat
 from rechub_ray.compat.models.ranking import DCNv2, DeepFM, WideDeep
 from rechub_ray.errors import ConfigError, SchemaError
 from rechub_ray.layers.embedding import EmbeddingBank
@@ -108,7 +109,7 @@ def test_the_width_of_a_feature_without_one() -> None:
     ("change", "message"),
     [
         ({"mlp_params": {"dim": [8]}}, "'dim'.*'dims'"),
-        ({"mlp_params": {"dims": [8], "activation": "dice"}}, "'dice'"),
+        ({"mlp_params": {"dims": [8], "activation": "mish"}}, "'mish'"),
         ({"deep_features": [SequenceFeature("h", 9, 4, pooling="concat")]}, "pooling 'concat'"),
         ({"deep_features": [SparseFeature("user", 31, 4)]}, "two different features.*'user'"),
         ({"deep_features": [SparseFeature("shop", 9, 4, shared_with="shops")]}, "'shops'"),
@@ -128,9 +129,47 @@ def test_rows_of_another_shape_are_refused() -> None:
 
 
 def test_a_model_that_is_missing_says_what_is_there() -> None:
-    with pytest.raises(ImportError, match=r"DIN yet.*DCNv2, DeepFM, WideDeep"):
-        from rechub_ray.compat.models.ranking import DIN  # noqa: F401
     with pytest.raises(ImportError, match="SeqTrainer yet"):
         from rechub_ray.compat.trainers import SeqTrainer  # noqa: F401
     with pytest.raises(ImportError, match="DepFM"):
         from rechub_ray.compat.models.ranking import DepFM  # noqa: F401
+
+
+def history(name: str = "history") -> SequenceFeature:
+    return SequenceFeature(name, 20, 4, pooling="concat", shared_with="item", padding_idx=0, max_length=9)
+
+
+def test_every_ranking_model_of_torch_rechub_is_built() -> None:
+    user, item, price = SparseFeature("user", 30, 4), SparseFeature("item", 20, 4), DenseFeature("price")
+    both = [SparseFeature("user", 60, 4), SparseFeature("item", 40, 4)]
+    built = {
+        "AFM": compat.AFM([user, item], embed_dim=4, t=8),
+        "AutoInt": compat.AutoInt([user, item], [price], num_layers=2, mlp_params=MLP),
+        "BST": compat.BST([user], [history()], [item], MLP, nhead=2, max_seq_len=6),
+        "DCN": compat.DCN([user, item, price], 2, MLP),
+        "DIEN": compat.DIEN([user], [history()], [history("others")], [item], {"dims": [8]}, alpha=0.3),
+        "DIN": compat.DIN([user, price], [history()], [item], {"dims": [8]}, {"dims": [6], "use_softmax": True}),
+        "EDCN": compat.EDCN([user, item], 2, MLP, temperature=2),
+        "DeepFFM": compat.DeepFFM([user, item], both, 3, MLP),
+        "FatDeepFFM": compat.FatDeepFFM([user, item], both, 3, 2, MLP),
+        "FiBiNET": compat.FiBiNet([user, item], MLP, reduction_ratio=2),
+    }
+    assert {name: type(model).__name__ for name, model in built.items()} == {name: name for name in built}
+    ours = {name: model.arguments for name, model in built.items()}
+    assert ours["AFM"]["attention_dim"] == 8
+    assert (ours["AutoInt"]["attention_dim"], ours["AutoInt"]["hidden_units"]) == (4, (8, 4))
+    assert (built["BST"].schema.sequences[0].max_length, ours["BST"]["num_heads"]) == (5, 2)
+    assert (ours["DIEN"]["negative_features"], ours["DIEN"]["auxiliary_weight"]) == (["others"], 0.3)
+    assert (ours["DIN"]["deep_features"], ours["DIN"]["attention_softmax"]) == (["user", "price"], True)
+    assert ours["DIN"]["activation"] == "dice"
+    assert built["DIEN"].padding == {"history": 0, "others": 0}
+    assert [f.vocab_size for f in built["DeepFFM"].schema.sparse] == [30, 20]
+    assert bank(built["DeepFFM"]).weights["3"].shape == (50, 3)
+
+
+def test_ids_of_cross_features_are_counted_once_for_each() -> None:
+    with pytest.raises(ConfigError, match=r"'user'.*number of its ids times 2.*Got: 61"):
+        compat.DeepFFM([], [SparseFeature("user", 61, 4), SparseFeature("item", 40, 4)], 3, MLP)
+    one, two = SparseFeature("user", 60, 4), SparseFeature("item", 40, 4)
+    with pytest.raises(ConfigError, match=r"'user'.*linear feature times 2"):
+        compat.DeepFFM([one], [one, two], 3, MLP)

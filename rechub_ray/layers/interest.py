@@ -1,0 +1,158 @@
+"""What a sequence of vectors says about one vector: pooling, recurrence and a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rechub_ray.layers.activation import Activation
+from rechub_ray.layers.attention import masked_softmax
+from rechub_ray.layers.field_attention import check_heads, join_heads, split_heads
+from rechub_ray.layers.linear import Linear
+from rechub_ray.layers.mlp import MLP
+
+
+class LocalActivation(nn.Module):
+    """`sum_t a(h_t, v) h_t` with `a = mlp([v, h_t, v - h_t, v * h_t])`.
+
+    Args:
+        dim: width of the vectors.
+        units: widths of the hidden layers.
+        activation: after each hidden layer.
+        softmax: whether the weights of a row are normalised; the paper leaves them, to keep how strong an interest is.
+
+    Shapes:
+        history (B, T, dim), zeros where mask (B, T) is False, target v (B, dim) -> (B, dim); zeros without a history
+
+    Reference: Zhou et al., Deep Interest Network, arXiv 1706.06978, eq. 3 and figure 2.
+    """
+
+    def __init__(self, dim: int, units: Sequence[int], *, activation: Activation, softmax: bool) -> None:
+        super().__init__()
+        self.mlp, self.softmax = MLP(4 * dim, units, output_dim=1, activation=activation), softmax
+
+    def forward(self, history: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+        wide = target.unsqueeze(1).expand_as(history)
+        x = torch.cat([wide, history, wide - history, wide * history], 2).flatten(0, 1)
+        if self.training:  # places without an id would count in what dice normalises by
+            places = mask.flatten().nonzero().squeeze(1)
+            own = self.mlp(x.index_select(0, places)).squeeze(1)
+            scores = own.new_zeros(x.shape[0]).index_copy(0, places, own).view(mask.shape)
+        else:
+            scores = self.mlp(x).view(mask.shape)
+        weights = masked_softmax(scores, mask) if self.softmax else scores * mask.to(scores.dtype)
+        return (weights.unsqueeze(2) * history).sum(1)
+
+
+class AttentionalGRU(nn.Module):
+    """A GRU whose update gates are multiplied by weights: `h_t = (1 - a_t u_t) h_{t-1} + a_t u_t c_t`.
+
+    `r, u = sigmoid(W x_t + U h_{t-1} + b)`, `c = tanh(W_c x_t + r * (U_c h_{t-1}) + b_c)`, h_0 = 0. With weights of 1
+    it is a GRU; a step of weight 0 leaves h as it is.
+
+    Args:
+        dim: width of x and h.
+
+    Shapes:
+        x (B, T, dim), weights (B, T) -> states (B, T, dim)
+
+    Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672, eq. 2 to 5, 15 and 16.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.input, self.state = Linear(dim, 3 * dim), Linear(dim, 3 * dim, bias=False)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        inputs = self.input(x).unbind(1)
+        h, states = x.new_zeros(x.shape[0], x.shape[2]), []
+        for own, weight in zip(inputs, weights.unsqueeze(2).unbind(1), strict=True):
+            of_x, of_h = own.chunk(3, 1), self.state(h).chunk(3, 1)
+            reset, update = torch.sigmoid(of_x[0] + of_h[0]), torch.sigmoid(of_x[1] + of_h[1])
+            candidate = torch.tanh(of_x[2] + reset * of_h[2])
+            h = h + weight * update * (candidate - h)
+            states.append(h)
+        return torch.stack(states, 1)
+
+
+def at_fixed_length(vectors: Tensor, mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return a sequence in `length` places while the model is exported: a loop's number of steps is fixed then.
+
+    Otherwise, and in a batch whose longest list is shorter, it stays as it is.
+
+    Shapes:
+        vectors (B, T, D), mask (B, T) -> (B, length, D), (B, length)
+    """
+    if not torch.compiler.is_compiling():
+        return vectors, mask
+    rows, _, width = vectors.shape
+    vectors = torch.cat([vectors, vectors.new_zeros(rows, length, width)], 1)[:, :length]
+    return vectors, torch.cat([mask, mask.new_zeros(rows, length)], 1)[:, :length]
+
+
+class BehaviourTransformer(nn.Module):
+    """A transformer's encoder on the target and the history; gives what becomes of the target.
+
+    Places are counted from the target: 0 is the target's own, 1 the last id's. A layer is `s = LN(x + drop(heads(x)))`,
+    `LN(s + drop(W_2 leaky_relu(W_1 s + b_1) + b_2))`. Of the last layer, only the target's place is computed.
+
+    Args:
+        dim: width of the vectors, a multiple of `heads`.
+        heads: >= 1.
+        num_layers: >= 1.
+        units: of the feed-forward part.
+        max_length: longest history.
+        dropout: in [0, 1).
+
+    Shapes:
+        history (B, T, dim), mask (B, T), target (B, dim) -> (B, dim)
+
+    Raises:
+        ConfigError: `dim` is no multiple of `heads`.
+
+    Reference: Chen et al., Behavior Sequence Transformer, arXiv 1905.06874, eq. 2 to 7. Deviations: places instead of
+    times; the target's result alone goes on, since histories differ in length.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, num_layers: int, units: int, max_length: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_heads(dim, heads, key="the embeddings' width")
+        self.places = nn.Parameter(torch.empty(max_length + 1, dim))
+        nn.init.normal_(self.places, std=0.02)
+        self.layers = nn.ModuleList(_EncoderLayer(dim, heads, units, dropout) for _ in range(num_layers))
+
+    def forward(self, history: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+        behind = mask.sum(1, keepdim=True) - torch.arange(history.shape[1], device=mask.device)
+        place = F.embedding(behind.clamp(0, self.places.shape[0] - 1), self.places)
+        x = torch.cat([(target + self.places[0]).unsqueeze(1), history + place], 1)
+        seen = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+        for layer in self.layers[:-1]:
+            x = layer(x, x, seen)
+        result: Tensor = self.layers[-1](x[:, :1], x, seen)
+        return result.squeeze(1)
+
+
+class _EncoderLayer(nn.Module):
+    """One layer: places (B, P, dim) that look at x (B, T, dim) where seen (B, T) -> (B, P, dim)."""
+
+    def __init__(self, dim: int, heads: int, units: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.factor = heads, (dim // heads) ** -0.5
+        self.query, self.key, self.value, self.joined = (Linear(dim, dim) for _ in range(4))
+        self.wide, self.narrow = Linear(dim, units), Linear(units, dim)
+        self.norm_1, self.norm_2, self.dropout = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.Dropout(dropout)
+
+    def forward(self, places: Tensor, x: Tensor, seen: Tensor) -> Tensor:
+        query = split_heads(self.query(places), self.heads)
+        key, value = (split_heads(layer(x), self.heads) for layer in (self.key, self.value))
+        scores = query @ key.transpose(2, 3) * self.factor
+        weights = self.dropout(masked_softmax(scores, seen.unsqueeze(1).unsqueeze(1)))
+        attended = self.norm_1(places + self.dropout(self.joined(join_heads(weights @ value))))
+        forward = self.narrow(F.leaky_relu(self.wide(attended)))
+        result: Tensor = self.norm_2(attended + self.dropout(forward))
+        return result
