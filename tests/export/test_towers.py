@@ -177,7 +177,17 @@ RECIPE = {
 }
 
 
-def test_towers_take_raw_values_and_items_have_their_raw_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
+        {"name": "mind", "embedding_dim": 4, "hidden_units": [8]},
+    ],
+    ids=lambda node: node["name"],
+)
+def test_towers_take_raw_values_and_items_have_their_raw_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "raw").mkdir()
     log = [f"u{u},i{(u + 5 * place) % 30},{place}\n" for u in range(30) for place in range(6)]
@@ -186,7 +196,7 @@ def test_towers_take_raw_values_and_items_have_their_raw_keys(tmp_path: Path, mo
     (tmp_path / "raw" / "goods.csv").write_text("key,price\n" + "".join(goods))
     prepare(RECIPE)
     settings = {
-        "model": {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
+        "model": model,
         "model_dir": "run",
         "data": {"root": "data", "batch_size": 16},
         "train": {"steps": 5, "threads": 1, "eval_method": "none"},
