@@ -35,6 +35,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # columns of the table: the metric's key
 COLUMNS = {
+    "HR@10, 99": "hit@10_among_negatives",
+    "NDCG@10, 99": "ndcg@10_among_negatives",
     "recall@10": "recall@10_without_seen",
     "ndcg@10": "ndcg@10_without_seen",
     "recall@10, seen ones too": "recall@10",
@@ -75,6 +77,9 @@ def config(data: Path, model: str, *, seed: int, quick: bool = False) -> dict[st
     if quick:
         given["train"]["epochs"] = 1
         given["data"] |= {"train": "windows"}  # each target once
+    if model == "MF":  # it has tables alone
+        given["optimizers"] = [{"name": "rowwise_adagrad", "lr": given["optimizers"][0]["lr"]}]
+    given["metrics"] += [{"name": name, "candidates": "negatives"} for name in ("hit@10", "ndcg@10")]
     return {
         **given,
         "seed": seed,
@@ -112,8 +117,9 @@ def table(result: dict[str, Any]) -> str:
         numbers = [mean_and_spread([found[key] for found in runs]) for key in COLUMNS.values()]
         lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")
     head = (
-        "MovieLens 1M, leave-one-out: the rank of each user's last item among all items, without those that the user "
-        "has had before; test figures of the epoch that is best in validation, mean over the seeds (largest less "
-        "smallest)."
+        "MovieLens 1M, leave-one-out: the rank of each user's test item, among it and the 99 given ones (published: "
+        "most popular .4531 and .2542, a well-tuned factorisation about .729 and .452), and among all items without "
+        "those that the user has had before. Test figures of the epoch that is best in validation, mean over the seeds "
+        "(largest less smallest)."
     )
     return head + "\n\n" + "\n".join(lines)

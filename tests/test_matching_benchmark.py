@@ -41,3 +41,4 @@ def test_its_configurations_fit(model: str) -> None:
     given = config_module.load(matching.config(Path("data"), model, seed=1))
     given = given.model_copy(update={"metrics": None, "train": given.train.model_copy(update={"early_stopping": None})})
     assert resolved(given, SCHEMA).losses
+    assert (len(given.optimizers) == 1) == (model == "MF")
