@@ -83,9 +83,11 @@ class Candidates:
             those of single rows.
         listed: int64, places among the columns of the negatives of each row alone; -1 where it has fewer than K.
         is_shared: whether there are columns that every row is compared with, on any worker.
+        own: where the columns are all items of the item table, in its order: the place of each row's own; -1 where it
+            is not in the table. There are then no columns of rows and no drawn ones.
 
     Shapes:
-        ids (C,), features of C rows, log_q (C,), listed (B, K)
+        ids (C,), features of C rows, log_q (C,), listed (B, K), own (B,)
     """
 
     ids: Tensor
@@ -95,6 +97,17 @@ class Candidates:
     drawn: int | None = None
     listed: Tensor | None = None
     is_shared: bool = True
+    own: Tensor | None = None
+
+    def own_ids(self, rows: int) -> Tensor:
+        """Return the ids of the rows' own items, (B,), -1 where one is not in the item table.
+
+        Args:
+            rows: of the batch.
+        """
+        if self.own is None:
+            return self.ids[:rows]
+        return torch.where(self.own < 0, -1, self.ids[self.own.clamp(min=0)])
 
     def negatives(self, rows: int) -> Tensor:
         """Return the ids of the columns that every row is compared with, (C,), with -1 for those that are no negatives.
@@ -108,8 +121,11 @@ class Candidates:
     def to(self, device: torch.device) -> Candidates:
         """Return the candidates on `device`; copies start without waiting."""
         ids, log_q = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.log_q))
-        listed = None if self.listed is None else self.listed.to(device, non_blocking=True)
-        return Candidates(ids, self.features.to(device), log_q, self.in_batch, self.drawn, listed, self.is_shared)
+        listed, own = (
+            None if tensor is None else tensor.to(device, non_blocking=True) for tensor in (self.listed, self.own)
+        )
+        features = self.features.to(device)
+        return Candidates(ids, features, log_q, self.in_batch, self.drawn, listed, self.is_shared, own)
 
 
 @dataclasses.dataclass(slots=True)
@@ -119,12 +135,15 @@ class Batch:
     Args:
         candidates: those of a step of a model for retrieval; `features` are then the user side's alone.
         lists: lists of items that no model reads, of the names that the source was asked for (`Items.all_lists`).
+        places: in training a model of sequences: the place of each target's vector among the tokens of the histories.
+            `features` then has the rows, and all the rest an entry a target, of which a row has several.
 
     Shapes:
         labels: (B, L) float32, a column for each of `Schema.targets`, NaN where an optional label is missing.
         weight: (B,) float32, >= 0.
         group: (B,) int64.
         lists: one feature of B rows a name.
+        places: (B,) int64.
     """
 
     features: Features
@@ -133,6 +152,7 @@ class Batch:
     group: Tensor | None = None
     candidates: Candidates | None = None
     lists: RaggedSequences | None = None
+    places: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -153,6 +173,7 @@ class Batch:
             group=None if self.group is None else move(self.group),
             candidates=None if self.candidates is None else self.candidates.to(device),
             lists=None if self.lists is None else RaggedSequences(move(self.lists.values), move(self.lists.offsets)),
+            places=None if self.places is None else move(self.places),
         )
 
 
@@ -200,15 +221,19 @@ def _group_borders(batch: Batch) -> list[int]:
     return borders
 
 
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    features = batch.features
+def rows_of(features: Features, start: int, stop: int) -> Features:
+    """Return the rows [start, stop) of some features, of which there is at least one (views, as far as they can be)."""
     sequences = features.sequences
     if isinstance(sequences, PaddedSequences):
         sequences = PaddedSequences(tuple(ids[start:stop] for ids in sequences.ids))
     elif sequences is not None:
-        sequences = _lists(sequences, batch.rows, start, stop)
+        sequences = _lists(sequences, features.rows, start, stop)
+    return Features(features.sparse[start:stop], features.dense[start:stop], sequences)
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(
-        features=Features(features.sparse[start:stop], features.dense[start:stop], sequences),
+        features=rows_of(batch.features, start, stop),
         labels=batch.labels[start:stop],
         weight=None if batch.weight is None else batch.weight[start:stop],
         group=None if batch.group is None else batch.group[start:stop],

@@ -14,6 +14,7 @@ from rechub_ray.losses.vectors import TowerLoss
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS, Model
 from rechub_ray.models.matching.base import Retriever
+from rechub_ray.models.sequential.base import SequentialRetriever
 from rechub_ray.negatives import NEGATIVES
 from rechub_ray.outputs import Link, Output
 from rechub_ray.registry import keyword_arguments
@@ -34,7 +35,8 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
 
     Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
     and its output's name. A model with an argument `heads` gets the heads that the losses read. A model for retrieval
-    gets its own default (`sampled_softmax` of most), negatives `in_batch`, and metrics of ranks.
+    gets its own default (`sampled_softmax` of most), negatives that its losses read (`in_batch` of most), and metrics
+    of ranks.
 
     Args:
         config: the run.
@@ -46,8 +48,10 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     losses, negatives = config.losses, config.negatives
     if retrieves(config):
         losses = [LOSSES.validate(x) for x in usual_losses(config.model)] if losses is None else losses
-        negatives = [NEGATIVES.validate(x) for x in OF_RETRIEVAL["negatives"]] if negatives is None else negatives
+        negatives = _usual_negatives(losses, schema) if negatives is None else negatives
         _check_lists(negatives, schema)
+        if issubclass(MODELS.get(config.model["name"]), SequentialRetriever):
+            _check_positions(negatives)
     elif negatives is not None:
         raise ConfigError(
             f"'negatives' are for models for retrieval, and '{config.model['name']}' is none", expected="none"
@@ -62,7 +66,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
             outputs = MODELS.build(model, schema, where="model").outputs
         for i, loss in enumerate(built):
             loss.bind(outputs, where=f"losses.{i}")
-            _check_negatives(loss, negatives or [], where=f"losses.{i}")
+            _check_negatives(loss, negatives, where=f"losses.{i}")
         losses = [
             {**node, "output": loss.output, "label": loss.label} for node, loss in zip(losses, built, strict=True)
         ]
@@ -118,8 +122,26 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
     return links_of(losses)
 
 
-def _check_negatives(loss: Loss, negatives: Sequence[dict[str, Any]], *, where: str) -> None:
-    if not isinstance(loss, TowerLoss):
+def _usual_negatives(losses: Sequence[Any], schema: Schema) -> list[dict[str, Any]]:
+    """Return the nodes of the sources of negatives that a model for retrieval gets by its losses."""
+    names = [
+        name for loss in build_losses(losses, schema) if isinstance(loss, TowerLoss) for name in loss.usual_negatives
+    ]
+    return [NEGATIVES.validate(name) for name in dict.fromkeys(names or OF_RETRIEVAL["negatives"])]
+
+
+def _check_negatives(loss: Loss, negatives: Sequence[dict[str, Any]] | None, *, where: str) -> None:
+    if not isinstance(loss, TowerLoss) or negatives is None:
+        return
+    has_all = any(NEGATIVES.get(node["name"]).every for node in negatives)
+    if has_all != loss.takes_all or (has_all and len(negatives) > 1):
+        raise ConfigError(
+            f"'{where}': loss '{loss.registered_name}' compares "
+            + ("with all items" if loss.takes_all else "with some items, not with all"),
+            expected=f"negatives: [{', '.join(loss.usual_negatives)}]",
+            got=", ".join(node["name"] for node in negatives) or "none",
+        )
+    if has_all:
         return
     if not negatives and loss.needs_negatives:
         raise ConfigError(
@@ -153,6 +175,17 @@ def _check_lists(negatives: Sequence[dict[str, Any]], schema: Schema) -> None:
                 hint=nearest(name, lists)
                 if lists
                 else "Name it in the recipe of `rechub-ray prepare` (`items.lists`).",
+            )
+
+
+def _check_positions(negatives: Sequence[dict[str, Any]]) -> None:
+    """Raise ConfigError where a source has negatives for rows, and not for each of their positions."""
+    for i, node in enumerate(negatives):
+        if {"column", "refresh_steps"} & {*node}:
+            raise ConfigError(
+                f"'negatives.{i}': '{node['name']}' has items for rows, and a model of sequences learns at several "
+                "positions a row",
+                expected="in_batch, uniform, popularity, in_batch_drawn, uniform_per_row or all",
             )
 
 

@@ -102,12 +102,12 @@ def _neutral_variants(schema: Schema, batch: Batch) -> Iterator[tuple[str, float
         changed[:, i] = 0
         yield sparse.name, None, dataclasses.replace(batch, features=dataclasses.replace(features, sparse=changed))
     sequences = features.sequences
-    if isinstance(sequences, RaggedSequences):
-        lengths = (sequences.offsets[1:] - sequences.offsets[:-1]).view(len(schema.sequences), batch.rows)
+    if isinstance(sequences, RaggedSequences) and batch.places is None:  # places are those of tokens that are there
+        lengths = (sequences.offsets[1:] - sequences.offsets[:-1]).view(len(schema.sequences), features.rows)
         for s, feature in enumerate(schema.sequences):
             kept = lengths.clone()
             kept[s] = 0
-            first, last = int(sequences.offsets[s * batch.rows]), int(sequences.offsets[(s + 1) * batch.rows])
+            first, last = int(sequences.offsets[s * features.rows]), int(sequences.offsets[(s + 1) * features.rows])
             values = torch.cat([sequences.values[:first], sequences.values[last:]])
             offsets = torch.cat([kept.new_zeros(1), kept.view(-1).cumsum(0)])
             changed_sequences = RaggedSequences(values, offsets)

@@ -120,7 +120,7 @@ class Learner:
         if isinstance(self.model, Retriever):
             self.catalogue = Catalogue.read(config.data.root, schema).to(device)
             rows = config.data.batch_size * config.train.accumulate_steps * world.size
-            self._complete = Completer(schema, self.catalogue, config.negatives or [], rows=rows)
+            self._complete = Completer(schema, self.catalogue, config.negatives or [], rows=rows, model=self.model)
             self._refreshed_at: int | None = None
         own = self.task.objective_parameters()
         self.metrics = MetricSet(schema, config.metrics or []).bind(

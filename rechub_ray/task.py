@@ -164,7 +164,7 @@ class Task(nn.Module):
             sum((loss.count(part, self.world) for part in parts), start=0.0) for loss in self._losses()
         ]
         counts.append(float(sum(part.rows for part in parts)))
-        if self._grouped and self.world.size > 1:  # ranks hold different numbers of rows
+        if (self._grouped or parts[0].places is not None) and self.world.size > 1:  # ranks differ in rows
             like = parts[0].labels
             counts = [count if isinstance(count, Tensor) else like.new_tensor(count) for count in counts]
         data_dependent = [count for count in counts if isinstance(count, Tensor)]
@@ -253,7 +253,7 @@ class Task(nn.Module):
         items = batch.candidates
         with autocast(batch.labels.device, self.precision):
             inputs = (batch.features,) if items is None else (batch.features, items.features)
-            outputs = self.model(*inputs)
+            outputs = self.model(*inputs) if batch.places is None else self.model(*inputs, batch.places)
         outputs = {name: value.float() for name, value in outputs.items()}
         if not self._is_checked:
             count = None if items is None else len(items.ids)

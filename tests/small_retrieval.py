@@ -40,9 +40,9 @@ def write_retrieval(
     rng = np.random.default_rng(seed)
     tables = {name: rows_table(rng, rows) for name, rows in (("train", train), ("valid", valid), ("test", valid))}
     for name, table in tables.items():
-        _write(root / name, table, row_group_rows, files=2)
+        write_shards(root / name, table, row_group_rows, files=2)
     counts = np.bincount(tables["train"]["item"].to_numpy(), minlength=ITEMS)
-    _write(root / "items", items_table(rng, counts), 16, files=1)
+    write_shards(root / "items", items_table(rng, counts), 16, files=1)
     SCHEMA.save(root / "schema.json")
     assert json.loads((root / "schema.json").read_text())["items"]["id"] == "item"
     return root
@@ -90,7 +90,7 @@ def _of_taste(user: Any, place: np.ndarray) -> np.ndarray:
     return 1 + place * TASTES + user % TASTES
 
 
-def _write(folder: Path, table: pa.Table, row_group_rows: int, *, files: int) -> None:
+def write_shards(folder: Path, table: pa.Table, row_group_rows: int, *, files: int) -> None:
     folder.mkdir(parents=True)
     for i in range(files):
         start, stop = table.num_rows * i // files, table.num_rows * (i + 1) // files

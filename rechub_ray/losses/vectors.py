@@ -216,6 +216,9 @@ class TowerLoss(VectorLoss):
         hardest_negatives: only the so many most similar negatives of a row count, >= 1; None takes all.
         common: `label`, `weight` and `learn_loss_weight`, as in `Loss`.
 
+    Attributes:
+        usual_negatives: sources of negatives of a model for retrieval, where a run names none.
+
     Raises:
         ConfigError: `item_id` is no sparse feature of the schema, or the model does not have the vectors.
     """
@@ -224,6 +227,8 @@ class TowerLoss(VectorLoss):
     needs_label = False
     takes_drawn: ClassVar[bool] = True
     takes_lists: ClassVar[bool] = True
+    takes_all: ClassVar[bool] = False
+    usual_negatives: ClassVar[tuple[str, ...]] = ("in_batch",)
 
     def __init__(
         self,
@@ -265,7 +270,7 @@ class TowerLoss(VectorLoss):
         rows, candidates = super().rows(batch), batch.candidates
         if candidates is None:
             return dataclasses.replace(rows, group=None if self._id is None else batch.features.sparse[:, self._id])
-        own = candidates.ids[: batch.rows]
+        own = candidates.own_ids(batch.rows)
         weight = torch.ones_like(rows.target) if rows.weight is None else rows.weight
         return dataclasses.replace(rows, group=own, weight=torch.where(own < 0, 0, weight))
 

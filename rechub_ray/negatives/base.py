@@ -17,8 +17,36 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 
 
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """The items of rows and of their histories, as places in the catalogue: each pair once, by row, then by place.
+
+    Args:
+        counts: number of pairs of each row.
+
+    Shapes:
+        rows (S,), places (S,), counts (B,): int64
+    """
+
+    rows: Tensor
+    places: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, places: Tensor, *, count: int, items: int) -> Seen:
+        """Return the pairs of `rows` and `places`, (S,) each, whose place is not -1.
+
+        Args:
+            count: number of rows.
+            items: number of items.
+        """
+        keys: Tensor = torch.unique((rows * items + places)[places >= 0])
+        rows = keys // items
+        return cls(rows, keys % items, torch.bincount(rows, minlength=count))
+
+
+@dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of a step that a worker has, as sources give them negatives of their own.
+    """The rows of a step that a worker has, or their positions, as sources give them negatives of their own.
 
     Args:
         own: places of their items in the catalogue, -1 where it does not have one.
@@ -28,9 +56,13 @@ class Rows:
         every: gathers the items of all rows of the step, as `own`, and the number of rows before this worker's.
         draw: random numbers in [0, 1) of the step and the source, float64: equal on every worker.
         draw_rows: such numbers of some rows, by their places in the step.
+        of: the row of the batch that each is, or is a position of.
+        draw_each: random numbers of each, the same ones however rows are spread over workers.
+        seen: returns what the rows of the batch are about, and what is in their histories.
 
     Shapes:
-        own (B,), users () -> (B, D) or (B, K, D), items (N, D), draw (n) -> (n,), draw_rows (R,), n -> (R, n)
+        own (B,), users () -> (B, D) or (B, K, D), items (N, D), draw (n) -> (n,), draw_rows (R,), n -> (R, n),
+        of (B,), draw_each (n) -> (B, n)
     """
 
     own: Tensor
@@ -40,20 +72,24 @@ class Rows:
     every: Callable[[], tuple[Tensor, int]]
     draw: Callable[[int], Tensor]
     draw_rows: Callable[[Tensor, int], Tensor]
+    of: Tensor
+    draw_each: Callable[[int], Tensor]
+    seen: Callable[[], Seen]
 
 
 class Negatives:
     """Base of sources of the items that rows are compared with, beside their own.
 
-    A source is of one of three kinds. Its columns are the items of the step's rows (`in_batch`); or it draws `number`
-    of them, which all rows are compared with: it has `probabilities` and `places`; or each row gets its own
-    (`per_row`): it has `of_rows`.
+    A source is of one of four kinds. Its columns are the items of the step's rows (`in_batch`), or all items (`every`);
+    or it draws `number` of them, which all rows are compared with: it has `probabilities` and `places`; or each row
+    gets its own (`per_row`): it has `of_rows`.
 
     Args:
         catalogue: the items.
 
     Attributes:
         in_batch: see above.
+        every: see above.
         per_row: see above.
         number: columns that are drawn in a step, over all workers; of a source `per_row`, at most those of a row.
         column: the list of items that it reads, of `Items.lists`.
@@ -62,6 +98,7 @@ class Negatives:
 
     registered_name: ClassVar[str]
     in_batch: ClassVar[bool] = False
+    every: ClassVar[bool] = False
     per_row: ClassVar[bool] = False
     number: int = 0
     column: str | None = None

@@ -28,13 +28,15 @@ def of(name: str) -> Any:
     WEIGHTS_ARE_RELATIVE says that a factor of all weights does not matter, ORDER_MATTERS that rows meet by place,
     HAS_FIXED_FACTORS that its gradient takes factors of the value for constants.
     ARGUMENTS are those that it cannot be without; OTHERS are labels whose logits it reads beside its own label's; PARTS
-    are the towers whose vectors it reads, each WIDTH / len(PARTS) of the numbers of a row."""
+    are the towers whose vectors it reads, each WIDTH / len(PARTS) of the numbers of a row. NEEDS_CANDIDATES says that
+    only models for retrieval have what it reads: its own tests hold all of it."""
     return importlib.import_module(f"tests.losses.test_{name}")
 
 
 CASES = [
     pytest.param({"name": name, **arguments}, id="-".join([name, *(f"{k}={v}" for k, v in arguments.items())]))
     for name in LOSSES.names()
+    if not getattr(of(name), "NEEDS_CANDIDATES", False)
     for required in [getattr(of(name), "ARGUMENTS", {})]
     for arguments in [required, *({**required, **more} for more in of(name).VARIANTS)]
 ]

@@ -31,6 +31,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "mf": [{"biases": True}],
     "mind": [{"user_features": ["history"], "dynamic_interest": False, "attention_power": None}],
     "sine": [{"prototype_weight": 0.1}],
+    "gru4rec": [{"hidden_units": 24, "num_layers": 2}],
+    "hstu": [{"similarity": "cosine"}],
+    "sasrec": [{"num_heads": 4, "num_blocks": 1}],
 }
 # a class without a constructor of its own has the towers of another one
 NAMES = [n for n in MODELS.names() if issubclass(MODELS.get(n), Retriever) and "__init__" in vars(MODELS.get(n))]
@@ -73,7 +76,9 @@ def test_outputs_have_their_names_and_rows_and_are_finite(node: dict[str, Any]) 
             assert output.dtype == torch.float32
             assert torch.isfinite(output).all()
             if declared.is_unit:
-                torch.testing.assert_close(output.norm(dim=-1), torch.ones(output.shape[:-1]))
+                length = output.norm(dim=-1)  # a user without any item has nothing to divide
+                assert length.max() > 0
+                torch.testing.assert_close(length, (length > 0).float())
     assert [*model(ragged(draw(USER, 2)))] == ["user"]
 
 
@@ -100,7 +105,7 @@ def test_ragged_and_padded_sequences_give_the_same(node: dict[str, Any]) -> None
     model = build({**node, "init_std": 0.3}).eval()
     for schema, tower in ((USER, model.user_vectors), (ITEM, model.item_vectors)):
         features = draw(schema, 9)
-        torch.testing.assert_close(tower(features), tower(ragged(features)), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tower(features), tower(ragged(features)), rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("node", CASES)
@@ -159,7 +164,7 @@ def test_it_is_built_on_the_meta_device(node: dict[str, Any]) -> None:
 @pytest.mark.parametrize("node", CASES)
 def test_it_runs_under_bfloat16_autocast(node: dict[str, Any]) -> None:
     users, items = ragged(draw(USER, 16)), ragged(draw(ITEM, 16))
-    model = build({**node, "init_std": 0.1})
+    model = build({**node, "init_std": 0.1}).eval()
     exact = {name: output.detach() for name, output in model(users, items).items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(users, items)

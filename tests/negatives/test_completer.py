@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rechub_ray.batch import Batch, Features, RaggedSequences
+from rechub_ray.batch import Batch, Features, RaggedSequences, split
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
-from rechub_ray.negatives import hard
-from rechub_ray.negatives.base import uniform_numbers
+from rechub_ray.negatives import NEGATIVES, hard
+from rechub_ray.negatives.base import Rows, Seen, uniform_numbers
 from rechub_ray.negatives.completer import Completer
 from rechub_ray.world import World
 from tests.small_retrieval import SCHEMA, write_retrieval
@@ -258,3 +258,67 @@ def split_rows(rows: Batch, part: slice) -> Batch:
     assert isinstance(sequences, RaggedSequences)
     features = Features(rows.features.sparse[part], rows.features.dense[part], None)
     return Batch(features, rows.labels[part])
+
+
+def listed(batch: Batch) -> torch.Tensor:
+    """The ids of the items that were drawn for each row."""
+    assert batch.candidates is not None
+    assert batch.candidates.listed is not None
+    return batch.candidates.ids[batch.candidates.listed]
+
+
+def seen(batch: Batch) -> list[set[int]]:
+    """The items of each row: its own and those of its history."""
+    sequences = batch.features.sequences
+    assert isinstance(sequences, RaggedSequences)
+    lists = np.split(sequences.values.numpy(), sequences.offsets[1:-1].numpy())[: batch.rows]
+    return [{*items.tolist(), int(own)} for items, own in zip(lists, batch.features.sparse[:, 1], strict=True)]
+
+
+def test_items_drawn_for_rows_are_none_of_theirs_and_all_others_alike(catalogue: Catalogue, rows: Batch) -> None:
+    complete, found = Completer(SCHEMA, catalogue, [{"name": "uniform_per_row", "number": 50}], rows=64), []
+    for seed in range(40):
+        candidates = complete(rows, seed=seed).candidates
+        assert candidates is not None
+        assert candidates.listed is not None
+        assert candidates.listed.shape == (64, 50)
+        assert candidates.negatives(64).tolist() == [-1] * 64
+        found.append(candidates.ids[candidates.listed])
+    for row, theirs in enumerate(seen(rows)):
+        drawn = torch.cat([ids[row] for ids in found])
+        free = sorted({*catalogue.ids.tolist()} - theirs)
+        count = np.bincount(np.searchsorted(free, drawn.numpy()), minlength=len(free))
+        assert {*drawn.tolist()} == {*free}
+        expected = len(drawn) / len(free)
+        assert ((count - expected) ** 2 / expected).sum() < len(free) + 6 * np.sqrt(2 * len(free))
+
+
+def test_parts_draw_for_rows_what_the_whole_draws(catalogue: Catalogue, rows: Batch) -> None:
+    nodes: list[Any] = [{"name": "uniform_per_row", "number": 3}, "uniform"]
+    complete = Completer(SCHEMA, catalogue, nodes, rows=64)
+    whole = listed(complete(rows, seed=9))
+    halves = [listed(complete(half, seed=9, part=i, parts=2)) for i, half in enumerate(split(rows, 2))]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+def test_a_row_that_has_seen_everything_gets_nothing(catalogue: Catalogue) -> None:
+    source = NEGATIVES.build("uniform_per_row", catalogue)
+    every = torch.arange(catalogue.rows)
+    of_rows = Seen.of(
+        torch.cat([every * 0, torch.tensor([1])]), torch.cat([every, torch.tensor([3])]), count=2, items=catalogue.rows
+    )
+    last = torch.full((2, 1), 1 - 2.0**-53, dtype=torch.float64)
+    asked: dict[str, Any] = dict.fromkeys([field.name for field in dataclasses.fields(Rows)])
+    asked |= {"of": torch.arange(2), "draw_each": lambda number: last, "seen": lambda: of_rows}
+    drawn = source.of_rows(Rows(**asked))
+    assert drawn.tolist() == [[-1], [catalogue.rows - 1]]
+
+
+def test_all_items_are_the_table_itself(catalogue: Catalogue, rows: Batch) -> None:
+    candidates = Completer(SCHEMA, catalogue, ["all"], rows=64)(rows, seed=5).candidates
+    assert candidates is not None
+    assert candidates.features is catalogue.features
+    own = rows.features.sparse[:, 1].tolist()
+    table = catalogue.ids.tolist()
+    assert torch.as_tensor(candidates.own).tolist() == [table.index(i) if i in table else -1 for i in own]
+    assert candidates.own_ids(64).tolist() == [i if i in table else -1 for i in own]
