@@ -196,11 +196,12 @@ def _user_vectors(saved: checkpoint_module.Checkpoint, model: Retriever) -> tupl
         except RechubError:  # it is gone
             continue
         rng, blocks = np.random.default_rng(0), []
-        for number in np.sort(rng.permutation(len(manifest.row_groups))[:_ROW_GROUPS]):
+        chosen = np.sort(rng.permutation(len(manifest.row_groups))[:_ROW_GROUPS])
+        for number in chosen:
             group = manifest.row_groups[number]
             piece = Piece(0, group.file, group.index, group.rows, 0, group.rows, None, group.checksum)
             block = read_piece(piece, schema, targets=False)
-            blocks.append(block.take(np.sort(rng.permutation(block.rows)[: _QUERIES // _ROW_GROUPS])))
+            blocks.append(block.take(np.sort(rng.permutation(block.rows)[: -(-_QUERIES // len(chosen))])))
         features = collate(blocks).features
         with torch.no_grad():
             return model.user_vectors(features).float().numpy(), f"{sum(b.rows for b in blocks):,} rows of data.{key}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.data.fingerprint import keep
 from rechub_ray.errors import ConfigError, DataError, ExportError
-from rechub_ray.export import export_towers
+from rechub_ray.export import ExportReport, TowersReport, export_towers, towers
 from rechub_ray.export.served import Served
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
@@ -74,7 +75,7 @@ DSSM = {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8]
 
 
 def write_raw(folder: Path) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [f"u{u},{item},{60 * n},{2 + n % 4}" for u, items in SEEN.items() for n, item in enumerate(items)]
     rows += [f"u{u},i{(u * 13) % ITEMS},{60 * 50 + u},1" for u in range(0, USERS, 2)]  # what `where` leaves out
     rows += [f"all,i{n % ITEMS},{n},5" for n in range(ITEMS + 2)]  # the last two rows are not for training
@@ -100,12 +101,29 @@ def make_run(folder: Path, model: dict[str, Any], recipe: dict[str, Any] | None 
     return folder / "run"
 
 
+def export_files(run: Path | str, folder: Path | str, *, like: Path | None = None, **given: Any) -> TowersReport:
+    """The export without the item tower, which `recommend` does not read, and with that of users from `like`."""
+    real = towers.export_onnx
+
+    def export(checkpoint: str, out: str, *, part: Any, **given: Any) -> ExportReport:
+        if part == "user" and like is None:
+            return real(checkpoint, out, part=part, **given)
+        if part == "user" and like is not None:
+            Path(folder).mkdir(exist_ok=True)
+            shutil.copy(like / "user.onnx", out)
+        return ExportReport(out, f"{out}.parity.json", None, 0.0, (), (), (), 0.0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(towers, "export_onnx", export)
+        return export_towers(run, folder, **given)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, its export, and `files`: a copy of that alone."""
     folder = tmp_path_factory.mktemp("home")
     run = make_run(folder, DSSM)
-    export_towers(run, run / "serving", batch_sizes=(1, 7))
+    export_files(run, run / "serving", batch_sizes=(1, 7))
     shutil.copytree(run / "serving", folder / "files")
     people(range(USERS)).to_csv(folder / "users.csv", index=False)
     return folder
@@ -273,9 +291,9 @@ def test_rows_of_items_with_the_columns_that_are_kept(home: Path, tmp_path: Path
 def test_an_index_finds_what_it_says(
     home: Path, tmp_path: Path, index: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    text = index if isinstance(index, str) else json.dumps(index)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rechub_ray.export.towers.export_onnx", _copied(home))
-        text = index if isinstance(index, str) else json.dumps(index)
+        patched.setattr(towers, "export_towers", functools.partial(export_files, like=home / "files"))
         assert main(["export", str(home / "run"), "--out", str(tmp_path / "files"), "--index", text]) == 0
     note = json.loads((tmp_path / "files" / "serving.json").read_text())["index"]
     name = note["settings"]["name"]
@@ -294,27 +312,13 @@ def test_an_index_finds_what_it_says(
     check(exact, scores, keys, k=20)
     both = [len({*a} & {*b}) for a, b in zip(found["items"], exact["items"], strict=True)]
     assert np.mean(both) / 20 >= note["recall"] - 0.1
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("rechub_ray.export.towers.export_onnx", _copied(home))
-        export_towers(home / "run", tmp_path / "files")
+    export_files(home / "run", tmp_path / "files", like=home / "files")
     assert not (tmp_path / "files" / "index.faiss").exists(), "an index of an earlier export does not stay"
     assert Recommender(tmp_path / "files").served.note["index"] is None
 
 
-def _copied(home: Path) -> Any:
-    """Stands for the export of the towers, which takes seconds."""
-    from rechub_ray.export.onnx import ExportReport
-
-    def export(checkpoint: str, out: str, **given: Any) -> ExportReport:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(home / "files" / Path(out).name, out)
-        return ExportReport(out, f"{out}.parity.json", None, 0.0, (), (), (), 0.0)
-
-    return export
-
-
 def test_a_tower_of_raw_values_gives_the_same(home: Path, tmp_path: Path) -> None:
-    export_towers(home / "run", tmp_path / "raw", inputs="raw", batch_sizes=(1, 7))
+    export_files(home / "run", tmp_path / "raw", inputs="raw", batch_sizes=(7,))
     assert not (tmp_path / "raw" / "user.onnx").exists()
     frame = people(range(USERS))
     frame.to_json(tmp_path / "u.jsonl", orient="records", lines=True)
@@ -354,7 +358,7 @@ def two_tastes() -> Iterator[None]:
 @pytest.mark.usefixtures("two_tastes")
 def test_the_best_of_several_vectors_of_a_user_counts(tmp_path: Path) -> None:
     run = make_run(tmp_path, {"name": "two_tastes"}, {**RECIPE, "where": ""})
-    report = export_towers(run, run / "serving", batch_sizes=(1, 7), index={"name": "ivf", "nprobe": 3})
+    report = export_files(run, run / "serving", batch_sizes=(7,), index={"name": "ivf", "nprobe": 3})
     assert report.index is not None
     assert 0.4 < report.index.recall <= 1
     frame = people(range(USERS))
@@ -478,3 +482,33 @@ def test_a_model_that_scores_rows_is_refused(home: Path, tmp_path: Path) -> None
     checkpoint.write(step, config=config, schema=schema, model=model, optimizers=[], state={"step": 1})
     with pytest.raises(ConfigError, match=r"'lr' scores rows and has no vectors of items.*rechub-ray predict"):
         Recommender(tmp_path)
+
+
+def test_lists_of_items_a_user_are_a_log_as_well(tmp_path: Path) -> None:
+    """A recipe that makes rows of each user's list: users come with that list, whole, also an empty one."""
+    features = [{"kind": "categorical", "columns": ["user", "item"]}, RECIPE["features"][2]]
+    recipe = {
+        "files": "lists.jsonl",
+        "format": {"type": "jsonl"},
+        "history": {"items": "had", "item": "item", "max_length": 4},
+        "labels": [],
+        "features": features,
+        "items": {"id": "item"},
+    }
+    lists = pd.DataFrame({"user": [f"u{u}" for u in range(USERS)], "had": [SEEN[u] for u in range(USERS)]})
+    (tmp_path / "raw").mkdir()
+    lists.to_json(tmp_path / "raw" / "lists.jsonl", orient="records", lines=True)
+    run = make_run(tmp_path, {**DSSM, "item_units": []}, recipe)
+    export_files(run, run / "serving", batch_sizes=(1,))
+    lists.at[2, "had"] = []
+    recommender = Recommender(run)
+    found = recommender.recommend(lists, 5, exclude="history")
+    same = recommender.recommend(lists.rename(columns={"had": "history"}), 5, exclude="history")
+    for column in ("items", "scores"):
+        assert [list(row) for row in found[column]] == [list(row) for row in same[column]]
+    assert not any({*items} & {*had} for items, had in zip(found["items"], lists["had"], strict=True))
+
+
+def test_a_history_that_holds_its_own_row_is_not_for_training() -> None:
+    with pytest.raises(ConfigError, match=r"'history.rows: latest'.*each, windows or both"):
+        prepare({**RECIPE, "history": {**RECIPE["history"], "rows": "latest"}})
