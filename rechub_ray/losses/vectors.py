@@ -302,7 +302,8 @@ class TowerLoss(VectorLoss):
         if self.similarity == "cosine":
             user, item = (F.normalize(tower, dim=-1, eps=1e-6) for tower in (user, item))
         if user.dim() == 3 and user.shape[2] == item.shape[1]:
-            user = towards(user, item[: len(user)], self._power)
+            own = None if batch.candidates is None else batch.candidates.own
+            user = towards(user, item[: len(user)] if own is None else item[own.clamp(min=0)], self._power)
         return user, item
 
     @property

@@ -107,3 +107,15 @@ def test_it_keeps_one_number_a_row() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):  # type: ignore[func-returns-value]
         mean(build(), user, item, batch)
     assert max(kept) <= max(ROWS, ITEMS) * DIM
+
+
+def test_of_several_vectors_a_row_has_the_one_that_suits_its_item() -> None:
+    user, item, batch = draw()
+    assert batch.candidates is not None
+    assert batch.candidates.own is not None
+    interests = torch.stack([user, user.roll(1, 0), -user], 1)
+    products = (interests * item[batch.candidates.own.clamp(min=0)].unsqueeze(1)).sum(2)
+    one = interests[torch.arange(ROWS), products.argmax(1)]
+    loss = build()
+    found = loss({"user": interests, "item": item}, batch) / loss.count(batch)
+    torch.testing.assert_close(found, expected(one, item, batch))

@@ -34,7 +34,8 @@ class ComiRec(HistoryRetriever):
         `user` (B, K, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class ComiRecSA(ComiRec):
         `user` (B, K, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
 
     Reference: Cen et al., Controllable Multi-Interest Framework for Recommendation (KDD 2020), section 3.2, with the
     places in the weights alone, as in the authors' code.
@@ -119,7 +121,8 @@ class ComiRecDR(ComiRec):
         `user` (B, K, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
 
     Reference: Cen et al., Controllable Multi-Interest Framework for Recommendation (KDD 2020), section 3.2 and
     algorithm 1.

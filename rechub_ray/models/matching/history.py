@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from rechub_ray.batch import Features
-from rechub_ray.errors import ConfigError, SchemaError
+from rechub_ray.errors import ConfigError
 from rechub_ray.models.matching.base import Retriever, Similarity
 from rechub_ray.schema import PositiveInt, Schema, SequenceFeature
 
@@ -35,8 +35,8 @@ class HistoryRetriever(Retriever):
         max_length: of the history.
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
-        ConfigError: `history` is no such list.
+        SchemaError: the schema has no items.
+        ConfigError: there is no such list.
     """
 
     def __init__(
@@ -87,19 +87,19 @@ class HistoryRetriever(Retriever):
 
 
 def history_of(schema: Schema, name: str | None) -> SequenceFeature:
-    """Return the list of items called `name`; None takes the first one.
+    """Return the sequence of items called `name`, or the first one.
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
-        ConfigError: it is no list of items.
+        SchemaError: the schema has no items.
+        ConfigError: there is no such sequence.
     """
-    item = schema.item_side.sparse[0].name
-    lists = {feature.name: feature for feature in schema.sequences if feature.shared_with == item}
-    if not lists:
-        raise SchemaError(
-            "this model reads the items that a user has had before, and the schema has no list of them",
-            expected=f"a sequence feature with shared_with: {item}",
-        )
-    if name is not None and name not in lists:
-        raise ConfigError(f"'model.history' is '{name}'", expected=f"a list of items: {', '.join(lists)}")
-    return lists[name or next(iter(lists))]
+    own = schema.item_side.sparse[0].name
+    fitting = [feature for feature in schema.sequences if feature.shared_with == own]
+    for feature in fitting:
+        if name in (None, feature.name):
+            return feature
+    raise ConfigError(
+        f"'model.history': the model reads a sequence of items, and there is none{f' called {name!r}' if name else ''}",
+        expected=f"a sequence feature with shared_with: {own}",
+        got=", ".join(feature.name for feature in fitting or schema.sequences) or "no sequence feature",
+    )

@@ -49,7 +49,8 @@ class MIND(HistoryRetriever):
         `user` (B, K, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
 
     Reference: Li et al., Multi-Interest Network with Dynamic Routing for Recommendation at Tmall (CIKM 2019), section
     4. Deviations: the first logits are drawn once and not for each user, so that a model has one answer; there is one

@@ -34,7 +34,8 @@ class NARM(HistoryRetriever):
         `user` (B, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
 
     Reference: Li et al., Neural Attentive Session-based Recommendation (CIKM 2017), eq. 1 to 10. Deviation: the loss
     is the run's, where the paper's is a softmax over all items.

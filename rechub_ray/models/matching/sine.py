@@ -44,8 +44,8 @@ class SINE(HistoryRetriever):
         `user` (B, D), `item` (C, D), `prototypes` scalar where it has a weight
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
-        ConfigError: `num_intention` is above `num_concept`.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them, or `num_intention` is above `num_concept`.
 
     Reference: Tan et al., Sparse-Interest Network for Sequential Recommendation (WSDM 2021), section 3; places are
     counted from the last one.

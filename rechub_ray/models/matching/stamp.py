@@ -37,7 +37,8 @@ class STAMP(HistoryRetriever):
         `user` (B, D), `item` (C, D)
 
     Raises:
-        SchemaError: the schema has no items, or no list of them.
+        SchemaError: the schema has no items.
+        ConfigError: it has no list of them.
 
     Reference: Liu et al., STAMP: Short-Term Attention/Memory Priority Model for Session-based Recommendation (KDD
     2018), eq. 3 to 10. Deviations: scores have no sigmoid before the softmax, which would keep the best one from

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rechub_ray.batch import Features, Outputs, RaggedSequences
-from rechub_ray.errors import ConfigError
 from rechub_ray.layers.embedding import EmbeddingBank
 from rechub_ray.layers.tokens import Tokens
 from rechub_ray.models.matching.base import Retriever, Similarity
-from rechub_ray.schema import Schema, SequenceFeature
+from rechub_ray.models.matching.history import history_of
+from rechub_ray.schema import Schema
 
 Learning: TypeAlias = Literal["all", "last"]
 
@@ -80,7 +80,7 @@ class SequentialRetriever(Retriever):
         init_std: float,
     ) -> None:
         super().__init__(schema, similarity=similarity)
-        self.history = _history(schema, history)
+        self.history = history_of(schema, history)
         self.slots, self._learning = self.history.max_length, positions
         self._position = [feature.name for feature in self.user_schema.sequences].index(self.history.name)
         self._id = self.item_schema.sparse[0].name
@@ -163,22 +163,3 @@ class SequentialRetriever(Retriever):
         offsets = torch.cat([lengths.new_zeros(1), every.view(-1).cumsum(0)])
         changed = torch.cat([sequences.values[:first], values, sequences.values[last:]])
         return Features(features.sparse, features.dense, RaggedSequences(changed, offsets))
-
-
-def _history(schema: Schema, name: str | None) -> SequenceFeature:
-    """Return the sequence of items called `name`, or the first one.
-
-    Raises:
-        SchemaError: the schema has no items.
-        ConfigError: there is no such sequence.
-    """
-    own = schema.item_side.sparse[0].name
-    fitting = [feature for feature in schema.sequences if feature.shared_with == own]
-    for feature in fitting:
-        if name in (None, feature.name):
-            return feature
-    raise ConfigError(
-        f"'model.history': the model reads a sequence of items, and there is none{f' called {name!r}' if name else ''}",
-        expected=f"a sequence feature with shared_with: {own}",
-        got=", ".join(feature.name for feature in fitting or schema.sequences) or "no sequence feature",
-    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rechub_ray.errors import ConfigError, SchemaError
+from rechub_ray.errors import ConfigError
 from rechub_ray.models import MODELS
 from rechub_ray.schema import Schema, SequenceFeature
 from tests.models.matching.small import (
@@ -198,9 +198,9 @@ def test_sine_keeps_prototypes_apart() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_history_is_found_or_named(name: str) -> None:
     features = tuple(f for f in SCHEMA.features if f.name != "history")
-    with pytest.raises(SchemaError, match=r"no list of them.*shared_with: item"):
+    with pytest.raises(ConfigError, match=r"reads a sequence of items.*shared_with: item"):
         MODELS.build(name, Schema(features, (), items=SCHEMA.items))
-    with pytest.raises(ConfigError, match=r"'model.history' is 'words'.*history"):
+    with pytest.raises(ConfigError, match=r"'model.history'.*none called 'words'.*Got: history"):
         build(name, history="words")
     later = SequenceFeature("earlier", 61, max_length=9, shared_with="item")
     model = MODELS.build(
