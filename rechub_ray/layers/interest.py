@@ -67,30 +67,38 @@ class AttentionalGRU(nn.Module):
         self.input, self.state = Linear(dim, 3 * dim), Linear(dim, 3 * dim, bias=False)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        inputs = self.input(x).unbind(1)
-        h, states = x.new_zeros(x.shape[0], x.shape[2]), []
-        for own, weight in zip(inputs, weights.unsqueeze(2).unbind(1), strict=True):
-            of_x, of_h = own.chunk(3, 1), self.state(h).chunk(3, 1)
-            reset, update = torch.sigmoid(of_x[0] + of_h[0]), torch.sigmoid(of_x[1] + of_h[1])
-            candidate = torch.tanh(of_x[2] + reset * of_h[2])
-            h = h + weight * update * (candidate - h)
+        inputs = self.input(x)
+        h, matrix = x.new_zeros(x.shape[0], x.shape[2]), self.state.weight
+        if torch.compiler.is_exporting():
+            return _in_graph(inputs, weights, h, matrix)
+        states = []
+        for own, weight in zip(inputs.unbind(1), weights.unsqueeze(2).unbind(1), strict=True):
+            h = _step(own, weight, h, matrix)
             states.append(h)
         return torch.stack(states, 1)
 
 
-def at_fixed_length(vectors: Tensor, mask: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return a sequence in `length` places while the model is exported: a loop's number of steps is fixed then.
+def _step(own: Tensor, weight: Tensor, h: Tensor, matrix: Tensor) -> Tensor:
+    of_x, of_h = own.chunk(3, 1), F.linear(h, matrix).chunk(3, 1)
+    reset, update = torch.sigmoid(of_x[0] + of_h[0]), torch.sigmoid(of_x[1] + of_h[1])
+    return h + weight * update * (torch.tanh(of_x[2] + reset * of_h[2]) - h)
 
-    Otherwise, and in a batch whose longest list is shorter, it stays as it is.
 
-    Shapes:
-        vectors (B, T, D), mask (B, T) -> (B, length, D), (B, length)
-    """
-    if not torch.compiler.is_compiling():
-        return vectors, mask
-    rows, _, width = vectors.shape
-    vectors = torch.cat([vectors, vectors.new_zeros(rows, length, width)], 1)[:, :length]
-    return vectors, torch.cat([mask, mask.new_zeros(rows, length)], 1)[:, :length]
+def _in_graph(inputs: Tensor, weights: Tensor, h: Tensor, matrix: Tensor) -> Tensor:
+    """Return the states by a loop of an exported graph's own, so that its lists may have any length."""
+    places = torch.arange(inputs.shape[1]).unsqueeze(1)
+
+    def goes_on(t: Tensor, h: Tensor, states: Tensor) -> Tensor:
+        return t < inputs.shape[1]
+
+    def advance(t: Tensor, h: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own, weight = inputs.index_select(1, t.view(1)).squeeze(1), weights.index_select(1, t.view(1))
+        h = _step(own, weight, h, matrix)
+        return t + 1, h, torch.where(places == t, h.unsqueeze(1), states)
+
+    start = (torch.zeros((), dtype=torch.int64), h, torch.zeros_like(inputs[..., : h.shape[1]]))
+    result: Tensor = torch.while_loop(goes_on, advance, start)[2]
+    return result
 
 
 class BehaviourTransformer(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rechub_ray.batch import Features, Outputs
 from rechub_ray.errors import ConfigError
 from rechub_ray.layers.attention import masked_softmax
-from rechub_ray.layers.interest import AttentionalGRU, at_fixed_length
+from rechub_ray.layers.interest import AttentionalGRU
 from rechub_ray.layers.linear import Linear
 from rechub_ray.models.base import MODELS
 from rechub_ray.models.ranking.base import BehaviourRanker
@@ -28,8 +28,6 @@ class DIEN(BehaviourRanker):
     <h_t, W v>` with the item's vector v, and i is the last state of `AttentionalGRU` on h and a. In training, the
     output `auxiliary` teaches h_t to know the next id from another one: `auxiliary_weight` times the mean over t of
     `-ln sigmoid(<h_t, e_{t+1}>) - ln(1 - sigmoid(<h_t, n_{t+1}>))`; elsewhere it is 0.
-
-    An export has a step of each GRU for each place of a history (`max_length` of the schema).
 
     Args:
         schema: the features.
@@ -66,8 +64,7 @@ class DIEN(BehaviourRanker):
                 got=len(negative_features),
             )
         self.auxiliary_weight, self.negatives = auxiliary_weight, negative_features
-        sequences = [cast(SequenceFeature, schema.feature(history)) for history, _ in self.pairs]
-        self.lengths, self.sizes = [f.max_length for f in sequences], [f.vocab_size for f in sequences]
+        self.sizes = [cast(SequenceFeature, schema.feature(history)).vocab_size for history, _ in self.pairs]
         self.extract = nn.ModuleList(AttentionalGRU(width) for width in self.widths)
         self.attention = nn.ModuleList(Linear(width, width, bias=False) for width in self.widths)
         self.interests = nn.ModuleList(AttentionalGRU(width) for width in self.widths)
@@ -79,7 +76,6 @@ class DIEN(BehaviourRanker):
         flat, found, losses = self.others.flat(features), [], []
         for i, (history, _) in enumerate(self.pairs):
             vectors, mask = self.embedding.sequence(features, history)
-            vectors, mask = at_fixed_length(vectors, mask, self.lengths[i])
             states = self.extract[i](vectors, mask.to(vectors.dtype))
             item = self.attention[i](self.targets[i](flat)).unsqueeze(1)
             weights = masked_softmax((states * item).sum(2), mask)
