@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import nn
 
 from rechub_ray.batch import Features, Outputs
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, nearest, shown
 from rechub_ray.outputs import Output
-from rechub_ray.registry import Registry
+from rechub_ray.registry import Registry, keyword_arguments
 from rechub_ray.schema import Schema
 
 
@@ -60,6 +60,7 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def remember(self: Model, *context: Any, **arguments: Any) -> None:
+        arguments = _flat(type(self), arguments, where="model")
         # the outermost constructor comes first, and its arguments are the ones that build this class
         self.__dict__.setdefault("arguments", {key: value for key, value in arguments.items() if key != "schema"})
         init(self, *context, **arguments)
@@ -67,4 +68,40 @@ def _remembering(init: Callable[..., None]) -> Callable[..., None]:
     return remember
 
 
-MODELS: Registry[Model] = Registry("model", __package__)
+_PERCEPTRON = {"dims": "hidden_units", "activation": "activation", "dropout": "dropout", "batch_norm": "batch_norm"}
+
+
+def _flat(cls: type[Any], arguments: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Return a model's arguments with those of a nested perceptron, `mlp: {dims, ...}`, beside the others."""
+    result = dict(arguments)
+    for key in {"mlp", "mlp_params"} & {*arguments}:
+        known = keyword_arguments(cls)
+        if key in known or "hidden_units" not in known:
+            continue
+        nested, place = result.pop(key), f"'{where}.{key}" if where else f"'{key}"
+        if not isinstance(nested, Mapping):
+            raise ConfigError(f"{place}' is the perceptron's arguments", expected=", ".join(_PERCEPTRON), got=nested)
+        for inner, value in nested.items():
+            if inner not in _PERCEPTRON:
+                raise ConfigError(f"{place}' has no {shown(inner)}", hint=nearest(str(inner), _PERCEPTRON))
+            if _PERCEPTRON[inner] in result:
+                raise ConfigError(f"{place}.{inner}' says the same as '{_PERCEPTRON[inner]}'", hint="Leave one out.")
+            result[_PERCEPTRON[inner]] = value
+    return result
+
+
+class Models(Registry[Model]):
+    """The models by name. A perceptron's arguments may stand nested: `mlp` (or `mlp_params`): {dims, ...}."""
+
+    def validate(self, node: Any, *, where: str = "", also: tuple[str, ...] = ()) -> dict[str, Any]:
+        """As `Registry.validate`; what is nested comes back beside the other arguments.
+
+        Raises:
+            ConfigError: as `Registry.validate`, or an argument that is given twice.
+        """
+        if isinstance(node, Mapping) and "name" in node:
+            node = _flat(self.get(node["name"], where=f"{where}.name" if where else "name"), node, where=where)
+        return super().validate(node, where=where, also=also)
+
+
+MODELS = Models("model", __package__)
