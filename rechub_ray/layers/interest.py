@@ -97,7 +97,7 @@ def _in_graph(inputs: Tensor, weights: Tensor, h: Tensor, matrix: Tensor) -> Ten
         return t + 1, h, torch.where(places == t, h.unsqueeze(1), states)
 
     start = (torch.zeros((), dtype=torch.int64), h, torch.zeros_like(inputs[..., : h.shape[1]]))
-    result: Tensor = torch.while_loop(goes_on, advance, start)[2]
+    result: Tensor = torch.while_loop(goes_on, advance, start)[2]  # type: ignore[no-untyped-call]
     return result
 
 
