@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,46 +11,20 @@ from torch.nn import functional as F
 
 from rechub_ray.batch import Features, PaddedSequences, RaggedSequences
 
-_SLACK = 5 / 4
-"""Rows whose lists differ by no more than this factor in length are padded to one length for attention."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Rows of similar length as a rectangle.
+    """Rows of one length as a rectangle of tokens.
 
     Args:
-        start: place of its first token.
-        stop: one past its last token.
         rows: number of rows.
-        width: tokens of its longest row.
-        taken: for each place of the rectangle, row by row, the token there, counted from `start`: behind a row's last
-            one any; None where all rows are of one length.
-        kept: for each token, its place in the rectangle; None where they are the same.
-        mask: where there are tokens; None where all places have one.
-
-    Shapes:
-        taken (rows * width,), kept (tokens,), mask (rows, width)
+        width: tokens of each.
+        mask: where there are tokens, (rows, width); None where all places have one.
     """
 
-    start: int
-    stop: int
     rows: int
     width: int
-    taken: Tensor | None = None
-    kept: Tensor | None = None
     mask: Tensor | None = None
-
-    def rectangle(self, tokens: Tensor) -> Tensor:
-        """Return the group's tokens of all, (N, ...), as (rows, width, ...)."""
-        own = tokens[self.start : self.stop]
-        own = own if self.taken is None else own.index_select(0, self.taken)
-        return own.view(self.rows, self.width, *tokens.shape[1:])
-
-    def tokens(self, rectangle: Tensor) -> Tensor:
-        """Return (rows, width, ...) as tokens, without what stands behind each row's last one."""
-        flat = rectangle.reshape(self.rows * self.width, *rectangle.shape[2:])
-        return flat if self.kept is None else flat.index_select(0, self.kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +40,7 @@ class Tokens:
         lengths: of the rows, in the batch's order.
         last: place of each row's last token, in the batch's order; N where a row has none.
         order: the place that each token of the batch's lists got, in their order.
-        groups: the rows as rectangles, one behind the other.
+        groups: the rows as rectangles, one behind the other: those of one length each, so that none is padded.
         is_packed: whether there is no padding among the tokens.
 
     Shapes:
@@ -115,7 +89,7 @@ class Tokens:
         after = torch.repeat_interleave(ends, sizes, output_size=count) - 1 - every
         order = torch.empty_like(source).scatter_(0, source, every)
         last = torch.empty_like(ends).scatter_(0, rows, torch.where(sizes > 0, ends - 1, count))
-        return cls(values[source], after, lengths, last, order, _groups(sizes, ends))
+        return cls(values[source], after, lengths, last, order, _groups(sizes))
 
     @classmethod
     def padded(cls, ids: Tensor) -> Tokens:
@@ -127,8 +101,24 @@ class Tokens:
         after = (lengths.unsqueeze(1) - 1 - torch.arange(width, device=ids.device)).clamp(min=0)
         last = torch.where(lengths > 0, first + lengths - 1, rows * width)
         every = torch.arange(rows * width, device=ids.device)
-        group = Group(0, rows * width, rows, width, mask=mask)
+        group = Group(rows, width, mask)
         return cls(ids.clamp(min=0).view(-1), after.view(-1), lengths, last, every, (group,), is_packed=False)
+
+    def rectangles(self, x: Tensor) -> list[Tensor]:
+        """Return (N, ...) of the tokens as (rows, width, ...) of each group."""
+        if not self.is_packed:
+            (group,) = self.groups
+            return [x.view(group.rows, group.width, *x.shape[1:])]
+        parts = torch.split(
+            x, [group.rows * group.width for group in self.groups]
+        )  # slices would each copy all, backward
+        shapes = [(group.rows, group.width, *x.shape[1:]) for group in self.groups]
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def joined(self, rectangles: Sequence[Tensor], like: Tensor) -> Tensor:
+        """Return what `rectangles` made of the tokens, with other columns; `like` where there are no tokens."""
+        flat = [x.flatten(0, 1) for x in rectangles]
+        return torch.cat(flat) if len(flat) > 1 else flat[0] if flat else like
 
     def aligned(self, features: Features, position: int) -> Tensor:
         """Return for each token its value in a sequence that is aligned with these, (N,) int64; 0 in padding.
@@ -163,7 +153,7 @@ def attend(
 ) -> Tensor:
     """Return scaled dot-product attention of each token to those of its row.
 
-    Padding is computed in the rectangles of groups alone: 25% of them at most.
+    Nothing is computed of padding: rows of one length are one product.
 
     Args:
         query, key, value: of the tokens.
@@ -177,59 +167,37 @@ def attend(
 
     Reference: Vaswani et al., Attention Is All You Need, arXiv 1706.03762, eq. 1.
     """
+    longest = max((group.width for group in tokens.groups), default=0)
+    future = torch.ones(longest, longest, dtype=torch.bool, device=query.device).triu(1) if causal else None
+    scaled = query * (heads / query.shape[1]) ** 0.5
     parts = []
-    for group in tokens.groups:
+    for group, *rectangles in zip(tokens.groups, *map(tokens.rectangles, (scaled, key, value)), strict=True):
         # (rows, heads, width, D / heads)
-        q, k, v = (
-            group.rectangle(x).view(group.rows, group.width, heads, -1).transpose(1, 2) for x in (query, key, value)
-        )
-        if group.mask is None or (causal and tokens.is_packed):  # padding stands behind all that is kept
-            found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
-        else:
-            place = torch.arange(group.width, device=q.device)
-            seen = place <= place.unsqueeze(1) if causal else group.mask.unsqueeze(1).unsqueeze(1)
-            scores = (q @ k.transpose(2, 3)) / math.sqrt(q.shape[3])
-            weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(3)
-            found = F.dropout(weights, dropout, training=dropout > 0) @ v
-        parts.append(group.tokens(found.transpose(1, 2).flatten(2)))
-    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else query
+        q, k, v = (x.view(group.rows, group.width, heads, -1).transpose(1, 2) for x in rectangles)
+        if tokens.is_packed and not dropout:
+            found = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0)
+        else:  # with dropout it would take many more steps on a CPU
+            scores, unseen = q @ k.transpose(2, 3), None
+            if future is not None:  # padding is in the future of all tokens
+                unseen = future[: group.width, : group.width]
+            elif group.mask is not None:
+                unseen = ~group.mask.unsqueeze(1).unsqueeze(1)
+            if unseen is not None:
+                scores = scores.masked_fill(unseen, torch.finfo(scores.dtype).min)
+            found = F.dropout(scores.softmax(3), dropout, training=dropout > 0) @ v
+        parts.append(found.transpose(1, 2).flatten(2))
+    return tokens.joined(parts, value)
 
 
-def _groups(sizes: Tensor, ends: Tensor) -> tuple[Group, ...]:
-    """Return rows in groups of similar length.
+def _groups(sizes: Tensor) -> tuple[Group, ...]:
+    """Return rows in groups of one length.
 
     Args:
         sizes: of the rows, ascending.
-        ends: one past each row's last token.
     """
     lengths, counts = torch.unique_consecutive(sizes, return_counts=True)
-    groups: list[Group] = []
-    row = begin = 0
-    taken = [(length, count) for length, count in zip(lengths.tolist(), counts.tolist(), strict=True)]
-    i = 0
-    while i < len(taken):
-        shortest, _ = taken[i]
-        if shortest == 0:
-            row += taken[i][1]
-            i += 1
-            continue
-        last = i
-        while last + 1 < len(taken) and taken[last + 1][0] <= shortest * _SLACK:
-            last += 1
-        width = taken[last][0]
-        rows = sum(count for _, count in taken[i : last + 1])
-        stop = begin + sum(length * count for length, count in taken[i : last + 1])
-        if last == i:
-            groups.append(Group(begin, stop, rows, width))
-        else:
-            own, starts = sizes[row : row + rows].unsqueeze(1), (ends - sizes)[row : row + rows].unsqueeze(1) - begin
-            place = torch.arange(width, device=sizes.device)
-            mask = place < own
-            index = starts + torch.minimum(place, own - 1)
-            kept = mask.view(-1).nonzero().squeeze(1)
-            groups.append(Group(begin, stop, rows, width, index.view(-1), kept, mask))
-        row, begin, i = row + rows, stop, last + 1
-    return tuple(groups)
+    found = zip(lengths.tolist(), counts.tolist(), strict=True)
+    return tuple(Group(rows, width) for width, rows in found if width)
 
 
 def recurrent(network: nn.GRU, x: Tensor, tokens: Tokens) -> Tensor:
@@ -244,8 +212,7 @@ def recurrent(network: nn.GRU, x: Tensor, tokens: Tokens) -> Tensor:
         (N, D) -> (N, network.hidden_size)
     """
     if not tokens.is_packed:
-        (group,) = tokens.groups
-        return group.tokens(network(group.rectangle(x))[0])
+        return tokens.joined([network(part)[0] for part in tokens.rectangles(x)], x)
     if not len(x):
         return x.sum() * x.new_zeros(0, network.hidden_size)
     # step by step, the longest row first

@@ -143,22 +143,23 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tokens, ages: Tensor | None) -> Tensor:
         gate, value, query, key = torch.split(F.silu(self.input(self.input_norm(x))), self._widths, 1)
-        parts = [group.tokens(self._attended(query, key, value, group, ages)) for group in tokens.groups]
-        found = self.output_norm(torch.cat(parts) if parts else value)
+        rectangles = [*map(tokens.rectangles, (query, key, value))]
+        times = [None] * len(tokens.groups) if ages is None else tokens.rectangles(ages)
+        parts = [self._attended(*parts) for parts in zip(tokens.groups, *rectangles, times, strict=True)]
+        found = self.output_norm(tokens.joined(parts, value))
         result: Tensor = x + self.output(self.dropout(found * gate))
         return result
 
-    def _attended(self, query: Tensor, key: Tensor, value: Tensor, group: Group, ages: Tensor | None) -> Tensor:
-        """Return the sums of values of a group's rows, (rows, width, D)."""
+    def _attended(self, group: Group, query: Tensor, key: Tensor, value: Tensor, ages: Tensor | None) -> Tensor:
+        """Return the sums of values of a group's rows, (rows, width, D), of its rectangles."""
         shape = group.rows, group.width, self._heads, -1
-        q, k, v = (group.rectangle(y).view(shape).transpose(1, 2) for y in (query, key, value))
+        q, k, v = (y.view(shape).transpose(1, 2) for y in (query, key, value))
         place = torch.arange(group.width, device=q.device)
         apart = place.unsqueeze(1) - place
         bias = F.embedding(apart.clamp(0, self._length - 1), self.apart).permute(2, 0, 1)
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3]) + bias
         if self.time is not None and ages is not None:
-            own = group.rectangle(ages)
-            seconds = (own.unsqueeze(2) - own.unsqueeze(1)).abs().clamp(min=1)
+            seconds = (ages.unsqueeze(2) - ages.unsqueeze(1)).abs().clamp(min=1)
             # half a second more: a logarithm that is rounded otherwise, as in ONNX, has no other floor
             bucket = (seconds.float() + 0.5).log2().floor().long().clamp(max=len(self.time) - 1)
             scores = scores + F.embedding(bucket, self.time).permute(0, 3, 1, 2)
