@@ -53,7 +53,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             mean, var, count = _moments(x, self.running_mean.dtype, world)
             unbiased = var * (count / (count - 1).clamp(min=1))
-            momentum = self.momentum or 0.0
+            momentum = (self.momentum or 0.0) * (count > 0).to(self.running_mean)
             self.running_mean.lerp_(mean.to(self.running_mean), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var), momentum)
             self.num_batches_tracked += 1
@@ -79,7 +79,7 @@ def _moments(x: Tensor, dtype: torch.dtype, world: World) -> tuple[Tensor, Tenso
     world.sum_(table)
     counts = table[:, -1:]
     count = counts.sum()
-    shares = counts / count
+    shares = counts / count.clamp(min=1)  # a layer on the ids of lists has none where all lists are empty
     mean = (shares * table[:, :width]).sum(0)
     var = (shares * (table[:, width:-1] + (table[:, :width] - mean).square())).sum(0)
     return mean, var, count
@@ -112,7 +112,7 @@ class _Normalise(torch.autograd.Function):
         # the parameters' gradients stay this rank's own, the loop averages them like any other; those of the moments
         # belong to every rank's rows
         local = torch.cat([grad.sum(0), (grad * normal).sum(0)])
-        shared = ctx.world.sum_(local.clone()) / count
+        shared = ctx.world.sum_(local.clone()) / count.clamp(min=1)
         width = x.shape[1]
         factor = scale if weight is None else weight * scale
         grad_x = (grad - shared[:width]).sub_(normal.mul_(shared[width:])).mul_(factor)

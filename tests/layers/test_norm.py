@@ -23,7 +23,7 @@ def rows() -> list[Tensor]:
 def train(parts: list[Tensor], factors: list[Tensor]) -> dict[str, Tensor]:
     """Two steps through a batch norm layer: results, gradients and final state."""
     torch.manual_seed(1)
-    layer = BatchNorm1d(WIDTH)
+    layer, plain = BatchNorm1d(WIDTH), BatchNorm1d(WIDTH, affine=False)
     with torch.no_grad():
         layer.weight.normal_()
         layer.bias.normal_()
@@ -34,6 +34,11 @@ def train(parts: list[Tensor], factors: list[Tensor]) -> dict[str, Tensor]:
         (y * factor).sum().backward()
         assert x.grad is not None
         result |= {f"y{step}": y.detach(), f"grad{step}": x.grad}
+        other = x.detach().clone().requires_grad_()
+        (plain(other) * factor).sum().backward()
+        result[f"plain{step}"] = torch.as_tensor(other.grad)
+    plain(parts[0][:0])  # no rows on any rank: the statistics stay
+    assert torch.equal(torch.as_tensor(plain.running_mean), torch.as_tensor(layer.running_mean))
     assert layer.weight.grad is not None
     assert layer.bias.grad is not None
     return result | {"weight": layer.weight.grad, "bias": layer.bias.grad} | dict(layer.named_buffers())
@@ -61,7 +66,7 @@ def test_two_workers_equal_one_with_all_rows(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     whole = train(rows(), factors())
     for step in range(2):
-        for key in (f"y{step}", f"grad{step}"):
+        for key in (f"y{step}", f"grad{step}", f"plain{step}"):
             torch.testing.assert_close(torch.cat([first[key], second[key]]), whole[key], rtol=1e-3, atol=2e-3)
     for key in ("weight", "bias"):
         torch.testing.assert_close(first[key] + second[key], whole[key], rtol=1e-3, atol=1e-3)
