@@ -164,3 +164,49 @@ class _EncoderLayer(nn.Module):
         forward = self.narrow(F.leaky_relu(self.wide(attended)))
         result: Tensor = self.norm_2(attended + self.dropout(forward))
         return result
+
+
+class SearchedInterest(nn.Module):
+    """Two looks at a long history: a cheap one at all of it, and attention to the `keep` places that it finds.
+
+    The first scores each place by `r_t = <W_b h_t, W_a v> / sqrt(dim)` and gives `sum_t r_t h_t / T`, T the number of
+    ids. The second attends from v to the places with the largest r, in heads.
+
+    Args:
+        dim: width of the vectors, a multiple of `heads`.
+        keep: places that are kept, >= 1.
+        heads: of the attention, >= 1.
+
+    Shapes:
+        history (B, T, dim), mask (B, T), target v (B, dim) -> (B, 2 dim); zeros without a history
+
+    Raises:
+        ConfigError: `dim` is no multiple of `heads`.
+
+    Reference: Qi et al., Search-based User Interest Modeling, arXiv 2006.05639, eq. 1 to 4 (soft search), eq. 5 and 6.
+    Deviations: the mean in place of the sum; no times.
+    """
+
+    def __init__(self, dim: int, *, keep: int, heads: int) -> None:
+        super().__init__()
+        check_heads(dim, heads, key="the embeddings' width")
+        self.keep, self.heads = keep, heads
+        self.of_history, self.of_target = Linear(dim, dim, bias=False), Linear(dim, dim, bias=False)
+        self.query, self.key, self.value = (Linear(dim, dim, bias=False) for _ in range(3))
+
+    def forward(self, history: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+        present = mask.to(history.dtype)
+        scores = (self.of_history(history) * self.of_target(target).unsqueeze(1)).sum(2) * history.shape[2] ** -0.5
+        general = ((scores * present).unsqueeze(2) * history).sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+        # more places than are kept, whatever the batch's longest list
+        lowest = torch.finfo(scores.dtype).min
+        padded = F.pad(scores.masked_fill(~mask, lowest), (0, self.keep), value=lowest)
+        found = padded.topk(self.keep, 1).indices.clamp(max=mask.shape[1] - 1)
+        kept = history.gather(1, found.unsqueeze(2).expand(-1, -1, history.shape[2]))
+        order = torch.arange(self.keep, device=mask.device)
+        valid = order < mask.sum(1, keepdim=True)  # the places of ids come first
+        query = split_heads(self.query(target).unsqueeze(1), self.heads)
+        key, value = (split_heads(layer(kept), self.heads) for layer in (self.key, self.value))
+        weights = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
+        exact = join_heads(masked_softmax(weights, valid.unsqueeze(1).unsqueeze(1)) @ value).squeeze(1)
+        return torch.cat([general, exact], 1)

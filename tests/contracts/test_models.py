@@ -65,6 +65,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "mmoe": [{"batch_norm": True, "expert_units": []}],
     "pnn": [{"product": "both"}],
     "ple": [{"batch_norm": True, "num_layers": 3, "num_experts": 1}, {"num_layers": 1, "expert_units": [16, 8]}],
+    "sim": [{"keep": 2}],
     "stem": [{"batch_norm": True, "num_experts": 2, "deep_features": ["user", "history"]}],
     "xdeepfm": [{"hidden_units": []}],
     "wide_deep": [{"wide_features": ["tags", "profile"], "deep_features": ["user", "age"]}],

@@ -197,9 +197,9 @@ class BehaviourRanker(DeepRanker):
                     got=f"{width_of[history]} and {width_of[target]}",
                 )
 
-    def add_perceptron(self) -> None:
-        """Build the perceptron."""
-        self.mlp = self.perceptron(self.deep_input.width + sum(self.widths))
+    def add_perceptron(self, width: int | None = None) -> None:
+        """Build the perceptron; the interests have the given width together, or that of the histories' vectors."""
+        self.mlp = self.perceptron(self.deep_input.width + (sum(self.widths) if width is None else width))
 
     def forward(self, features: Features) -> Outputs:
         flat = self.others.flat(features)
