@@ -33,7 +33,7 @@ BENCHMARKS = {
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "losses": "Several losses on Frappe",
-    "matching": "Models for retrieval on MovieLens 1M",
+    "matching": "Models for retrieval on MovieLens 1M and Amazon Beauty",
     "sequential": "Models of sequences on Amazon Beauty",
     "sequential_speed": "Speed of a model of sequences, without padding and with it",
     "sweeps": "Sweeps on Frappe",

@@ -1,10 +1,11 @@
-"""Models for retrieval on MovieLens 1M, leave-one-out, three seeds each, ranked among all items.
+"""Models for retrieval on MovieLens 1M and Amazon Beauty, leave-one-out, three seeds each, ranked among all items.
 
 Every finished run is written into `matching.json` under `--work`: after an interruption the same command goes on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -18,72 +19,97 @@ from benchmarks.workload import run_training
 from rechub_ray.config import read_yaml
 
 SEEDS = (2026, 2027, 2028)
-TOWERS, HISTORY = "dssm_ml_1m.yaml", "mind_ml_1m.yaml"
-# name in the table: the configuration, and the node of the model in it
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "MF": (TOWERS, {"name": "mf", "embedding_dim": 64}),
-    "DSSM": (TOWERS, {"name": "dssm", "embedding_dim": 32}),
-    "DSSM-SENet": (TOWERS, {"name": "dssm_senet", "embedding_dim": 32}),
-    "FaceBookDSSM": (TOWERS, {"name": "facebook_dssm", "embedding_dim": 32}),
-    "YoutubeDNN": (TOWERS, {"name": "youtube_dnn", "embedding_dim": 64}),
-    "MIND": (HISTORY, {"name": "mind", "embedding_dim": 64}),
-    "ComiRec-SA": (HISTORY, {"name": "comirec_sa", "embedding_dim": 64}),
-    "ComiRec-DR": (HISTORY, {"name": "comirec_dr", "embedding_dim": 64}),
-    "SINE": (HISTORY, {"name": "sine", "embedding_dim": 64}),
-    "NARM": (HISTORY, {"name": "narm", "embedding_dim": 64}),
-    "STAMP": (HISTORY, {"name": "stamp", "embedding_dim": 64}),
-}
-# columns of the table: the metric's key
-COLUMNS = {
-    "HR@10, 99": "hit@10_among_negatives",
-    "NDCG@10, 99": "ndcg@10_among_negatives",
-    "recall@10": "recall@10_without_seen",
-    "ndcg@10": "ndcg@10_without_seen",
-    "recall@10, seen ones too": "recall@10",
-    "ndcg@10, seen ones too": "ndcg@10",
-}
 AT_ONCE = 2  # runs at the same time, of one thread each
+ALL = {"recall@10": "recall@10_without_seen", "ndcg@10": "ndcg@10_without_seen"}  # column: the metric's key
+GIVEN = {"HR@10 among 99": "hit@10_among_negatives", "NDCG@10 among 99": "ndcg@10_among_negatives"}
 
 
-def source() -> Path | None:
-    """The folder of the raw files, if it is there."""
-    root = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data")) / "ml-1m"
-    return root if (root / "train.tsv.gz").exists() else None
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set and the models that are compared on it.
+
+    Args:
+        recipe: in configs/data. folder: of the raw files, below $RECHUB_DATA. config: in configs, of all runs.
+        columns: of the table. published: what others report. models: name in the table, and node of the model.
+    """
+
+    recipe: str
+    folder: str
+    config: str
+    columns: dict[str, str]
+    published: str
+    models: dict[str, dict[str, Any]]
 
 
-def prepared(settings: Settings) -> Path | None:
-    """The encoded data set, written where it is not there yet; None without its source."""
-    folder = source()
-    if folder is None:
+MF = {"name": "mf", "embedding_dim": 64}
+DATA = {
+    "MovieLens 1M": Data(
+        "ml_1m_retrieval",
+        "ml-1m",
+        "dssm_ml_1m",
+        {**GIVEN, **ALL},
+        "among the 99 most popular .4531 and .2542, a well-tuned factorisation about .729 and .452",
+        {
+            "MF": MF,
+            "DSSM": {"name": "dssm", "embedding_dim": 32},
+            "DSSM-SENet": {"name": "dssm_senet", "embedding_dim": 32},
+            "FaceBookDSSM": {"name": "facebook_dssm", "embedding_dim": 32},
+            "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
+        },
+    ),
+    "Amazon Beauty": Data(
+        "amazon_beauty_retrieval",
+        "amazon-beauty",
+        "mind_amazon_beauty",
+        ALL,
+        "GRU4Rec .0283 and .0137, SASRec .0605 and .0318",
+        {
+            "MF": MF,
+            "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
+            "MIND": {"name": "mind", "embedding_dim": 64, "user_features": ["history"]},
+            "ComiRec-SA": {"name": "comirec_sa", "embedding_dim": 64},
+            "ComiRec-DR": {"name": "comirec_dr", "embedding_dim": 64},
+            "SINE": {"name": "sine", "embedding_dim": 64},
+            "NARM": {"name": "narm", "embedding_dim": 64},
+            "STAMP": {"name": "stamp", "embedding_dim": 64},
+        },
+    ),
+}
+
+
+def prepared(settings: Settings, data: Data) -> Path | None:
+    """An encoded data set, written where it is not there yet; None without its source."""
+    source = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data")) / data.folder
+    if not source.is_dir():
         return None
-    data = settings.work / "ml_1m_retrieval"
-    if not (data / "schema.json").exists():
-        recipe = ROOT / "configs" / "data" / "ml_1m_retrieval.yaml"
-        command = [sys.executable, "-m", "rechub_ray.cli", "prepare", str(recipe), f"source={folder}", f"out={data}"]
+    out = settings.work / data.recipe
+    if not (out / "schema.json").exists():
+        recipe = ROOT / "configs" / "data" / f"{data.recipe}.yaml"
+        command = [sys.executable, "-m", "rechub_ray.cli", "prepare", str(recipe), f"source={source}", f"out={out}"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return data
+    return out
 
 
-def config(data: Path, model: str, *, seed: int, quick: bool = False) -> dict[str, Any]:
+def config(root: Path, data: Data, model: str, *, seed: int, quick: bool = False) -> dict[str, Any]:
     """One run: the published configuration with another model.
 
     Args:
-        data: from `prepared`. model: key of `MODELS`. seed: of the run. quick: a few steps.
+        root: from `prepared`. data: its data set. model: key of its models. seed: of the run. quick: one epoch.
     """
-    file, node = MODELS[model]
-    given = read_yaml(ROOT / "configs" / file)
-    given["data"] = {**given["data"], "root": str(data)}
+    given = read_yaml(ROOT / "configs" / f"{data.config}.yaml")
+    given["data"] = {**given["data"], "root": str(root)}
     given["train"] = {**given["train"], "threads": 1, "initial_evaluation": False}
     if quick:
         given["train"]["epochs"] = 1
-        given["data"] |= {"train": "windows"}  # each target once
+        given["data"]["train"] = "windows"  # fewer rows
     if model == "MF":  # it has tables alone
         given["optimizers"] = [{"name": "rowwise_adagrad", "lr": given["optimizers"][0]["lr"]}]
-    given["metrics"] += [{"name": name, "candidates": "negatives"} for name in ("hit@10", "ndcg@10")]
+    if GIVEN.items() <= data.columns.items():
+        given["metrics"] += [{"name": name, "candidates": "negatives"} for name in ("hit@10", "ndcg@10")]
     return {
         **given,
         "seed": seed,
-        "model": node,
+        "model": data.models[model],
         "trackers": ["jsonl"],
         "scaling": {"num_workers": 0},
         "export": {"onnx": False},
@@ -91,35 +117,50 @@ def config(data: Path, model: str, *, seed: int, quick: bool = False) -> dict[st
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """All runs that are not done yet; nothing where the data is not there."""
-    data = prepared(settings)
-    if data is None:
-        return {"skipped": "set RECHUB_DATA to a folder with ml-1m/train.tsv.gz"}
+    """All runs that are not done yet; nothing of a data set that is not there."""
     seeds = SEEDS[: settings.pick(len(SEEDS), 1)]
+    roots = {name: root for name, data in DATA.items() if (root := prepared(settings, data)) is not None}
 
-    def one(model: str, seed: int) -> dict[str, float]:
-        given = config(data, model, seed=seed, quick=settings.quick)
-        found = run_training(settings, f"{model}-{seed}", given)
-        return {key: found.test_metrics[key] for key in COLUMNS.values()}
+    def one(name: str, model: str, seed: int) -> dict[str, float]:
+        data = DATA[name]
+        given = config(roots[name], data, model, seed=seed, quick=settings.quick)
+        found = run_training(settings, f"{data.folder}-{model}-{seed}", given)
+        return {key: found.test_metrics[key] for key in data.columns.values()}
 
-    configs = [read_yaml(ROOT / "configs" / file) for file in (TOWERS, HISTORY)]
-    same = {"models": MODELS, "configs": configs, "quick": settings.quick}
-    cells = {f"{model} {seed}": functools.partial(one, model, seed) for seed in seeds for model in MODELS}
-    return {"cells": finished(settings.work / "matching.json", same, cells, at_once=AT_ONCE)}
+    same = {
+        "quick": settings.quick,
+        "models": {name: data.models for name, data in DATA.items()},
+        "configs": [read_yaml(ROOT / "configs" / f"{data.config}.yaml") for data in DATA.values()],
+    }
+    cells = {
+        _name(name, model, seed): functools.partial(one, name, model, seed)
+        for seed in seeds
+        for name in roots
+        for model in DATA[name].models
+    }
+    skipped = [data.folder for name, data in DATA.items() if name not in roots]
+    done = finished(settings.work / "matching.json", same, cells, at_once=AT_ONCE) if cells else {}
+    return {"cells": done, "seeds": seeds, "skipped": skipped}
+
+
+def _name(data: str, model: str, seed: int) -> str:
+    return f"{data}, {model}, {seed}"
 
 
 def table(result: dict[str, Any]) -> str:
-    if "cells" not in result:
-        return f"Left out: {result['skipped']}."
-    lines = [f"| model | seeds | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
-    for model in MODELS:
-        runs = [found for name, found in result["cells"].items() if name.rpartition(" ")[0] == model]
-        numbers = [mean_and_spread([found[key] for found in runs]) for key in COLUMNS.values()]
-        lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")
-    head = (
-        "MovieLens 1M, leave-one-out: the rank of each user's test item, among it and the 99 given ones (published: "
-        "most popular .4531 and .2542, a well-tuned factorisation about .729 and .452), and among all items without "
-        "those that the user has had before. Test figures of the epoch that is best in validation, mean over the seeds "
+    parts = [
+        "Ranks of the users' last items among all items without those that they have had before, and among the 99 that "
+        "come with MovieLens 1M's files: test figures of the epoch that is best in validation, mean over the seeds "
         "(largest less smallest)."
-    )
-    return head + "\n\n" + "\n".join(lines)
+    ]
+    for name, data in DATA.items():
+        if data.folder in result["skipped"]:
+            parts.append(f"{name} is left out: set RECHUB_DATA to a folder with {data.folder}.")
+            continue
+        lines = [f"| {name} | seeds | {' | '.join(data.columns)} |", "|---" * (2 + len(data.columns)) + "|"]
+        for model in data.models:
+            runs = [result["cells"][_name(name, model, seed)] for seed in result["seeds"]]
+            numbers = [mean_and_spread([found[key] for found in runs]) for key in data.columns.values()]
+            lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")
+        parts += ["\n".join(lines), f"Published: {data.published}."]
+    return "\n\n".join(parts)

@@ -22,9 +22,10 @@ def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, mo
         if len(trained) == limit:
             raise SystemExit("killed")
         trained.append(name)
-        return types.SimpleNamespace(test_metrics=dict.fromkeys(matching.COLUMNS.values(), given["seed"] / 10_000))
+        keys = {**matching.ALL, **matching.GIVEN}.values()
+        return types.SimpleNamespace(test_metrics=dict.fromkeys(keys, given["seed"] / 10_000))
 
-    monkeypatch.setattr(matching, "prepared", lambda settings: tmp_path)
+    monkeypatch.setattr(matching, "prepared", lambda settings, data: tmp_path)
     monkeypatch.setattr(matching, "run_training", run_training)
     monkeypatch.setattr(matching, "AT_ONCE", 1)
     with pytest.raises(SystemExit, match="killed"):
@@ -32,13 +33,17 @@ def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, mo
     before, limit = set(trained), 1000
     assert len(before) == 7
     result = matching.run(settings)
-    assert len(trained) == len(set(trained)) == len(result["cells"]) == 3 * len(matching.MODELS)
-    assert "| MIND | 3 | 0.2027 (0.0002) |" in matching.table(result)
+    every = 3 * sum(len(data.models) for data in matching.DATA.values())
+    assert len(trained) == len(set(trained)) == len(result["cells"]) == every
+    assert "| MIND | 3 | 0.2027 (0.0002) | 0.2027 (0.0002) |" in matching.table(result)
+    monkeypatch.setattr(matching, "prepared", lambda settings, data: None)
+    assert "Amazon Beauty is left out" in matching.table(matching.run(settings))
 
 
-@pytest.mark.parametrize("model", matching.MODELS)
-def test_its_configurations_fit(model: str) -> None:
-    given = config_module.load(matching.config(Path("data"), model, seed=1))
-    given = given.model_copy(update={"metrics": None, "train": given.train.model_copy(update={"early_stopping": None})})
-    assert resolved(given, SCHEMA).losses
-    assert (len(given.optimizers) == 1) == (model == "MF")
+@pytest.mark.parametrize("data", matching.DATA.values(), ids=lambda data: data.folder)
+def test_its_configurations_fit(data: matching.Data) -> None:
+    for model in data.models:
+        given = config_module.load(matching.config(Path("data"), data, model, seed=1))
+        assert (len(given.optimizers) == 1) == (model == "MF")
+        early = given.train.model_copy(update={"early_stopping": config_module.EarlyStopping()})
+        assert resolved(given.model_copy(update={"metrics": None, "train": early}), SCHEMA).losses
