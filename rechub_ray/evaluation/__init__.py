@@ -105,7 +105,7 @@ class _Ranks:
         rankings = metrics.rankings(self._corpus.items)
         self._among = {name: asked for name, asked in rankings.items() if asked.candidates is not None}
         self._asked = {
-            name: Ranking(None if asked.exclude is None else self._place[asked.exclude], asked.top)
+            name: Ranking(None if asked.exclude is None else self._place[asked.exclude], asked.top, asked.temperature)
             for name, asked in rankings.items()
             if name not in self._among
         }

@@ -105,10 +105,11 @@ class Corpus:
             asked: what to compute, by the name that the result gets.
 
         Returns:
-            By name, `<name>` the ranks, and `<name>/top` the places of the first items where they are asked for.
+            By name, `<name>` the ranks; where they are asked for, `<name>/top` the places of the first items, and
+            `<name>/loss` the cross-entropy among all items, whatever is left out.
 
         Shapes:
-            users (B, D) or (B, K, D), ids (B,) -> (B,) int64, and (B, top) int64
+            users (B, D) or (B, K, D), ids (B,) -> (B,) int64, (B, top) int64 and (B,) float32
         """
         targets, count = self.catalogue.rows_of(ids), len(users)
         every = torch.arange(count, device=users.device)
@@ -200,10 +201,14 @@ class Corpus:
         not_less = torch.zeros(count, dtype=torch.int64, device=users.device)
         taken = {name: torch.zeros_like(not_less) for name in ("", *asked)}
         best: dict[str, tuple[Tensor, Tensor]] = {}
+        tempered = {name: ranking.temperature for name, ranking in asked.items() if ranking.temperature is not None}
+        totals = dict.fromkeys(tempered, torch.full_like(score[:, 0], -torch.inf))
         for start in range(0, self.items, _ITEMS):
             stop = min(start + _ITEMS, self.items)
             block = products(self._vectors[start : start + _ITEMS])[:, : stop - start]
             not_less += (stop - start) - (block < score).sum(1)
+            for name, temperature in tempered.items():
+                totals[name] = torch.logaddexp(totals[name], (block / temperature).logsumexp(1))
             for name, pairs in {"": own, **left_out}.items():
                 first, last = torch.searchsorted(pairs.places, pairs.places.new_tensor([start, stop])).tolist()
                 rows, places = pairs.rows[first:last], pairs.places[first:last] - start
@@ -212,7 +217,8 @@ class Corpus:
                     shown = block if first == last else block.index_put((rows, places), block.new_tensor(-torch.inf))
                     best[name] = _first(shown, start, asked[name].top, best.get(name))
         result = {name: not_less - taken[""] - taken[name] for name in asked}
-        return {**result, **{f"{name}/top": places for name, (_, places) in best.items()}}
+        losses = {f"{name}/loss": total - score[:, 0] / tempered[name] for name, total in totals.items()}
+        return {**result, **losses, **{f"{name}/top": places for name, (_, places) in best.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,10 +229,12 @@ class Ranking:
         column: position of the sequence feature whose items are left out, among those of the user side; None leaves out
             none.
         top: how many of the first items are wanted; 0 wants ranks alone.
+        temperature: that products are divided by in the cross-entropy among all items; None wants none.
     """
 
     column: int | None = None
     top: int = 0
+    temperature: float | None = None
 
 
 def item_vectors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rechub_ray.batch import Batch, Features, Outputs
 from rechub_ray.errors import ConfigError, nearest
-from rechub_ray.metrics.base import Metric, State
+from rechub_ray.metrics.base import Direction, Metric, State
 from rechub_ray.outputs import Output, Prediction
 from rechub_ray.schema import PositiveInt, Schema
 
@@ -25,12 +25,14 @@ class Asked(NamedTuple):
         candidates: the list of the only items that are ranked, or how many are drawn; None ranks all.
         seed: of what is drawn.
         top: how many of the first items are wanted beside the rank.
+        temperature: of a cross-entropy among all items that is wanted beside the rank; None wants none.
     """
 
     exclude: str | None = None
     candidates: int | str | None = None
     seed: int = 0
     top: int = 0
+    temperature: float | None = None
 
 
 class RankMetric(Metric):
@@ -58,7 +60,7 @@ class RankMetric(Metric):
     Reference of `candidates`: Krichene and Rendle, On Sampled Metrics for Item Recommendation, KDD 2020.
     """
 
-    mode = "max"
+    mode: ClassVar[Direction | None] = "max"
     label_kinds = ()
 
     def __init__(

@@ -67,6 +67,20 @@ def test_ranks_are_those_of_sorting(several: bool) -> None:
         assert found["rank/seen/top"][i].tolist() == sorted(left, key=lambda j, i=i: -products[i, j])[:4]
 
 
+@pytest.mark.usefixtures("blocks")
+def test_the_cross_entropy_is_that_of_torch() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.arange(1, 91)
+    vectors, users = (torch.from_numpy(rng.normal(size=(n, 6)) * 3).float() for n in (90, 23))
+    targets = torch.from_numpy(rng.choice(ids, 23))
+    asked = {"a": Ranking(temperature=0.3), "b": Ranking()}
+    found = Corpus(vectors, catalogue_of(ids)).compare(users, targets, None, asked)
+    expected = torch.nn.functional.cross_entropy(users @ vectors.T / 0.3, targets - 1, reduction="none")
+    torch.testing.assert_close(found["a/loss"], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found["a"], found["b"])
+    assert "b/loss" not in found
+
+
 @pytest.mark.parametrize("items", [1, 37, 3000, 5000])
 @pytest.mark.parametrize("width", [1, 7, 16, 64, 100])
 def test_a_model_whose_items_are_all_alike_ranks_every_item_last(items: int, width: int) -> None:

@@ -25,7 +25,8 @@ SCHEMA = Schema(
     items=Items("item", lists=("shown",)),
 )
 WEIGHTED = Schema(SCHEMA.features, (), group="user", weight="w", items=SCHEMA.items)
-NAMES = [name for name in METRICS.names() if issubclass(METRICS.get(name), RankMetric) and name != "coverage_at_k"]
+NAMES = [name for name in METRICS.names() if issubclass(METRICS.get(name), RankMetric) and name.endswith("_at_k")]
+NAMES.remove("coverage_at_k")
 
 
 def rows(count: int = 40, *, weighted: bool = False) -> tuple[Outputs, Batch]:
@@ -122,6 +123,18 @@ def test_ranks_give_the_number_of_the_whole(name: str, per_group: bool) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rows_have_no_number(name: str) -> None:
     assert math.isnan(compute(METRICS.build(name, SCHEMA), [take(rows(), slice(0, 0))]))
+
+
+def test_the_cross_entropy_is_averaged_over_rows_whose_item_is_known() -> None:
+    metric = METRICS.build({"name": "full_log_loss", "temperature": 0.5}, WEIGHTED)
+    assert isinstance(metric, RankMetric)
+    metric.items = 8
+    outputs, batch = take(rows(weighted=True), slice(0, 3))
+    batch.weight = torch.tensor([1.0, 3.0, 2.0])
+    outputs |= {metric.reads: torch.tensor([0, 7, 8]), f"{metric.reads}/loss": torch.tensor([0.5, 2.5, torch.nan])}
+    assert compute(metric, [(outputs, batch)]) == (0.5 + 3 * 2.5) / 4
+    assert (metric.key, metric.asked.temperature) == ("full_log_loss", 0.5)
+    assert torch.equal(metric.empty(torch.device("cpu"))["weight"], torch.tensor(0.0, dtype=torch.float64))
 
 
 def test_coverage_is_the_share_of_items_that_someone_gets() -> None:
