@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rechub_ray.runtime.launch import RunResult, train
     from rechub_ray.runtime.predictor import Predictor, load
     from rechub_ray.runtime.recommend import Recommender, recommend
-    from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
+    from rechub_ray.schema import DenseFeature, Items, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.task import shared_task_layers
-    from rechub_ray.trainers import CTRTrainer, MTLTrainer, evaluate_multi_task
+    from rechub_ray.trainers import CTRTrainer, MatchTrainer, MTLTrainer, evaluate_multi_task
 
     __version__: str
 
@@ -38,9 +38,11 @@ __all__ = [
     "CTRTrainer",
     "DenseFeature",
     "Encoder",
+    "Items",
     "Label",
     "MODELS",
     "MTLTrainer",
+    "MatchTrainer",
     "Model",
     "Predictor",
     "PrepareResult",
@@ -83,9 +85,9 @@ _MODULES = {
     "runtime.predictor": ("Predictor", "load"),
     "runtime.recommend": ("Recommender", "recommend"),
     "sweeps": ("SweepResult", "Tuner", "tune"),
-    "schema": ("DenseFeature", "Label", "Schema", "SequenceFeature", "SparseFeature"),
+    "schema": ("DenseFeature", "Items", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "task": ("shared_task_layers",),
-    "trainers": ("CTRTrainer", "MTLTrainer", "evaluate_multi_task"),
+    "trainers": ("CTRTrainer", "MTLTrainer", "MatchTrainer", "evaluate_multi_task"),
 }
 _NAMES = {"load_config": "load"}  # under another name in their module
 

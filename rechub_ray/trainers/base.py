@@ -28,6 +28,7 @@ from rechub_ray.files import exists, is_uri, join, open_filesystem, write_text
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import inference, launch
 from rechub_ray.runtime.launch import Resume, RunResult
+from rechub_ray.schema import Schema
 from rechub_ray.tracking import check_trackers
 from rechub_ray.trainers.translate import model_node, optimizer_nodes, schedule_node
 from rechub_ray.trainers.visualization import draw
@@ -134,10 +135,12 @@ class Trainer:
         train, valid = _splits(train_dataloader, val_dataloader)
         schema, root = self.model.schema, join(self.model_path, "data")
         write_text(join(root, "schema.json"), json.dumps(schema.to_dict(), indent=2))
-        train_path = self._stored(train, join(root, "train"), self.model, what="the training data")
+        wide = self._row_schema()
+        train_path = self._stored(train, join(root, "train"), self.model, schema=wide, what="the training data")
         valid_path = None
         if valid is not None:
-            valid_path = self._stored(valid, join(root, "valid"), self.model, what="the validation data")
+            valid_path = self._stored(valid, join(root, "valid"), self.model, schema=wide, what="the validation data")
+        self._store_items(train, train_path, valid_path, root)
         rows = Manifest.scan(train_path, schema, key="train_dataloader").rows
         batch_size = self._rows_per_worker(train_dataloader, rows)
         config = self._changed(
@@ -206,6 +209,28 @@ class Trainer:
             ConfigError: a file with a fixed number of rows, or made by another exporter, is asked for.
             ExportError: the file does not compute what the model computes.
         """
+        return self._exported(
+            self.model,
+            output_path,
+            opset_version=opset_version,
+            dynamic_batch=dynamic_batch,
+            verbose=verbose,
+            onnx_export_kwargs=onnx_export_kwargs,
+            probabilities=probabilities,
+        )
+
+    def _exported(
+        self,
+        model: Model,
+        output_path: str | Path,
+        *,
+        opset_version: int | None = None,
+        dynamic_batch: bool = True,
+        verbose: bool = False,
+        onnx_export_kwargs: Mapping[str, Any] | None = None,
+        probabilities: bool = True,
+    ) -> ExportReport:
+        """Export a model as `export_onnx` does."""
         if not dynamic_batch or onnx_export_kwargs:
             raise ConfigError(
                 "export_onnx always leaves the number of rows free and has one exporter",
@@ -214,7 +239,7 @@ class Trainer:
             )
         if opset_version not in (None, OPSET):
             warnings.warn(f"the exporter writes opset {OPSET}, not {opset_version}", stacklevel=2)
-        report = export_model(self.model, self.model.schema, output_path, probabilities=probabilities)
+        report = export_model(model, model.schema, output_path, probabilities=probabilities)
         if verbose:
             print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
         return report
@@ -271,13 +296,37 @@ class Trainer:
         wanted = getattr(data, "batch_size", None) or BATCH_SIZE
         return max(min(int(wanted), rows) // self._config.processes, 1)
 
-    def _stored(self, data: Any, folder: str, model: Model, *, what: str, targets: bool = True) -> str:
+    def _row_schema(self) -> Schema:
+        """Return the columns that are written of training and validation data."""
+        return self.model.schema
+
+    def _store_items(self, data: Any, train: str, valid: str | None, root: str) -> None:
+        """Write what belongs to the rows beside them; here there is nothing.
+
+        Args:
+            data: the training data as it was given.
+            train: the path of its rows.
+            valid: that of the validation rows.
+            root: the folder of the data set.
+        """
+        return
+
+    def _stored(
+        self,
+        data: Any,
+        folder: str,
+        model: Model,
+        *,
+        what: str,
+        targets: bool = True,
+        schema: Schema | None = None,
+    ) -> str:
         """Return the path of the data as parquet: its own, or `folder`, where it is written first."""
         if isinstance(data, str | os.PathLike):
             path = os.fspath(data)
             return path if is_uri(path) else os.path.abspath(os.path.expanduser(path))
         padding = getattr(model, "padding", {})
-        write_rows(self._rows(data), folder, model.schema, padding=padding, targets=targets, what=what)
+        write_rows(self._rows(data), folder, schema or model.schema, padding=padding, targets=targets, what=what)
         return folder
 
     def _rows(self, data: Any) -> Any:

@@ -63,6 +63,6 @@ def test_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run("trainers.md")
     assert 0 <= found["auc"] <= 1
     assert found["early_stopper"].best_auc == 0.74
-    for name in ("deepfm.onnx", "mmoe.onnx", "deepfm_architecture.pdf", "saved/mmoe/model.pth"):
+    for name in ("deepfm.onnx", "mmoe.onnx", "user_tower.onnx", "item_tower.onnx", "deepfm_architecture.pdf"):
         assert (tmp_path / name).is_file()
     assert list((tmp_path / "runs" / "deepfm").glob("events*"))

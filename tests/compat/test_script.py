@@ -74,6 +74,22 @@ def test_only_the_imports_of_multi_task_models_differ(model: str, tmp_path: Path
     assert other[-2:] == pytest.approx(ours[-2:], abs=0.03)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["DSSM", "YoutubeDNN"])
+def test_only_the_imports_of_matching_models_differ(model: str, tmp_path: Path) -> None:
+    def hits(said: str) -> float:
+        assert f"vectors: (1500, {32 if model == 'DSSM' else 16}) and (200, " in said
+        [line] = re.findall(r"^hit@20: (.*)$", said, re.MULTILINE)
+        return float(line)
+
+    script = EXAMPLES / "torch_rechub_matching.py"
+    code, said, errors = said_by(tmp_path, _as_main, str(script), model, "1500", "3")
+    assert code == 0, errors
+    ours = hits(said)
+    assert ours > 0.4, "20 of 200 items drawn at random have a tenth of the hits"
+    assert ours > hits(run(theirs(script, tmp_path), tmp_path, model, "1500", "3")) - 0.08
+
+
 def _as_main(*arguments: str) -> None:
     sys.argv = list(arguments)
     runpy.run_path(arguments[0], run_name="__main__")

@@ -34,6 +34,61 @@ def build(
     by_name = _by_name(features)
     schema = schema_of(list(by_name.values()), labels, unpooled=unpooled)
     model = MODELS.build({"name": name, **arguments}, schema, where="model")
+    _initialise(model, by_name)
+    return model
+
+
+def build_retriever(
+    name: str,
+    user_features: Sequence[Feature],
+    item_features: Sequence[Feature],
+    /,
+    *,
+    item_id: str | None = None,
+    lists: Sequence[str] = (),
+    temperature: float = 1.0,
+    **arguments: Any,
+) -> Model:
+    """Return rechub_ray's model `name` for retrieval, as `build` does.
+
+    Its rows have a label, and its attribute `temperature` is what divides similarities in training.
+
+    Args:
+        name: of the model.
+        user_features: of the user tower.
+        item_features: of the item tower.
+        item_id: the item feature that names items; None takes the one whose table a user feature shares, or the first.
+        lists: columns of the rows with lists of negatives.
+        temperature: see above.
+        arguments: of the model.
+
+    Raises:
+        ConfigError: `item_id` is no sparse feature of the items, or there is none.
+    """
+    items = {f.name: f for f in item_features if isinstance(f, SparseFeature)}
+    shared = [f.shared_with for f in user_features if isinstance(f, SequenceFeature) and f.shared_with in items]
+    item_id = item_id or next(iter([*shared, *items]), None)
+    if item_id not in items:
+        raise ConfigError(
+            "'item_features': none names the items",
+            expected=f"item_id of: {', '.join(items) or 'no sparse feature is there'}",
+            got=item_id,
+        )
+    by_name = _by_name([*user_features, *item_features])
+    users = _by_name(user_features)
+    features = {f.name: f for f in schema_of(list(by_name.values()), ()).features}
+    own = tuple(f for f in features.values() if f.name not in users and f.name != item_id)
+    table = house.Items(item_id, own, lists=tuple(lists))
+    rows = (*(features[n] for n in users if n != item_id), features[item_id])
+    schema = house.Schema(rows, (house.Label(LABEL),), items=table)
+    model = MODELS.build({"name": name, **arguments}, schema, where="model")
+    _initialise(model, by_name)
+    model.__dict__["temperature"] = temperature
+    return model
+
+
+def _initialise(model: Model, by_name: Mapping[str, Feature]) -> None:
+    """Apply the features' initializers, and note what pads and what is frozen."""
     freeze = []
     for feature in by_name.values():
         if not isinstance(feature, DenseFeature) and feature.shared_with is None:
@@ -45,7 +100,6 @@ def build(
         f.name: f.padding_idx for f in by_name.values() if isinstance(f, SequenceFeature) and f.padding_idx is not None
     }
     model.__dict__.update(padding=padding, freeze=freeze)
-    return model
 
 
 def schema_of(

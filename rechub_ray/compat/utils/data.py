@@ -14,9 +14,17 @@ from torch.utils.data import DataLoader, Dataset, Subset, random_split
 from rechub_ray.compat.missing import refuse
 from rechub_ray.errors import ConfigError, DataError
 
-__all__ = ["DataGenerator", "PredictDataset", "TorchDataset", "df_to_dict", "get_auto_embedding_dim", "pad_sequences"]
+__all__ = [
+    "DataGenerator",
+    "MatchDataGenerator",
+    "PredictDataset",
+    "TorchDataset",
+    "df_to_dict",
+    "get_auto_embedding_dim",
+    "pad_sequences",
+]
 _MISSING = (
-    "EmbDataset", "MatchDataGenerator", "SeqDataset", "SequenceDataGenerator", "TigerSeqDataset", "Trie",
+    "EmbDataset", "SeqDataset", "SequenceDataGenerator", "TigerSeqDataset", "Trie",
     "array_replace_with_dict", "create_seq_features", "generate_seq_feature", "get_loss_func", "get_metric_func",
     "neg_sample",
 )  # fmt: skip
@@ -80,7 +88,7 @@ class TorchDataset(PredictDataset):
 class _Batches(Dataset[Any]):
     """A data set, or a part of it, which a DataLoader reads in batches that are stacked already."""
 
-    def __init__(self, rows: TorchDataset | Subset[Any]) -> None:
+    def __init__(self, rows: PredictDataset | Subset[Any]) -> None:
         self.dataset = rows
 
     def __len__(self) -> int:
@@ -148,6 +156,36 @@ class DataGenerator:
             for i, part in enumerate(parts)
         )
         return train, valid, test
+
+
+class MatchDataGenerator:
+    """Loaders of a matching model's training rows, of users to recommend to, and of all items.
+
+    Args:
+        x: one array a feature: the training rows.
+        y: their labels; none for pair-wise training.
+    """
+
+    def __init__(self, x: Mapping[str, Any] | pd.DataFrame, y: Any = ()) -> None:
+        self.dataset = TorchDataset(x, y) if len(y) else PredictDataset(x)
+
+    def generate_dataloader(
+        self, x_test_user: Any, x_all_item: Any, batch_size: int, num_workers: int = 8
+    ) -> tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]:
+        """Return the loaders of the training rows (shuffled), of the users, and of the items, in their order.
+
+        Args:
+            x_test_user: columns of users.
+            x_all_item: columns of items.
+            batch_size: rows of a batch.
+            num_workers: processes that load; batches are stacked here already, so few are needed.
+        """
+        parts = [self.dataset, PredictDataset(x_test_user), PredictDataset(x_all_item)]
+        train, users, items = (
+            DataLoader(_Batches(part), batch_size, shuffle=i == 0, num_workers=num_workers, collate_fn=_as_it_is)
+            for i, part in enumerate(parts)
+        )
+        return train, users, items
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,0 +1,117 @@
+"""Matching models with Torch-RecHub's arguments, trained as its scripts do it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
+from rechub_ray.compat.models import matching
+from rechub_ray.compat.trainers import MatchTrainer
+from rechub_ray.compat.utils.data import MatchDataGenerator, df_to_dict
+from rechub_ray.compat.utils.match import gen_model_input, generate_seq_feature_match
+from rechub_ray.errors import ConfigError
+from rechub_ray.models.matching.base import Retriever
+
+USERS, ITEMS = 150, 30
+USER = [SparseFeature("user", USERS + 1, 8), SparseFeature("sex", 3, 4)]
+ITEM = [SparseFeature("item", ITEMS + 1, 8), SparseFeature("brand", 6, 4)]
+HISTORY = [SequenceFeature("hist_item", ITEMS + 1, 8, pooling="mean", shared_with="item")]
+LISTED = [SequenceFeature("hist_item", ITEMS + 1, 8, pooling="concat", shared_with="item")]
+NEGATIVES = [SequenceFeature("neg_items", ITEMS + 1, 8, pooling="concat", shared_with="item")]
+TOWER = {"dims": [16, 8], "activation": "prelu", "dropout": 0.1}
+MODELS: dict[str, tuple[int, Any, type[Any] | str]] = {
+    "DSSM": (0, lambda m: m.DSSM(USER + HISTORY, ITEM, TOWER, TOWER, temperature=0.1), "dssm"),
+    "YoutubeDNN": (
+        2,
+        lambda m: m.YoutubeDNN(USER + HISTORY, ITEM[:1], NEGATIVES, {"dims": [16, 8]}, 0.1),
+        "youtube_dnn",
+    ),
+    "FaceBookDSSM": (
+        1,
+        lambda m: m.FaceBookDSSM(
+            USER + HISTORY,
+            ITEM,
+            [SparseFeature("neg_items", ITEMS + 1, 8, shared_with="item"), SparseFeature("neg_brand", 6, 4)],
+            TOWER,
+            TOWER,
+        ),
+        "facebook_dssm",
+    ),
+    "YoutubeSBC": (
+        2,
+        lambda m: m.YoutubeSBC(
+            USER + HISTORY, ITEM, [DenseFeature("weight")], TOWER, TOWER, batch_size=64, n_neg=3, temperature=0.1
+        ),
+        "youtube_sbc",
+    ),
+    "MIND": (2, lambda m: m.MIND(USER, LISTED, ITEM[:1], NEGATIVES, 6, 0.1, 2, True), "mind"),
+    "ComirecSA": (2, lambda m: m.ComirecSA(USER, LISTED, ITEM[:1], NEGATIVES, 0.1, 2), "comirec_sa"),
+    "ComirecDR": (2, lambda m: m.ComirecDR([], LISTED, ITEM[:1], NEGATIVES, 6, 0.1, 2), "comirec_dr"),
+}
+
+
+def log() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, 1 + user % 2, 1 + 3 * rng.integers(0, 10) + user % 3, t)
+        for user in range(1, USERS + 1)
+        for t in range(10)
+    ]
+    frame = pd.DataFrame(rows, columns=["user", "sex", "item", "time"])
+    return frame.assign(brand=frame["item"] % 5 + 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_script_trains_and_gives_vectors(name: str, tmp_path: Path) -> None:
+    mode, build, ours = MODELS[name]
+    np.random.seed(0)
+    torch.manual_seed(0)
+    frame = log()
+    users, items = frame[["user", "sex"]].drop_duplicates("user"), frame[["item", "brand"]].drop_duplicates("item")
+    train, test = generate_seq_feature_match(frame, "user", "item", "time", mode=mode, neg_ratio=3)
+    x, x_test = (gen_model_input(part, users, "user", items, "item", seq_max_len=6) for part in (train, test))
+    model = build(matching)
+    assert isinstance(model, Retriever)
+    assert model.registered_name == ours
+    y = x["label"] if mode == 0 else (() if mode == 1 else np.zeros(len(train)))
+    loaders = MatchDataGenerator(x, y).generate_dataloader(x_test, df_to_dict(items), batch_size=64, num_workers=0)
+    trainer = MatchTrainer(model, mode=mode, optimizer_params={"lr": 0.02}, n_epoch=4, model_path=str(tmp_path / "r"))
+    trainer.fit(loaders[0])
+    vectors = [
+        trainer.inference_embedding(model, part, loader, tmp_path / "r")  # type: ignore[arg-type]
+        for part, loader in zip(("user", "item"), loaders[1:], strict=True)
+    ]
+    assert vectors[1].shape == (len(items), 8)
+    scores = vectors[0] @ vectors[1].T
+    scores = scores.amax(1) if scores.dim() == 3 else scores
+    best = items["item"].to_numpy()[scores.topk(10).indices.numpy()]
+    hits = (best == np.asarray(x_test["item"])[:, None]).any(1).mean()
+    assert hits > 0.4, "a user's items are ten of thirty"
+
+
+def test_the_items_are_named_by_the_table_that_histories_share() -> None:
+    model = matching.DSSM(USER + HISTORY, ITEM[::-1], TOWER, TOWER)
+    assert model.schema.items is not None
+    assert (model.schema.items.id, [f.name for f in model.schema.items.features]) == ("item", ["brand"])
+    model = matching.DSSM(USER, ITEM, TOWER, TOWER, item_id="brand")
+    assert model.schema.items is not None
+    assert model.schema.items.id == "brand"
+
+
+def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"none names the items.*item_id of: item, brand"):
+        matching.DSSM(USER, ITEM, TOWER, TOWER, item_id="items")
+    with pytest.raises(ConfigError, match="differ in more than inner dims"):
+        matching.DSSM(USER, ITEM, TOWER, {**TOWER, "dims": [16, 4]})
+    with pytest.raises(ConfigError, match="the embed_dim of 'item'"):
+        matching.YoutubeDNN(USER + HISTORY, ITEM[:1], NEGATIVES, {"dims": [16]})
+    with pytest.raises(ConfigError, match="none is the id of an item"):
+        matching.FaceBookDSSM(USER, ITEM, [SparseFeature("neg", 6, 4)], TOWER, TOWER)
+    with pytest.raises(ConfigError, match="'dims' of a tower is empty"):
+        matching.DSSM(USER, ITEM, {"dims": []}, TOWER)

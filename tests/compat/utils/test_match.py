@@ -1,0 +1,69 @@
+"""Rows of matching models: histories, and drawn items."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rechub_ray.compat.utils.match import gen_model_input, generate_seq_feature_match, negative_sample
+from rechub_ray.errors import ConfigError
+
+LOG = pd.DataFrame(
+    {"u": [1, 1, 1, 1, 2, 2, 3], "i": [5, 6, 7, 5, 6, 8, 9], "t": [3, 1, 2, 9, 1, 2, 1], "c": [1, 2, 3, 1, 2, 4, 5]}
+)
+
+
+def test_rows_have_what_came_before() -> None:
+    np.random.seed(0)
+    train, test = generate_seq_feature_match(LOG, "u", "i", "t", ["c"], mode=0, neg_ratio=2)
+    # in time, user 1 had 6 7 5 5 and user 2 had 6 8; user 3 has no history
+    assert list(train.columns) == ["u", "i", "hist_i", "histlen_i", "hist_c", "label"]
+    chosen = train[train["label"] == 1].sort_values("histlen_i")
+    assert chosen[["u", "i"]].to_numpy().tolist() == [[1, 7], [1, 5]]
+    assert chosen["hist_i"].tolist() == [[6], [6, 7]]
+    assert chosen["hist_c"].tolist() == [[2], [2, 3]]
+    assert len(train[train["label"] == 0]) == 4
+    assert set(train["i"]) <= set(LOG["i"])
+    assert test.sort_values("u")[["u", "i", "histlen_i"]].to_numpy().tolist() == [[1, 5, 3], [2, 8, 1]]
+    assert test["label"].tolist() == [1, 1]
+
+
+def test_negatives_beside_the_rows() -> None:
+    np.random.seed(0)
+    pairs, _ = generate_seq_feature_match(LOG, "u", "i", "t", mode=1)
+    lists, _ = generate_seq_feature_match(LOG, "u", "i", "t", mode=2, neg_ratio=3, sample_method=1)
+    few, last = generate_seq_feature_match(LOG, "u", "i", "t", min_item=4)
+    assert all(isinstance(item, int) for item in pairs["neg_items"])
+    assert [len(some) for some in lists["neg_items"]] == [3, 3]
+    assert {*few["u"]} == {*last["u"]} == {1}
+    for arguments in ({"mode": 3}, {"mode": 2}):
+        with pytest.raises(ConfigError):
+            generate_seq_feature_match(LOG, "u", "i", "t", **arguments)
+
+
+@pytest.mark.parametrize("method", [0, 1, 2])
+def test_items_are_drawn_by_their_counts(method: int) -> None:
+    np.random.seed(0)
+    counts = {7: 100, 3: 10, 5: 1}
+    weights = {0: [1, 1, 1], 1: [100**0.75, 10**0.75, 1], 2: [np.log(101), np.log(11), np.log(2)]}[method]
+    found = Counter(negative_sample(counts, 60_000, method).tolist())
+    expected = np.array(weights) / sum(weights) * 60_000
+    assert [found[i] for i in counts] == pytest.approx(expected, abs=4 * 60_000**0.5)
+
+
+def test_items_without_replacement_and_methods_that_are_not_there() -> None:
+    assert sorted(negative_sample({7: 9, 3: 2, 5: 1}, 3, 3).tolist()) == [3, 5, 7]
+    with pytest.raises(ConfigError, match="no such method"):
+        negative_sample({7: 9}, 1, 4)
+
+
+def test_columns_of_users_and_items_are_joined_and_lists_padded() -> None:
+    rows = pd.DataFrame({"u": [2, 1], "i": [6, 5], "hist_i": [[1, 2, 3], []]})
+    users, items = pd.DataFrame({"u": [1, 2], "sex": [7, 8]}), pd.DataFrame({"i": [5, 6], "tag_x": [[4], [1, 2, 3]]})
+    found = gen_model_input(rows, users, "u", items, "i", seq_max_len=2)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "u": [2, 1], "i": [6, 5], "hist_i": [[2, 3], [0, 0]], "sex": [8, 7], "tag_x": [[2, 3], [0, 4]],
+    }  # fmt: skip
