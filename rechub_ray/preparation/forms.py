@@ -145,6 +145,9 @@ class History(Form):
     files). Or it has one row a user, with a list column `items`: every element becomes a row and column `item` is made.
 
     Args:
+        shuffle: without times, a user's rows of one file are taken in a random order, the same one every time, and not
+            in that of the file, which may say what comes next (rows sorted by item, for instance). A split by a user's
+            last rows takes this order too.
         min_length: rows with a shorter history are left out (after the split's positions were counted).
         ties: `exclude` keeps rows of a row's own moment out of its history; `include` takes those before it in the
             files.
@@ -162,6 +165,7 @@ class History(Form):
     item: Name
     user: Name | None = None
     order: Name | None = None
+    shuffle: bool = False
     items: Name | None = None
     separator: str | None = None
     max_length: Count = 50
@@ -190,6 +194,11 @@ class History(Form):
             key = "lists" if self.lists else "age"
             raise PydanticCustomError(
                 "history", "'{key}' needs a row an interaction, not lists of 'items'", {"key": key}
+            )
+        if self.shuffle and (self.order is not None or self.items is not None):
+            key = "order" if self.order is not None else "items"
+            raise PydanticCustomError(
+                "history", "'shuffle' is for rows without times; '{key}' gives their order", {"key": key}
             )
         for key in ("age", "ties"):
             if getattr(self, key) not in (None, "include") and self.order is None:

@@ -22,10 +22,11 @@ from rechub_ray.preparation.forms import History, LeaveLastOut
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.sources import BadRow, RawRows, Source, Task, read
 from rechub_ray.preparation.times import units
-from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, whole_form, windows
+from rechub_ray.preparation.values import Flaws, flat, to_lists, to_text, uniform, whole_form, windows
 from rechub_ray.preparation.writer import Quarantine
 
 _EXPLODE_ROWS = 65_536
+_SHUFFLE = 2**32  # a seed that no split by chance has by default
 _ORIGIN = ("__file", "__row", "__from_end", "__first", "__window")
 
 
@@ -55,7 +56,17 @@ class Deal:
         table, flaws = raw.table, Flaws(raw.table.num_rows)
         users = whole_form(to_text(table[user]))
         flaws.add(users.is_null(), f"column '{user}' is null")
-        for name, values in places(raw, order, self.recipe.time_format, flaws).items():
+        place = places(raw, order, self.recipe.time_format, flaws)
+        if self.recipe.history is not None and self.recipe.history.shuffle:
+            numbers = np.zeros(len(raw.rows))
+            for file in np.unique(raw.files):
+                mine = raw.files == file
+                numbers[mine] = uniform(_SHUFFLE, int(file), raw.rows[mine])
+            place |= {
+                PLACE[0]: pa.array(raw.files.astype(np.int64)),
+                PLACE[1]: pa.array(numbers),
+            }  # by file, then by chance
+        for name, values in place.items():
             table = table.append_column(name, values)
         for row, reason in sorted(flaws.reasons.items()):
             raw.bad.append(BadRow(self.files[raw.files[row]], int(raw.rows[row]), reason))

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from rechub_ray.errors import ConfigError
 from rechub_ray.preparation import prepare
 
 EVENTS = "u,i,t\na,1,10\na,2,20\na,3,20\na,4,20\na,5,30\nb,1,10\n"
@@ -57,6 +58,23 @@ def test_without_times_nothing_ties(lab: Any) -> None:
     result = prepare(node(lab, order=None))
     assert lengths(lab, result.out) == [(1, 0), (1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
     assert not result.stats["notes"]
+
+
+def test_rows_without_times_shuffled(lab: Any) -> None:
+    rows = [f"{user},{item},0" for user in range(200) for item in range(1, 6)]
+    lab.write(a__csv="\n".join(["u,i,t", *rows]), b__csv="\n".join(["u,i,t", *[f"{user},6,0" for user in range(200)]]))
+    split = {"by": "leave_last_out", "user": "u", "valid": 1, "test": 1}
+    recipe = node(lab, order=None, shuffle=True) | {"files": ["a.csv", "b.csv"], "split": split}
+    out = prepare(recipe).out
+    assert set(lab.split(out, "test")["i"]) == {6}  # the files keep their order
+    valid = [int(item) for item in lab.split(out, "valid")["i"]]
+    assert all(25 <= valid.count(item) <= 55 for item in range(1, 6)), valid  # each as often as any other
+    train = sorted(lengths(lab, out))
+    assert {length for item, length in train if item == 1} == {0, 1, 2, 3}
+    again = prepare(recipe | {"overwrite": True}).out
+    assert sorted(lengths(lab, again)) == train
+    with pytest.raises(ConfigError, match="'shuffle' is for rows without times; 'order' gives their order"):
+        prepare(node(lab, shuffle=True))
 
 
 SHARED = [{"kind": "categorical", "name": "i"}, {"kind": "sequence", "name": "history", "shared_with": "i"}]
