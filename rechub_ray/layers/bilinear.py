@@ -24,7 +24,7 @@ class Bilinear(Pairs):
     Shapes:
         (B, K, dim) -> (B, K (K-1) / 2, dim)
 
-    Reference: Huang et al., FiBiNET, arXiv 1905.09433, section 3.4.
+    Reference: Huang et al., FiBiNET, arXiv 1905.09433, bilinear-interaction layer.
     """
 
     def __init__(self, count: int, dim: int, kind: BilinearKind) -> None:

@@ -23,7 +23,7 @@ class CIN(nn.Module):
     Shapes:
         (B, K, D) -> (B, width); between, a layer takes B K D times the units of the layer before it.
 
-    Reference: Lian et al., xDeepFM, arXiv 1803.05170, eq. 6 to 8, with the identity as activation. Deviation: the
+    Reference: Lian et al., xDeepFM, arXiv 1803.05170, eq. 6, with the identity as activation. Deviation: the
     bias, which the published results have.
     """
 

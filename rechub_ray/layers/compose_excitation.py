@@ -21,7 +21,7 @@ class ComposeExcitation(nn.Module):
     Shapes:
         (B, K, dim) -> (B, K, dim)
 
-    Reference: Zhang et al., FAT-DeepFFM, arXiv 1905.06336, section 3.2 (CENet). Deviation: the bias b.
+    Reference: Zhang et al., FAT-DeepFFM, arXiv 1905.06336 (CENet). Deviation: the bias b.
     """
 
     def __init__(self, count: int, dim: int, reduction_ratio: int) -> None:

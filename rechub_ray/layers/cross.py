@@ -75,7 +75,7 @@ class GatedCrossNet(nn.Module):
         (B, dim) -> (B, dim)
 
     Reference: Wang et al., Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction (CIKM 2023),
-    eq. 2.
+    gated cross layer.
     """
 
     def __init__(self, dim: int, num_layers: int) -> None:

@@ -112,7 +112,7 @@ class DisentangledAttention(nn.Module):
         ConfigError: `dim` is no multiple of `heads`.
 
     Reference: Xu et al., Disentangled Self-Attentive Neural Networks for Click-Through Rate Prediction, arXiv
-    2101.03654, eq. 7 to 10.
+    2101.03654, section 3.
     """
 
     def __init__(

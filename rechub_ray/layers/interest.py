@@ -59,7 +59,7 @@ class AttentionalGRU(nn.Module):
     Shapes:
         x (B, T, dim), weights (B, T) -> states (B, T, dim)
 
-    Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672, eq. 2 to 5, 15 and 16.
+    Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672 (AUGRU).
     """
 
     def __init__(self, dim: int) -> None:
@@ -121,7 +121,7 @@ class BehaviourTransformer(nn.Module):
     Raises:
         ConfigError: `dim` is no multiple of `heads`.
 
-    Reference: Chen et al., Behavior Sequence Transformer, arXiv 1905.06874, eq. 2 to 7. Deviations: places instead of
+    Reference: Chen et al., Behavior Sequence Transformer, arXiv 1905.06874, section 2. Deviations: places instead of
     times; the target's result alone goes on, since histories differ in length.
     """
 
@@ -183,7 +183,7 @@ class SearchedInterest(nn.Module):
     Raises:
         ConfigError: `dim` is no multiple of `heads`.
 
-    Reference: Qi et al., Search-based User Interest Modeling, arXiv 2006.05639, eq. 1 to 4 (soft search), eq. 5 and 6.
+    Reference: Qi et al., Search-based User Interest Modeling, arXiv 2006.05639, general and exact search units.
     Deviations: the mean in place of the sum; no times.
     """
 

@@ -20,7 +20,7 @@ class MaskBlock(nn.Module):
     Shapes:
         v (B, mask_dim), x (B, dim) -> (B, out_dim)
 
-    Reference: Wang et al., MaskNet, arXiv 2102.07619, eq. 6, 9 and 10.
+    Reference: Wang et al., MaskNet, arXiv 2102.07619, section 3.
     """
 
     def __init__(self, mask_dim: int, dim: int, out_dim: int, reduction_ratio: float) -> None:

@@ -71,8 +71,8 @@ class WeightedPairs(nn.Module):
     Shapes:
         (B, K, D) -> (B,)
 
-    Reference: Pan et al., Field-weighted Factorization Machines, arXiv 1806.03514, eq. 5 (scalars); Sun et al., FM^2:
-    Field-matrixed Factorization Machines, arXiv 2102.12994, eq. 6 and section 4.2 (matrices, vectors).
+    Reference: Pan et al., Field-weighted Factorization Machines, arXiv 1806.03514 (scalars); Sun et al., FM^2:
+    Field-matrixed Factorization Machines, arXiv 2102.12994 (matrices, vectors).
     """
 
     places: Tensor

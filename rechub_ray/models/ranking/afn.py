@@ -37,7 +37,7 @@ class AFN(DeepRanker):
     Raises:
         SchemaError: features that differ in width, or none with an embedding.
 
-    Reference: Cheng et al., Adaptive Factorization Network, arXiv 1909.03276, eq. 6 to 11; |e_i| is at least 1e-5. A
+    Reference: Cheng et al., Adaptive Factorization Network, arXiv 1909.03276; |e_i| is at least 1e-5. A
     numeric feature's vector is `sum_j x_j v_j`.
     """
 

@@ -32,7 +32,7 @@ class BST(BehaviourRanker):
         SchemaError: as `BehaviourRanker`.
         ConfigError: as `BehaviourRanker`, or a width that is no multiple of `num_heads`.
 
-    Reference: Chen et al., Behavior Sequence Transformer, arXiv 1905.06874, eq. 2 to 7. Deviations: see
+    Reference: Chen et al., Behavior Sequence Transformer, arXiv 1905.06874, section 2. Deviations: see
     `BehaviourTransformer`; histories of several columns have a transformer each.
     """
 

@@ -35,7 +35,7 @@ class DeepFFM(DeepRanker):
         SchemaError: features that differ in width, or fewer than two that interact.
 
     Reference: Zhang et al., FAT-DeepFFM: Field Attentive Deep Field-aware Factorization Machine, arXiv 1905.06336,
-    section 3.1. Deviations: numeric features have no factors; features that share a table share rows.
+    DeepFFM. Deviations: numeric features have no factors; features that share a table share rows.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class DESTINE(DeepRanker):
         ConfigError: `attention_dim` is no multiple of `num_heads`.
 
     Reference: Xu et al., Disentangled Self-Attentive Neural Networks for Click-Through Rate Prediction, arXiv
-    2101.03654, eq. 7 to 12. A numeric feature's vector is `sum_j x_j v_j`.
+    2101.03654, section 3. A numeric feature's vector is `sum_j x_j v_j`.
     """
 
     def __init__(

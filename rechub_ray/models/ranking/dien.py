@@ -44,7 +44,7 @@ class DIEN(BehaviourRanker):
         SchemaError: as `BehaviourRanker`.
         ConfigError: as `BehaviourRanker`, or `negative_features` and histories differ in number.
 
-    Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672, eq. 2 to 7, 14 to 16. Deviation:
+    Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672 (AUGRU, auxiliary loss). Deviation:
     histories of several columns have GRUs of their own. A drawn id that is the next one does not count.
     """
 

@@ -45,7 +45,7 @@ class EDCN(Ranker):
         **common: `embedding_dim`, `init_std`.
 
     Reference: Chen et al., Enhancing Explicit and Implicit Feature Interactions via Information Sharing for Parallel
-    Deep CTR Models (CIKM 2021), eq. 3 to 9.
+    Deep CTR Models (CIKM 2021), bridge and regulation modules.
     """
 
     def __init__(

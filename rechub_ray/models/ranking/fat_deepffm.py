@@ -26,7 +26,7 @@ class FatDeepFFM(DeepFFM):
         SchemaError: features that differ in width, or fewer than two that interact.
 
     Reference: Zhang et al., FAT-DeepFFM: Field Attentive Deep Field-aware Factorization Machine, arXiv 1905.06336,
-    section 3.2, attention before the interactions, which the paper prefers to attention to the products.
+    CENet, attention before the interactions, which the paper prefers to attention to the products.
     """
 
     def __init__(self, schema: Schema, *, reduction_ratio: PositiveInt = 4, **common: Any) -> None:

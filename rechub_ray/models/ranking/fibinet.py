@@ -30,7 +30,7 @@ class FiBiNET(DeepRanker):
     Raises:
         SchemaError: features that differ in width, or fewer than two with an embedding.
 
-    Reference: Huang et al., FiBiNET, arXiv 1905.09433, eq. 1 to 8. Deviation: numeric features are not embedded.
+    Reference: Huang et al., FiBiNET, arXiv 1905.09433, section 3. Deviation: numeric features are not embedded.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class FinalMLP(DeepRanker):
     Raises:
         ConfigError: a last width that is no multiple of `num_heads`.
 
-    Reference: Mao et al., FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction, arXiv 2304.00902, eq. 3 to 12.
+    Reference: Mao et al., FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction, arXiv 2304.00902, section 3.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class FinalNet(DeepRanker):
         SchemaError: features that differ in width, or none with an embedding.
         ConfigError: an odd width with `residual: concat`.
 
-    Reference: Zhu et al., FINAL: Factorized Interaction Layer for CTR Prediction (SIGIR 2023), eq. 3 to 9.
+    Reference: Zhu et al., FINAL: Factorized Interaction Layer for CTR Prediction (SIGIR 2023), section 2.
     """
 
     def __init__(

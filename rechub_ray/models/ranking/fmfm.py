@@ -27,7 +27,7 @@ class FmFM(Ranker):
     Raises:
         SchemaError: features that differ in width.
 
-    Reference: Sun et al., FM^2: Field-matrixed Factorization Machines, arXiv 2102.12994, eq. 6. Deviations: numeric
+    Reference: Sun et al., FM^2: Field-matrixed Factorization Machines, arXiv 2102.12994, section 3. Deviations: numeric
     features have no factors; all embeddings have one width.
     """
 

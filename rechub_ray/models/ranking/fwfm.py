@@ -31,7 +31,7 @@ class FwFM(Ranker):
     Raises:
         SchemaError: features that differ in width.
 
-    Reference: Pan et al., Field-weighted Factorization Machines, arXiv 1806.03514, eq. 5 and section 3.3. Deviation:
+    Reference: Pan et al., Field-weighted Factorization Machines, arXiv 1806.03514, section 3. Deviation:
     numeric features have no factors.
     """
 

@@ -23,7 +23,8 @@ class GDCN(CrossRanker):
             `init_std`.
 
     Reference: Wang et al., Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction (CIKM 2023),
-    eq. 2. Deviation: widths of the embeddings are those of the schema (no field-level dimension optimisation).
+    gated cross layer. Deviation: widths of the embeddings are those of the schema (no field-level
+    dimension optimisation).
     """
 
     def __init__(self, schema: Schema, *, num_cross_layers: PositiveInt = 3, **common: Any) -> None:

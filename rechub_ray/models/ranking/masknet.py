@@ -40,7 +40,7 @@ class MaskNet(DeepRanker):
     Raises:
         SchemaError: features that differ in width, or none with an embedding.
 
-    Reference: Wang et al., MaskNet, arXiv 2102.07619, eq. 6 to 13. Deviation: numeric features are not embedded.
+    Reference: Wang et al., MaskNet, arXiv 2102.07619, section 3. Deviation: numeric features are not embedded.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ class PNN(DeepRanker):
     Raises:
         SchemaError: features that differ in width.
 
-    Reference: Qu et al., Product-based Neural Networks for User Response Prediction, arXiv 1611.00144, eq. 3, 8 and 13
-    (superposition). Deviation: the products' weights are those of the first hidden layer, not factorised.
+    Reference: Qu et al., Product-based Neural Networks for User Response Prediction, arXiv 1611.00144, IPNN and
+    OPNN (superposition). Deviation: the products' weights are those of the first hidden layer, not factorised.
     """
 
     def __init__(

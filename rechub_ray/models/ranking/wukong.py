@@ -39,8 +39,8 @@ class WuKong(DeepRanker):
     Raises:
         SchemaError: features that differ in width, or none with an embedding.
 
-    Reference: Zhang et al., Wukong: Towards a Scaling Law for Large-Scale Recommendation, arXiv 2403.02545, eq. 1 to 4
-    and section 3.6. Deviation: Y is learned, and does not depend on X. R is the identity where the numbers of vectors
+    Reference: Zhang et al., Wukong: Towards a Scaling Law for Large-Scale Recommendation, arXiv 2403.02545,
+    section 3. Deviation: Y is learned, and does not depend on X. R is the identity where the numbers of vectors
     are equal. A numeric feature's vector is `sum_j x_j v_j`.
     """
 

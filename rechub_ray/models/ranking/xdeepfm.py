@@ -34,7 +34,7 @@ class XDeepFM(DeepRanker):
     Raises:
         SchemaError: interacting features that differ in width.
 
-    Reference: Lian et al., xDeepFM, arXiv 1803.05170, eq. 6 to 11. Deviation: numeric features are not embedded.
+    Reference: Lian et al., xDeepFM, arXiv 1803.05170, section 3. Deviation: numeric features are not embedded.
     """
 
     def __init__(
