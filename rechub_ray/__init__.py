@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rechub_ray.schema import DenseFeature, Items, Label, Schema, SequenceFeature, SparseFeature
     from rechub_ray.sweeps import SweepResult, Tuner, tune
     from rechub_ray.task import shared_task_layers
-    from rechub_ray.trainers import CTRTrainer, MatchTrainer, MTLTrainer, evaluate_multi_task
+    from rechub_ray.trainers import CTRTrainer, MatchTrainer, MTLTrainer, SeqTrainer, evaluate_multi_task
 
     __version__: str
 
@@ -51,6 +51,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Schema",
+    "SeqTrainer",
     "SequenceFeature",
     "SparseFeature",
     "SweepResult",
@@ -87,7 +88,7 @@ _MODULES = {
     "sweeps": ("SweepResult", "Tuner", "tune"),
     "schema": ("DenseFeature", "Items", "Label", "Schema", "SequenceFeature", "SparseFeature"),
     "task": ("shared_task_layers",),
-    "trainers": ("CTRTrainer", "MTLTrainer", "MatchTrainer", "evaluate_multi_task"),
+    "trainers": ("CTRTrainer", "MTLTrainer", "MatchTrainer", "SeqTrainer", "evaluate_multi_task"),
 }
 _NAMES = {"load_config": "load"}  # under another name in their module
 

@@ -113,7 +113,11 @@ def cases(schema: Schema, batch_sizes: Sequence[int], seed: int = 0) -> Iterator
     rng = np.random.default_rng(seed)
     for rows in batch_sizes:
         for length in ("1", "random", "max_length") if schema.sequences else (None,):
-            yield {f.name: _draw(f, rows, length, rng) for f in schema.features}, rows, length
+            drawn = {f.name: _draw(f, rows, length, rng) for f in schema.features}
+            for f in schema.sequences:
+                if f.aligned_with is not None:
+                    drawn[f.name] = _aligned(f, drawn[f.aligned_with], rng)
+            yield drawn, rows, length
 
 
 def reference(served: ServingModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -154,6 +158,12 @@ def _draw(
     lengths = rng.integers(0, longest, rows, endpoint=True)
     lengths[:2] = rng.permutation([0, longest])[:rows]  # an empty and a full one
     return np.where(np.arange(longest) < lengths[:, None], ids, -1)
+
+
+def _aligned(feature: SequenceFeature, other: Array, rng: np.random.Generator) -> Array:
+    """Return as many values in every row as `other` has."""
+    borders = [0, feature.vocab_size - 1, feature.vocab_size, 2**40]
+    return np.where(other >= 0, _ids(feature.vocab_size, other.size, borders, rng).reshape(other.shape), -1)
 
 
 def _ids(vocab_size: int, count: int, borders: Sequence[int], rng: np.random.Generator) -> Array:

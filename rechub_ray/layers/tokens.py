@@ -121,7 +121,7 @@ class Tokens:
         return torch.cat(flat) if len(flat) > 1 else flat[0] if flat else like
 
     def aligned(self, features: Features, position: int) -> Tensor:
-        """Return for each token its value in a sequence that is aligned with these, (N,) int64; 0 in padding.
+        """Return for each token its value in a sequence that is aligned with these, (N,) int64; 0 where there is none.
 
         Args:
             features: that the tokens are of.
@@ -135,8 +135,12 @@ class Tokens:
                 ids[:, place.clamp(max=ids.shape[1] - 1)].clamp(min=0).reshape(-1)
             )  # exported, each has its own width
         assert isinstance(sequences, RaggedSequences)
-        start = int(sequences.offsets[position * features.rows])
-        values = sequences.values[start : start + len(self.order)]
+        rows, lengths = features.rows, self.lengths
+        offsets = sequences.offsets[position * rows : (position + 1) * rows + 1]
+        row = torch.repeat_interleave(torch.arange(rows, device=lengths.device), lengths, output_size=len(self.order))
+        place = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+        values = torch.cat([sequences.values, sequences.values.new_zeros(1)])
+        values = torch.where(place < offsets.diff()[row], values[(offsets[row] + place).clamp(max=len(values) - 1)], 0)
         return torch.empty_like(values).scatter_(0, self.order, values)
 
     def of_last(self, vectors: Tensor) -> Tensor:

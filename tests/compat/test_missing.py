@@ -10,7 +10,6 @@ import pytest
 MODULES = {
     "basic": "activation layers metaoptimizer metric",
     "data": "convert dataset",
-    "models": "generative",
     "models.generative": "hllm hstu rqvae tiger",
     "models.matching": "comirec dssm dssm_facebook dssm_senet gru4rec mind narm sasrec sine stamp youtube_sbc",
     "models.multi_task": "aitm esmm mmoe ple shared_bottom",
@@ -28,7 +27,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
     text = str(caught.value)
     assert any(f"does not have Torch-RecHub's {part} yet" in text for part in (name, name.rpartition(".")[0]))
     assert "models.ranking (AFM, AutoInt, " in text
-    assert "trainers (CTRTrainer, MTLTrainer, MatchTrainer, evaluate_multi_task)" in text
+    assert "trainers (CTRTrainer, MTLTrainer, MatchTrainer, SeqTrainer, evaluate_multi_task)" in text
     assert "build" not in text, "of no use to a script"
 
 
@@ -36,11 +35,10 @@ def test_a_module_that_is_not_there(name: str) -> None:
     ("line", "words"),
     [
         ("from rechub_ray.compat.models.matching import NARM", "does not have Torch-RecHub's NARM yet"),
-        ("from rechub_ray.compat.models import generative", "does not have Torch-RecHub's models.generative yet"),
+        ("from rechub_ray.compat.models.generative import HLLMModel", "does not have Torch-RecHub's HLLMModel yet"),
         ("import rechub_ray.compat.serving", "does not have Torch-RecHub's serving yet"),
-        ("from rechub_ray.compat.trainers import SeqTrainer", "does not have Torch-RecHub's SeqTrainer yet"),
         ("from rechub_ray.compat.basic.loss_func import HingeLoss", "has: BPRLoss, RegularizationLoss"),
-        ("from rechub_ray.compat.utils.data import SeqDataset", "has: DataGenerator"),
+        ("from rechub_ray.compat.utils.data import TigerSeqDataset", "has: DataGenerator"),
         ("from rechub_ray.compat.utils.mtl import gradnorm", "has: MetaBalance, shared_task_layers"),
     ],
 )

@@ -120,6 +120,10 @@ def test_aligned_values_follow_their_tokens() -> None:
     features = Features(rows.long(), rows, RaggedSequences(torch.cat([values, values + 1000]), offsets))
     tokens = Tokens.of(features, 0)
     assert torch.equal(tokens.aligned(features, 1), tokens.ids + 1000)
+    shorter = RaggedSequences(torch.tensor([7, 8, 9, 5]), torch.tensor([0, 3, 4]))
+    assert Tokens.of(Features(rows[:1].long(), rows[:1], shorter), 0).aligned(
+        Features(rows[:1].long(), rows[:1], shorter), 1
+    ).tolist() == [5, 0, 0]
     narrow = torch.full((2, 3), -1)
     narrow[0] = torch.tensor([5, 6, 7])
     wide = torch.nn.functional.pad(narrow + 100, (0, 2), value=-1)

@@ -12,19 +12,22 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from rechub_ray.compat.missing import refuse
+from rechub_ray.compat.utils.sequences import SeqDataset, SequenceDataGenerator
 from rechub_ray.errors import ConfigError, DataError
 
 __all__ = [
     "DataGenerator",
     "MatchDataGenerator",
     "PredictDataset",
+    "SeqDataset",
+    "SequenceDataGenerator",
     "TorchDataset",
     "df_to_dict",
     "get_auto_embedding_dim",
     "pad_sequences",
 ]
 _MISSING = (
-    "EmbDataset", "SeqDataset", "SequenceDataGenerator", "TigerSeqDataset", "Trie",
+    "EmbDataset", "TigerSeqDataset", "Trie",
     "array_replace_with_dict", "create_seq_features", "generate_seq_feature", "get_loss_func", "get_metric_func",
     "neg_sample",
 )  # fmt: skip

@@ -20,6 +20,9 @@ from rechub_ray.models.matching.base import Similarity
 from rechub_ray.models.sequential.base import Learning, SequentialRetriever
 from rechub_ray.schema import PositiveInt, Schema
 
+_LONGEST = 2**40
+"""Seconds that are told apart."""
+
 
 @MODELS.register("hstu")
 class HSTU(SequentialRetriever):
@@ -159,9 +162,9 @@ class _Layer(nn.Module):
         bias = F.embedding(apart.clamp(0, self._length - 1), self.apart).permute(2, 0, 1)
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3]) + bias
         if self.time is not None and ages is not None:
-            seconds = (ages.unsqueeze(2) - ages.unsqueeze(1)).abs().clamp(min=1)
+            seconds = (ages.unsqueeze(2) - ages.unsqueeze(1)).abs().clamp(1, _LONGEST)
             # half a second more: a logarithm that is rounded otherwise, as in ONNX, has no other floor
-            bucket = (seconds.float() + 0.5).log2().floor().long().clamp(max=len(self.time) - 1)
+            bucket = (seconds.double() + 0.5).log2().floor().long().clamp(max=len(self.time) - 1)
             scores = scores + F.embedding(bucket, self.time).permute(0, 3, 1, 2)
         weights = F.silu(scores) * (apart >= 0) / self._length
         found: Tensor = (weights @ v).transpose(1, 2).flatten(2)
