@@ -199,7 +199,7 @@ class Corpus:
 
         theirs = self._vectors.new_zeros((_USERS, self._vectors.shape[1]))
         theirs[:count] = self._vectors[targets.clamp(min=0)]
-        score = products(theirs)[:, :count].diagonal().unsqueeze(1)
+        score = products(theirs)[:, :count].diagonal().unsqueeze(1).clone()  # blocks share their memory
         not_less = torch.zeros(count, dtype=torch.int64, device=users.device)
         flags = self._vectors.new_empty((_USERS, _ITEMS))
         taken = {name: torch.zeros_like(not_less) for name in ("", *asked)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rechub_ray.checkpoint import load_model
 from rechub_ray.cli import main
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
-from rechub_ray.errors import DataError, ExportError
+from rechub_ray.errors import ConfigError, DataError, ExportError
 from rechub_ray.export import ExportReport, TowersReport, export_model, export_onnx, export_towers, towers
 from rechub_ray.export.serving import Tower
 from rechub_ray.models import MODELS
@@ -24,6 +25,7 @@ from rechub_ray.models.matching.base import Retriever
 from rechub_ray.preparation import prepare
 from rechub_ray.runtime.inference import predict
 from rechub_ray.runtime.launch import RunResult, train
+from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import SequenceFeature
 from rechub_ray.sweeps.exports import copy_exports, export_trial, exported
 from tests.small_retrieval import KNOWN, SCHEMA, write_retrieval
@@ -253,3 +255,44 @@ def test_interests_are_lists_of_lists(run: RunResult, tmp_path: Path) -> None:
     served = onnxruntime.InferenceSession(str(result.onnx)).run(["vector"], fed(rows, SCHEMA.user_side))[0]
     np.testing.assert_allclose(served, written, atol=1e-5)
     assert (np.abs(written[:, 1:] - written[:, :1]).max((1, 2)) > 0).any(), "some rows have several interests"
+
+
+def test_the_export_of_a_run_makes_its_index(run: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    report = ExportReport("user.onnx", "user.onnx.parity.json", None, 1e-7, (), (), (), 0.0)
+
+    def export(checkpoint: str, folder: str, **settings: Any) -> TowersReport:
+        given.append(settings)
+        return TowersReport((report, report), f"{folder}/items.parquet", 56)
+
+    monkeypatch.setattr(towers, "export_towers", export)
+    read = towers.checkpoint_module.read
+
+    def saved(path: str, **settings: Any) -> Any:
+        found = read(path, **settings)
+        section = found.config.export.model_copy(update={"index": {"name": "ivf", "nlist": 3}})
+        return dataclasses.replace(found, config=found.config.model_copy(update={"export": section}))
+
+    monkeypatch.setattr(towers.checkpoint_module, "read", saved)
+    towers.export_run(run.best_checkpoint, run.model_dir)
+    assert main(["export", run.model_dir]) == 0
+    assert main(["export", run.model_dir, "--index", "none"]) == 0
+    assert [settings["index"] for settings in given] == [{"name": "ivf", "nlist": 3}] * 2 + [None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"export.index": "hsnw"}, r"'export\.index.*unknown index 'hsnw'.*Did you mean 'hnsw'"),
+        ({"export.index": {"name": "ivf", "probes": 3}}, r"'export\.index'.*no argument 'probes'.*nprobe"),
+        ({"export.index": "flat", "model": "lr", "metrics": None}, "'export.index' is for models for retrieval"),
+    ],
+)
+def test_an_index_is_checked_before_training(run: RunResult, changes: dict[str, Any], message: str) -> None:
+    config = {
+        "data": {"root": str(Path(run.model_dir).parent / "data"), "batch_size": 64},
+        "model": {"name": "dssm"},
+        "model_dir": f"{run.model_dir}-other",
+    }
+    with pytest.raises(ConfigError, match=message):
+        check(config_module.load(config, changes))
