@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = add("list", _list, "The components and their arguments.")
     listing.add_argument(
-        "kind", nargs="?", help="models, losses, metrics, negatives, optimizers, schedules or trackers"
+        "kind", nargs="?", help="models, losses, metrics, negatives, optimizers, schedules, trackers or indexes"
     )
     listing.add_argument("name", nargs="?", help="one component, with its documentation")
     return parser

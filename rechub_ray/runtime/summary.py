@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rechub_ray.errors import ConfigError, masked, nearest
+from rechub_ray.export.index import INDEXES
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Registry[typing.Any]] = {
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
     "trackers": TRACKERS,
+    "indexes": INDEXES,
 }
 
 
