@@ -48,7 +48,8 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     losses, negatives = config.losses, config.negatives
     if retrieves(config):
         losses = [LOSSES.validate(x) for x in usual_losses(config.model)] if losses is None else losses
-        negatives = _usual_negatives(losses, schema) if negatives is None else negatives
+        if negatives is None:
+            negatives = _usual_negatives(config, losses, schema)
         _check_lists(negatives, schema)
         if issubclass(MODELS.get(config.model["name"]), SequentialRetriever):
             _check_positions(negatives)
@@ -122,11 +123,13 @@ def links(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[
     return links_of(losses)
 
 
-def _usual_negatives(losses: Sequence[Any], schema: Schema) -> list[dict[str, Any]]:
-    """Return the nodes of the sources of negatives that a model for retrieval gets by its losses."""
+def _usual_negatives(config: RunConfig, losses: Sequence[Any], schema: Schema) -> list[dict[str, Any]]:
+    """Return the nodes of the sources of negatives that a model for retrieval gets: its own, or those of its losses."""
+    own = getattr(MODELS.get(config.model["name"]), "default_negatives", None) if config.losses is None else None
     names = [
         name for loss in build_losses(losses, schema) if isinstance(loss, TowerLoss) for name in loss.usual_negatives
     ]
+    names = list(own or names)
     return [NEGATIVES.validate(name) for name in dict.fromkeys(names or OF_RETRIEVAL["negatives"])]
 
 

@@ -65,6 +65,11 @@ def test_defaults_follow_the_loss(data: Path, tmp_path: Path) -> None:
     for loss, negatives in (("full_softmax", "all"), ("bpr", "in_batch")):
         config = check(settings(data, tmp_path / "r", losses=[loss], negatives=None)).config
         assert [node["name"] for node in config.negatives or []] == [negatives]
+    config = check(settings(data, tmp_path / "r", losses=None, negatives=None)).config
+    assert [node["name"] for node in [*(config.losses or []), *(config.negatives or [])]] == [
+        "sampled_bce",
+        "uniform_per_row",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,14 @@ class Retriever(Model):
         user_input: the user side's embeddings and numbers side by side.
         item_input: the item side's.
         default_losses: what trains it where a run names no losses.
+        default_negatives: those of its default losses; None takes the losses' own.
 
     Raises:
         SchemaError: the schema has no items.
     """
 
     default_losses: ClassVar[tuple[Any, ...]] = ("sampled_softmax",)
+    default_negatives: ClassVar[tuple[Any, ...] | None] = None
 
     def __init__(self, schema: Schema, *, similarity: Similarity = "dot") -> None:
         super().__init__(schema)

@@ -28,8 +28,8 @@ class SASRec(SequentialRetriever):
     `norm(x)`; all but attention is computed on the items of the batch without padding. An item's vector is its row in
     the table that the history is read from.
 
-    It is published with `losses: [sampled_bce]`; `full_softmax` and `sampled_softmax` make other, stronger models
-    of it.
+    It is published with `losses: [sampled_bce]` and `negatives: [uniform_per_row]`; `full_softmax` and
+    `sampled_softmax` make other, stronger models of it.
 
     Args:
         schema: has items, and a history of them.
@@ -54,6 +54,7 @@ class SASRec(SequentialRetriever):
     """
 
     default_losses = ("sampled_bce",)
+    default_negatives = ("uniform_per_row",)
 
     def __init__(
         self,
