@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,36 @@ def test_rows_without_negatives_are_refused(tmp_path: Path) -> None:
         trainer(tmp_path).export_onnx(tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match="no such tower"):
         trainer(tmp_path).inference_embedding(dssm(), "items", frame(10, 0))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [x for x in MODELS.names() if issubclass(MODELS.get(x), Retriever)])
+def test_every_model_takes_every_mode(tmp_path: Path, name: str) -> None:
+    """Models of sequences learn at several places of a row, which has one list of negatives: they need others."""
+    train, valid = frame(300, 0), frame(100, 1)
+    learns_at_places = "sequential" in MODELS.get(name).__module__
+    for number, (mode, given, _, _) in enumerate(MODES):
+        model = MODELS.build({"name": name}, SCHEMA)
+        one = trainer(tmp_path / str(number), model, mode=mode, n_epoch=1, **given)
+        if learns_at_places and mode and not given:
+            with pytest.raises(ConfigError, match="'column' has items for rows"):
+                one.fit(train, valid)
+            continue
+        score, metrics = one.fit(train, valid)
+        assert 0 < score < 1
+        assert metrics is not None
+        assert metrics["rows_seen"] == 100
+        assert one.predict(one.model, valid).shape == (100,)
+
+
+def test_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_retrieval(tmp_path / "data" / "shop", train=600, valid=100)
+    document = Path(__file__).resolve().parents[2] / "docs" / "retrieval.md"
+    text = document.read_text(encoding="utf-8").split("\n## A trainer in Python\n")[1]
+    [block] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(block.replace("n_epoch=5", "n_epoch=1, batch_size=100"), found)
+    assert found["best_recall"] == found["metrics"]["recall@10"]
+    assert (found["users"].shape, found["items"].shape) == ((100, 64), (57, 64))
+    assert (tmp_path / "user.onnx").is_file()
