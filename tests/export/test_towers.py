@@ -184,6 +184,8 @@ RECIPE = {
     [
         {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
         {"name": "mind", "embedding_dim": 4, "hidden_units": [8]},
+        {"name": "bert4rec", "embedding_dim": 4, "num_blocks": 1},
+        {"name": "sasrec", "embedding_dim": 4, "num_blocks": 1},
     ],
     ids=lambda node: node["name"],
 )
