@@ -11,10 +11,16 @@ import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from rechub_ray.data.catalogue import Catalogue
+from rechub_ray.data.manifest import Manifest
+from rechub_ray.data.source import EvalSource, ThreadReader
+from rechub_ray.evaluation.corpus import Corpus
+from rechub_ray.models.matching.base import without_item
 from rechub_ray.preparation import Encoder, PrepareResult, Recipe, prepare
+from rechub_ray.world import World
 
 FOLDER = Path(__file__).parents[2] / "configs" / "data"
 NAMES = [
@@ -153,6 +159,27 @@ def test_ml_1m_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> Non
         wanted = [str(item) for item in negatives.iloc[int(row.user_raw)] if str(item) in known]
         assert [keys[i - 1] for i in row.negatives] == wanted
     assert sum(map(len, test.negatives)) > 0.999 * 99 * 6_040
+    # the published figures of ranking by popularity, HR@10 and NDCG@10, whose counts include our validation rows
+    assert by_popularity(result) == pytest.approx((0.4531, 0.2542), abs=0.0005)
+
+
+def by_popularity(result: PrepareResult) -> tuple[float, float]:
+    """Hit and NDCG at 10 of the items' numbers of rows before the test, among the given negatives."""
+    schema, place = result.schema, Path(result.out)
+    catalogue = Catalogue.read(result.out, schema)
+    valid = catalogue.rows_of(torch.from_numpy(pq.read_table(place / "valid")["item"].to_numpy().astype(np.int64)))
+    counts = catalogue.count + valid[valid >= 0].bincount(minlength=catalogue.rows)
+    corpus = Corpus(counts.float().unsqueeze(1), catalogue)
+    manifest = Manifest.scan(str(place / "test"), schema.with_lists(["negatives"]))
+    source = EvalSource(manifest, schema, batch_size=1000, world=World(), reader=ThreadReader(), lists=["negatives"])
+    ranks = []
+    for batch in source.batches():
+        targets = catalogue.rows_of(without_item(schema, batch.features)[1])
+        listed = corpus.listed(batch.lists, 0, targets)
+        ranks.append(corpus.ranks_among(torch.ones(batch.rows, 1), targets, listed))
+    rank = torch.cat(ranks)
+    gains = torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0)
+    return (rank < 10).double().mean().item(), gains.double().mean().item()
 
 
 def test_criteo_by_vocabulary_and_by_hashing(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
