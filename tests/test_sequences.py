@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_defaults_follow_the_loss(data: Path, tmp_path: Path) -> None:
 def test_negatives_that_no_loss_reads_are_refused(data: Path, tmp_path: Path, given: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(settings(data, tmp_path / "r", **given))
+
+
+def test_rows_that_repeat_histories_are_warned_of(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    both = tmp_path / "data"
+    shutil.copytree(data, both)
+    shutil.copytree(data / "train", both / "windows")
+    said = []
+    for given in ({"data__train": "windows"}, {"model__positions": "last"}, {}):
+        caplog.clear()
+        check(settings(both, tmp_path / "r", **given))
+        said.append("'windows' has each item once" in caplog.text)
+    assert said == [False, False, True]
 
 
 @pytest.mark.parametrize("loss", ["sampled_bce", "full_softmax"])

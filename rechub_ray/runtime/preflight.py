@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import torch
 
 from rechub_ray.config import RunConfig, ScalingSection
@@ -21,7 +22,7 @@ from rechub_ray.defaults import build_task, evaluation_lists, resolved, retrieve
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, ResourceError, named, nearest
 from rechub_ray.export.index import checked as check_index
-from rechub_ray.files import absolute, check_writable, join, join_all, masked
+from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
 from rechub_ray.fine_tuning import Start, check_start, start_of
 from rechub_ray.freezing import freeze
 from rechub_ray.metrics import MetricSet
@@ -122,6 +123,7 @@ def check(config: RunConfig, *, like: Job | None = None) -> Job:
         check_encoding(schema, config, places, of=data.root)
         if retrieves(config):
             Completer(schema, Catalogue.read(data.root, schema), config.negatives or [], rows=config.rows_per_step)
+        _warn_of_repeated(config)
         for line in remarks({"data.train": job.train, "data.valid": job.valid, "data.test": job.test}):
             _log.warning("%s", line)
     if config.rows_per_step > job.train.rows:
@@ -290,6 +292,17 @@ def check_memory(job: Job, nodes: list[Node], *, at_once: int = 1) -> None:
     beside = int(job.config.train.eval_method == "separate") * at_once
     evaluators = -(-beside // len(nodes))
     check_fits(parts, memory, workers=workers, evaluators=evaluators, where="the memory of the smallest host")
+
+
+def _warn_of_repeated(config: RunConfig) -> None:
+    """Warn where a model of sequences gets rows that repeat each other's histories, and others are there."""
+    filesystem, windows = open_filesystem(join(config.data.root, "windows"))
+    is_each = config.model.get("positions") == "all" and config.data.train == "train"
+    if is_each and exists(filesystem, windows, kind=pafs.FileType.Directory):
+        _log.warning(
+            "data.train: the model learns at every position of a history, and rows of 'train' repeat those of the rows "
+            "before; 'windows' has each item once"
+        )
 
 
 def _warn_of_bfloat16(config: RunConfig) -> None:
