@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from rechub_ray.errors import ConfigError
-from rechub_ray.export.serving import ServingModel
+from rechub_ray.export.serving import ServingModel, Tower
 from rechub_ray.models.base import Model
+from rechub_ray.models.matching.base import Retriever
 
 _DTYPES = {"int64": torch.int64, "float32": torch.float32}
 
@@ -30,7 +31,7 @@ def draw(
     """Draw the graph with torchview, with one input a feature.
 
     Args:
-        model: the model, which is left as it was.
+        model: the model, which is left as it was; of one for retrieval the user tower is drawn.
         rows: rows of the made-up batch.
         length: ids in each of its sequences.
         depth: levels of nested modules to show; -1 shows all.
@@ -55,6 +56,8 @@ def draw(
             f"a drawing needs the package {error.name}, which is not installed",
             hint="Run: pip install rechub_ray[visualization], and install Graphviz itself (apt install graphviz).",
         ) from None
+    if isinstance(model, Retriever):
+        model = Tower(model, "user").train(model.training)
     served, was_training = ServingModel(model, model.schema, probabilities=True), model.training
     sizes = {"batch": rows}
     inputs = [
