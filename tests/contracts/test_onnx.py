@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +37,6 @@ CASES = [
     if not issubclass(MODELS.get(name), Retriever)
     for arguments in [{}, *VARIANTS.get(name, [])]
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_registry() -> Iterator[None]:
-    """The exporter lists its operators anew for each model: a quarter of a small one's time."""
-    name = "torch.onnx._internal.exporter._registration"
-    with pytest.MonkeyPatch.context() as patch:
-        cls = getattr(importlib.import_module(name), "ONNXRegistry", None)
-        if hasattr(cls, "from_torchlib"):
-            patch.setattr(cls, "from_torchlib", staticmethod(functools.cache(cls.from_torchlib)))
-        yield
 
 
 @pytest.mark.parametrize("node", CASES)
