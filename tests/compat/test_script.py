@@ -54,7 +54,9 @@ def test_only_the_imports_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["SharedBottom", "ESMM", "MMOE", "PLE", "AITM"])
+@pytest.mark.parametrize(
+    "model", ["ESMM", "MMOE", *(pytest.param(m, marks=pytest.mark.long) for m in ("SharedBottom", "PLE", "AITM"))]
+)
 def test_only_the_imports_of_multi_task_models_differ(model: str, tmp_path: Path) -> None:
     tasks = 3 if model == "ESMM" else 2
 

@@ -31,8 +31,27 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 WITH_SUMS = ("lr", "fm", "mlp", "deepfm")
 KINDS = (Label("click"), Label("stars", "multiclass", num_classes=3))
 CHAIN = (Label("click"), Label("buy"))
+# an export is a second or more; of models that share their operators one is enough outside the long tests
+OTHERS = (
+    "wide_deep",
+    "nfm",
+    "edcn",
+    "gdcn",
+    "dcn",
+    "deepffm",
+    "fmfm",
+    "finalnet",
+    "shared_bottom",
+    "dien",
+    "ple",
+    "destine",
+)
 CASES = [
-    pytest.param({"name": name, **arguments}, id="-".join([name, *arguments]))
+    pytest.param(
+        {"name": name, **arguments},
+        id="-".join([name, *arguments]),
+        marks=pytest.mark.long if name in OTHERS and not arguments else (),
+    )
     for name in MODELS.names()
     if not issubclass(MODELS.get(name), Retriever)
     for arguments in [{}, *VARIANTS.get(name, [])]

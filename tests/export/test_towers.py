@@ -37,7 +37,13 @@ OWN = {
     if issubclass(MODELS.get(n), Retriever) and "__init__" in vars(MODELS.get(n))
 }
 ITEM_TOWERS = {(cls.item_vectors, cls.read_items): name for name, cls in OWN.items()}
-TOWERS = [*((name, "user") for name in OWN), *((name, "item") for name in ITEM_TOWERS.values())]
+# one of each way to read a history; the others are long tests
+USUAL = ("dssm", "mind", "narm", "sasrec", "hstu")
+TOWERS = [
+    pytest.param(name, part, id=f"{name}-{part}", marks=() if name in USUAL else pytest.mark.long)
+    for part, names in (("user", OWN), ("item", ITEM_TOWERS.values()))
+    for name in names
+]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +190,7 @@ RECIPE = {
     [
         {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
         {"name": "mind", "embedding_dim": 4, "hidden_units": [8]},
-        {"name": "bert4rec", "embedding_dim": 4, "num_blocks": 1},
+        pytest.param({"name": "bert4rec", "embedding_dim": 4, "num_blocks": 1}, marks=pytest.mark.long),
         {"name": "sasrec", "embedding_dim": 4, "num_blocks": 1},
     ],
     ids=lambda node: node["name"],

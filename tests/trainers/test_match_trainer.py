@@ -194,7 +194,14 @@ def test_rows_without_negatives_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [x for x in MODELS.names() if issubclass(MODELS.get(x), Retriever)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=() if x in ("dssm", "comirec_sa", "gru4rec") else pytest.mark.long)
+        for x in MODELS.names()
+        if issubclass(MODELS.get(x), Retriever)
+    ],
+)
 def test_every_model_takes_every_mode(tmp_path: Path, name: str) -> None:
     """Models of sequences learn at several places of a row, which has one list of negatives: they need others."""
     train, valid = frame(300, 0), frame(100, 1)
