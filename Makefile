@@ -25,8 +25,9 @@ test: setup
 test-ray: setup
 	$(BIN)/python -m pytest -m "ray and not long and not cluster and not gpu and not bench"
 
+# in two processes that give way to those of Ray's tests
 test-core: setup
-	$(BIN)/python -m pytest -m "not ray and not long and not cluster and not gpu and not bench"
+	nice -n 10 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not long and not cluster and not gpu and not bench"
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not cluster and not gpu and not bench"

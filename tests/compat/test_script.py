@@ -77,7 +77,7 @@ def test_only_the_imports_of_multi_task_models_differ(model: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["DSSM", "YoutubeDNN"])
+@pytest.mark.parametrize("model", ["DSSM", pytest.param("YoutubeDNN", marks=pytest.mark.long)])
 def test_only_the_imports_of_matching_models_differ(model: str, tmp_path: Path) -> None:
     def hits(said: str) -> float:
         assert f"vectors: (1500, {32 if model == 'DSSM' else 16}) and (200, " in said
