@@ -423,6 +423,9 @@ def check_booleans(given: Any, checked: Any, *, where: str = "") -> None:
 
 
 def _meant_name(node: Mapping[Any, Any]) -> str | None:
+    for key, value in node.items():
+        if value is None and str(key).partition(":")[0] == "name" and ":" in str(key):
+            return f"Write a space after the colon: {str(key).replace(':', ': ', 1)}."
     meant = [str(key) for key in node if nearest(str(key), ["name"]).startswith("Did")]
     return f"Write 'name' instead of '{meant[0]}'." if meant else None
 

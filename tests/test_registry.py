@@ -101,6 +101,7 @@ def test_wrong_values_are_refused_with_their_key(shapes: Registry[Any], key: str
         ({"name": "circle", "radius": 1, "schem": 1}, ["no argument 'schem'", "Did you mean 'schedule'?"]),
         ({"name": "circle", "radius": 1, "schema": 1}, ["no argument 'schema'"]),
         ({"radius": 1}, ["the shape has no 'name'", "Known: circle."]),
+        ({"name:circle": None}, ["Write a space after the colon: name: circle."]),
         ({"nme": "circle"}, ["Write 'name' instead of 'nme'."]),
         ({"name": ["circle"]}, ["unknown shape"]),
         ({"name": None}, ["unknown shape"]),

@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -24,8 +24,10 @@ from rechub_ray.data.convert import write_rows
 from rechub_ray.data.manifest import Manifest
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import OPSET, ExportReport, export_model
+from rechub_ray.export.serving import Tower
 from rechub_ray.files import exists, is_uri, join, open_filesystem, write_text
 from rechub_ray.models.base import Model
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.runtime import inference, launch
 from rechub_ray.runtime.launch import Resume, RunResult
 from rechub_ray.schema import Schema
@@ -243,6 +245,16 @@ class Trainer:
         if verbose:
             print(f"{report.path}: largest difference from PyTorch {report.max_abs_difference:.2g}")
         return report
+
+    def _exported_tower(
+        self, mode: Literal["user", "item"] | None, output_path: str | Path, **arguments: Any
+    ) -> ExportReport:
+        """Export a tower of a model for retrieval; the rest is as for `_exported`."""
+        if mode not in ("user", "item"):
+            raise ConfigError("'mode': a tower is exported", expected="user or item", got=mode)
+        if not isinstance(self.model, Retriever):
+            raise ConfigError("'model' is none for retrieval", got=type(self.model).__name__)
+        return self._exported(Tower(self.model, mode), output_path, **arguments)
 
     def visualization(
         self,

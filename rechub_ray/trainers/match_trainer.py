@@ -20,7 +20,6 @@ from rechub_ray.data.manifest import Manifest
 from rechub_ray.data.source import EvalSource, ThreadReader
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import ExportReport
-from rechub_ray.export.serving import Tower
 from rechub_ray.files import join, open_filesystem, split
 from rechub_ray.models.base import Model
 from rechub_ray.models.matching.base import Retriever
@@ -229,10 +228,8 @@ class MatchTrainer(Trainer):
             ConfigError: no tower is named, or as for `CTRTrainer.export_onnx`.
             ExportError: the file does not compute what the tower computes.
         """
-        if mode not in ("user", "item"):
-            raise ConfigError("'mode': a tower is exported", expected="mode='user' or mode='item'", got=mode)
-        return self._exported(
-            Tower(_retriever(self.model), mode),
+        return self._exported_tower(
+            mode,
             output_path,
             opset_version=opset_version,
             dynamic_batch=dynamic_batch,

@@ -19,7 +19,6 @@ from rechub_ray.data.fingerprint import ITEMS
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import ExportReport
-from rechub_ray.export.serving import Tower
 from rechub_ray.files import join, open_filesystem, split
 from rechub_ray.models.base import Model
 from rechub_ray.models.sequential.base import SequentialRetriever
@@ -166,10 +165,8 @@ class SeqTrainer(Trainer):
             ConfigError: there is no such tower, or as for `CTRTrainer.export_onnx`.
             ExportError: the file does not compute what the tower computes.
         """
-        if mode not in ("user", "item"):
-            raise ConfigError("'mode': no such tower", expected="user or item", got=mode)
-        return self._exported(
-            Tower(_sequential(self.model), mode),
+        return self._exported_tower(
+            mode,
             output_path,
             opset_version=opset_version,
             dynamic_batch=dynamic_batch,

@@ -111,6 +111,10 @@ def test_what_does_not_fit_is_said() -> None:
         matching.DSSM(USER, ITEM, TOWER, {**TOWER, "dims": [16, 4]})
     with pytest.raises(ConfigError, match="the embed_dim of 'item'"):
         matching.YoutubeDNN(USER + HISTORY, ITEM[:1], NEGATIVES, {"dims": [16]})
+    with pytest.raises(ConfigError, match=r"'item_features': the item's id\. Expected: one feature"):
+        matching.YoutubeDNN(USER + HISTORY, ITEM, NEGATIVES, {"dims": [16, 8]})
+    with pytest.raises(ConfigError, match=r"'history_features'\. Expected: one SequenceFeature"):
+        matching.ComirecDR(USER, [*LISTED, *LISTED], ITEM[:1], NEGATIVES, 50)
     with pytest.raises(ConfigError, match="none is the id of an item"):
         matching.FaceBookDSSM(USER, ITEM, [SparseFeature("neg", 6, 4)], TOWER, TOWER)
     with pytest.raises(ConfigError, match="'dims' of a tower is empty"):

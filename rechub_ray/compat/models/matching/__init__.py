@@ -156,10 +156,12 @@ def YoutubeDNN(
         temperature: divides similarities in list-wise training.
 
     Raises:
-        ConfigError: the vectors' width is not that of the items' embeddings.
+        ConfigError: there is more than the item's id, or the vectors' width is not that of the items' embeddings.
     """
     user, width = _tower(user_params)
-    (item,) = item_features
+    if len(item_features) != 1:
+        raise ConfigError("'item_features': the item's id", expected="one feature", got=names(item_features))
+    item = item_features[0]
     if width != getattr(item, "embed_dim", None):
         raise ConfigError(
             "'user_params': the last dim is the width of the items' embeddings",
@@ -245,9 +247,9 @@ def _interests(
     arguments: Mapping[str, Any],
 ) -> Model:
     user_features, history_features, item_features, neg_item_feature = features
-    (history,) = history_features
+    history = history_features[0] if len(history_features) == 1 else None
     if not isinstance(history, SequenceFeature):
-        raise ConfigError("'history_features'", expected="one SequenceFeature", got=repr(history))
+        raise ConfigError("'history_features'", expected="one SequenceFeature", got=list(history_features))
     read = dataclasses.replace(
         history, pooling="mean", padding_idx=history.padding_idx or 0, max_length=max_length or history.max_length
     )
