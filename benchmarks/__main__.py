@@ -115,7 +115,9 @@ def run_program(name: str, settings: Settings) -> dict[str, Any]:
     run_process([sys.executable, "-m", f"benchmarks.{name}", *(quick if settings.quick else full)], log=log)
     text = log.read_text(errors="replace")
     log.unlink()
-    figures = re.search(r"^[\d,]+ (rows|mutations), ", text, re.MULTILINE)  # before them stands what its runs print
+    figures = re.search(
+        r"^[\d,]+ (rows|mutations|users), ", text, re.MULTILINE
+    )  # before them stands what its runs print
     return {"text": text[figures.start() :] if figures else text}
 
 

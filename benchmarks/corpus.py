@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from rechub_ray.schema import Schema, SparseFeature
 
 BATCH = 4096
 SHAPES = ((256, 2048), (512, 8192), (2048, 8192))
-"""Users and items of the blocks of the bare products; the fastest shape counts."""
+"""Users and items of the blocks of the bare products, of which the fastest is taken."""
 
 
 def main() -> None:
@@ -43,27 +44,33 @@ def main() -> None:
     catalogue = Catalogue(schema, Features(ids[:, None], torch.zeros(len(ids), 0)), torch.ones_like(ids))
     corpus, search = Corpus(items, catalogue), Search(items.numpy())
     parts = [slice(start, start + BATCH) for start in range(0, options.users, BATCH)]
-    sides: dict[str, Callable[[], object]] = {
-        f"bare products, {rows:,} x {columns:,}": lambda shape=(rows, columns): products(users, items, shape)  # type: ignore[misc]
-        for rows, columns in SHAPES
-    }
+    bare, few = "bare products", users[:BATCH]
+    with torch.no_grad():
+        shape = min(SHAPES, key=lambda shape: min(seconds_of(lambda: products(few, items, shape)) for _ in range(2)))
+    sides: dict[str, Callable[[], object]] = {bare: lambda: products(users, items, shape)}
     sides["ranks among all items"] = lambda: [
         corpus.compare(users[part], targets[part], None, {"": Ranking()}) for part in parts
     ]
     sides[f"the first {options.top} items"] = lambda: [search(users[part].numpy(), options.top) for part in parts]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     with torch.no_grad():
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
+            print(f"  round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
             for name, side in sides.items():
-                began = time.perf_counter()
-                side()
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(seconds_of(side))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    bare = min(list(medians.values())[: len(SHAPES)])
     print(f"{options.users:,} users, {options.items:,} items, {options.dim} numbers, {options.threads} thread(s)")
     for name, median in medians.items():
         spread = f"({min(seconds[name]):.2f} - {max(seconds[name]):.2f})"
-        print(f"{name:34} {median:9.2f} s {spread:20} {median / bare:5.2f} of the fastest bare products")
+        blocks = f", in blocks of {shape[0]:,} x {shape[1]:,}" if name == bare else ""
+        print(f"{name:24} {median:9.2f} s {spread:20} {median / medians[bare]:5.2f} of the bare products{blocks}")
+
+
+def seconds_of(side: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    side()
+    return time.perf_counter() - began
 
 
 def products(users: Tensor, items: Tensor, shape: tuple[int, int]) -> None:

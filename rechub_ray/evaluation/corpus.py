@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rechub_ray.batch import RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
-from rechub_ray.device import autocast
+from rechub_ray.device import autocast, on_a_core_each
 from rechub_ray.evaluation.top import merge_top
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.world import World
@@ -121,11 +121,14 @@ class Corpus:
             else self.listed(sequences, ranking.column, targets)
             for name, ranking in asked.items()
         }
-        found: dict[str, list[Tensor]] = {}
-        for start in range(0, count, _USERS):
+
+        def of_users(start: int) -> dict[str, Tensor]:
             stop = min(start + _USERS, count)
             pairs = {name: pair.within(start, stop) for name, pair in left_out.items()}
-            part = self._compared(users[start:stop], targets[start:stop], own.within(start, stop), pairs, asked)
+            return self._compared(users[start:stop], targets[start:stop], own.within(start, stop), pairs, asked)
+
+        found: dict[str, list[Tensor]] = {}
+        for part in on_a_core_each(of_users, range(0, count, _USERS), users.device):
             for name, value in part.items():
                 found.setdefault(name, []).append(value)
         nothing = {name: [every[:0]] for name in asked}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rechub_ray.device import on_a_core_each
 from rechub_ray.evaluation.top import merge_top
 from rechub_ray.export.index import Index
 
@@ -97,14 +98,14 @@ class Search:
             found.places[few], found.scores[few] = rest.places, rest.scores
         return found
 
-    @torch.no_grad()
     def exact(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
         """Return the first items of each user among all of them; see `__call__`."""
         left_out = left_out or LeftOut.none()
         count, size = len(self.vectors), max(_ITEMS, 64 * number)
         number = min(number, count)
         result = Found(np.full((len(users), number), -1), np.full((len(users), number), -np.inf, np.float32))
-        for first in range(0, len(users), _USERS):
+
+        def of_users(first: int) -> None:
             part = torch.from_numpy(np.ascontiguousarray(users[first : first + _USERS], np.float32))
             mine = (left_out.rows >= first) & (left_out.rows < first + _USERS)
             rows, places = torch.from_numpy(left_out.rows[mine] - first), torch.from_numpy(left_out.places[mine])
@@ -123,6 +124,8 @@ class Search:
             best, at = top
             result.scores[first : first + _USERS] = best.numpy()
             result.places[first : first + _USERS] = torch.where(best == -torch.inf, -1, at).numpy()
+
+        on_a_core_each(of_users, range(0, len(users), _USERS), self._tensor.device)
         return result
 
     def from_index(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:

@@ -14,6 +14,7 @@ from rechub_ray.batch import Features, RaggedSequences
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.evaluation import corpus as corpus_module
 from rechub_ray.evaluation.corpus import Corpus, Ranking, item_vectors
+from rechub_ray.export.search import Search
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.schema import Items, Schema, SparseFeature
@@ -132,3 +133,22 @@ def test_workers_share_the_items_and_have_the_same_bits(
         torch.testing.assert_close(whole, model.item_vectors(catalogue.features), rtol=1e-5, atol=1e-6)
     for found in on_ranks(size, work):
         assert torch.equal(found, whole)
+
+
+def test_ranks_and_first_items_have_the_same_bits_on_one_and_two_threads() -> None:
+    random = torch.Generator().manual_seed(0)
+    ids = np.arange(1, 5001)
+    users, items = (torch.randn(n, 24, generator=random) for n in (700, len(ids)))  # three blocks of users
+    targets = torch.randint(1, len(ids) + 1, (700,), generator=random)
+    corpus, search = Corpus(items, catalogue_of(ids)), Search(items.numpy())
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            ranks = corpus.compare(users, targets, None, {"": Ranking(None, 9)})
+            first = search(users.numpy(), 9)
+            found.append([*ranks.values(), torch.from_numpy(first.places), torch.from_numpy(first.scores)])
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
