@@ -20,7 +20,7 @@ from benchmarks.process import run_process
 from benchmarks.settings import Settings
 
 HERE = Path(__file__).resolve().parent
-# name of the module: what it shows
+# name of the module (`quality frappe`: `quality_frappe`): what it shows
 BENCHMARKS = {
     "compare": "Speed: torch-rechub, ours, the limit",
     "ids": "Speed and memory by the number of ids",
@@ -29,7 +29,8 @@ BENCHMARKS = {
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",
     "serving": "Raw values in onnxruntime",
-    "frappe": "Published results on Frappe",
+    "frappe": "Published results on Frappe, in process and on Ray",
+    "quality frappe": "Every published model on Frappe",
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "losses": "Several losses on Frappe",
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="runs of each side; default 3, quick 1")
     parser.add_argument("--work", type=Path, help="keep generated data in this folder; default: a temporary one")
     options = parser.parse_args()
-    names = options.names or known
+    names = joined(options.names, known) or known
     for name in names:
         if name not in known:
             parser.error(f"unknown name '{name}'; known: {', '.join(known)}")
@@ -75,6 +76,22 @@ def main() -> None:
         print(f"wrote {out}")
 
 
+def joined(words: list[str], known: list[str]) -> list[str]:
+    """The names, of which some have two words."""
+    names: list[str] = []
+    for word in words:
+        if names and f"{names[-1]} {word}" in known:
+            names[-1] += f" {word}"
+        else:
+            names.append(word)
+    return names
+
+
+def kept_in(results: Path, name: str) -> Path:
+    """The file with the figures of a benchmark."""
+    return results / f"{name.replace(' ', '_')}.json"
+
+
 def measure(name: str, settings: Settings, results: Path) -> None:
     """Runs one benchmark, prints its table and keeps its figures."""
     print(f"{name}: {title(name)}", file=sys.stderr, flush=True)
@@ -88,12 +105,12 @@ def measure(name: str, settings: Settings, results: Path) -> None:
         "result": result,
     }
     results.mkdir(parents=True, exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    kept_in(results, name).write_text(json.dumps(kept, indent=1) + "\n")
     print(f"\n{shown(name, result)}\n", flush=True)
 
 
 def module(name: str) -> Any:
-    return importlib.import_module(f"benchmarks.{name}")
+    return importlib.import_module(f"benchmarks.{name.replace(' ', '_')}")
 
 
 def title(name: str) -> str:
@@ -146,7 +163,7 @@ def report(results: Path) -> str:
     """All kept figures as one Markdown page."""
     parts = ["# Results\n\nWritten by `python -m benchmarks report`; the method of each table is in README.md."]
     for name in [*BENCHMARKS, *PROGRAMS]:
-        file = results / f"{name}.json"
+        file = kept_in(results, name)
         if not file.exists():
             continue
         kept = json.loads(file.read_text())

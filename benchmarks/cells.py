@@ -31,7 +31,7 @@ def finished(
             draft = kept.with_suffix(".new")
             draft.write_text(json.dumps({"settings": same, "cells": done}, indent=1) + "\n")
             draft.replace(kept)
-        numbers = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
+        numbers = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
         print(f"  {name}: {numbers}", file=sys.stderr, flush=True)
 
     waiting: Sequence[str] = [name for name in cells if name not in done]

@@ -37,7 +37,8 @@ def test_there_are_configurations_and_recipes() -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
 def test_a_configuration_loads(path: Path) -> None:
     loaded = config.load(path)
-    assert loaded.name == path.stem, "the name is the file's, so that runs/<name> tells where it came from"
+    stem = path.stem if path.parent.name == "configs" else f"{path.stem}_{path.parent.name}"
+    assert loaded.name == stem, "the name is the file's, so that runs/<name> tells where it came from"
     assert config.load(yaml.safe_load(config.dump(loaded))) == loaded
 
 

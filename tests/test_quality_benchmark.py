@@ -1,0 +1,95 @@
+"""The benchmark of published models goes on where it was, and its configurations are those of the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import published, quality_frappe
+from benchmarks.__main__ import BENCHMARKS, joined
+from benchmarks.settings import ROOT, Settings
+from rechub_ray.schema import Label, Schema, SparseFeature
+
+COLUMNS = ("user", "item", "daytime", "city")
+
+
+def test_the_files_are_those_of_the_table() -> None:
+    for name in published.MODELS:
+        assert published.path(name).read_text() == published.text(name), "run `python -m benchmarks.published`"
+    assert {path.stem for path in (ROOT / "configs" / "frappe").iterdir()} == {*published.MODELS} - {*published.FIRST}
+
+
+def test_a_name_of_two_words_is_one_benchmark() -> None:
+    assert joined(["quality", "frappe", "frappe", "ids", "quality"], [*BENCHMARKS]) == [
+        "quality frappe",
+        "frappe",
+        "ids",
+        "quality",
+    ]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that were trained, of which the 41st fails until there is a file called `go`."""
+    names: list[str] = []
+    schema = Schema(tuple(SparseFeature(name, 5) for name in COLUMNS), (Label("label"),))
+    schema.save(tmp_path / "schema.json")
+
+    def run_training(settings: Settings, name: str, given: dict[str, Any]) -> Any:
+        if len(names) == 40 and not (tmp_path / "go").exists():
+            raise SystemExit("killed")
+        names.append(name)
+        auc = published.MODELS[name.split("-")[1]].auc + (given["seed"] - 2027) / 1000
+        return types.SimpleNamespace(
+            test_metrics={"auc": auc, "log_loss": 0.25},
+            metrics={"auc": 0.5},
+            details={"epochs": given["train"]["epochs"]},
+            process=types.SimpleNamespace(seconds=9.0),
+        )
+
+    monkeypatch.setattr(quality_frappe, "prepared", lambda settings: tmp_path)
+    monkeypatch.setattr(quality_frappe, "run_training", run_training)
+    monkeypatch.setattr(quality_frappe, "AT_ONCE", 1)
+    return names
+
+
+def test_it_goes_on_seed_by_seed_and_a_mended_model_is_trained_alone(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, count = Settings(work=tmp_path), len(published.MODELS)
+    with pytest.raises(SystemExit, match="killed"):
+        quality_frappe.run(settings)
+    assert [name.split("-")[2] for name in trained[:count]] == ["2026"] * count
+    assert len(trained) == 40
+    (tmp_path / "go").touch()
+    result = quality_frappe.run(settings)
+    assert len(trained) == len({*trained}) == 3 * count
+    shown = quality_frappe.table(result)
+    assert "| FM | configs/fm_frappe.yaml | 3 | 0.967108 (0.0020) | 0.967108 | +0.0000 | 0.2500 (0.2065) " in shown
+    assert "(LR: 0.0005): none." in shown
+    trained.clear()
+    quality_frappe.run(Settings(work=tmp_path, quick=True))
+    assert len(trained) == count, "quick runs are others"
+    mended = dataclasses.replace(published.MODELS["lr"], r=1.0, auc=0.9)
+    monkeypatch.setitem(published.MODELS, "lr", mended)
+    (tmp_path / "lr.yaml").write_text(published.text("lr"))
+    usual = published.path
+    monkeypatch.setattr(quality_frappe, "path", lambda name: tmp_path / "lr.yaml" if name == "lr" else usual(name))
+    trained.clear()
+    assert len(quality_frappe.run(settings)["cells"]) == 3 * count
+    assert trained == [f"quality-lr-{seed}" for seed in quality_frappe.SEEDS]
+
+
+def test_what_is_far_is_named() -> None:
+    keys = ("test_auc", "test_log_loss", "valid_auc", "epochs", "parameters", "seconds")
+    cells = {"lr 1 a": dict.fromkeys(keys, 0.9365)}
+    assert "(LR: 0.0005): LR (+0.0009)." in quality_frappe.table({"cells": cells})
+
+
+def test_without_the_data_it_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECHUB_DATA", str(tmp_path))
+    assert quality_frappe.table(quality_frappe.run(Settings(work=tmp_path))).startswith("Left out: set RECHUB_DATA")
