@@ -238,6 +238,11 @@ class Columns:
         first: place of this rank's first row among them.
         world: the ranks that they were gathered from; None where they are this rank's own.
         listed: the negatives of single rows, whose predictions come after those of the columns; None without any.
+        column_of: int64, the column of each row of `first` and after; None where columns are the rows themselves.
+        log_count: of a column that stands for several, the logarithm of their number; None where none does.
+
+    Shapes:
+        column_of (rows of the step,), log_count (C,)
     """
 
     prediction: Tensor
@@ -245,6 +250,8 @@ class Columns:
     first: int = 0
     world: World | None = None
     listed: RowNegatives | None = None
+    column_of: Tensor | None = None
+    log_count: Tensor | None = None
 
     @property
     def ranks(self) -> int:

@@ -34,6 +34,8 @@ class InfoNCE(TowerLoss):
     arXiv 1807.03748, eq. 4.
     """
 
+    takes_counts = True
+
     def __init__(self, schema: Schema, *, temperature: Annotated[float, Gt(0)] = 0.1, **common: Any) -> None:
         super().__init__(schema, temperature=temperature, **common)
 

@@ -44,6 +44,8 @@ class SampledSoftmax(TowerLoss):
     Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations, WWW 2020.
     """
 
+    takes_counts = True
+
     def __init__(
         self, schema: Schema, *, temperature: Annotated[float, Gt(0)] | None = None, logq: bool = True, **common: Any
     ) -> None:

@@ -60,7 +60,8 @@ class Block:
         """The rows' places among the columns, (R, 1)."""
         if self.listed is not None and self.listed.are_all:
             return torch.zeros_like(self.places).unsqueeze(1)
-        return (self.places + self.columns.first).unsqueeze(1)
+        places, column_of = self.places + self.columns.first, self.columns.column_of
+        return (places if column_of is None else column_of[places]).unsqueeze(1)
 
     def others(self) -> Tensor:
         """Return which columns take part beside the row itself, (R, C) bool."""
@@ -202,7 +203,8 @@ class TowerLoss(VectorLoss):
     Rows whose label is above 0 count, and all rows of data without labels. What a user is compared with are the
     items of all rows of the step, and, of a model for retrieval, the candidates (`negatives` of the run): a column of
     the row's own item is no negative, and a row without negatives, or whose item is not in the item table, does not
-    count. An item that several of a row's columns hold counts as often. Of several vectors a user a row has one: that
+    count. An item that several of a row's columns hold counts as often (and is compared once, by its
+    first column, in losses of `takes_counts`). Of several vectors a user a row has one: that
     which suits its own item best, or what the output's `attention_power` makes of them.
 
     Args:
@@ -218,6 +220,7 @@ class TowerLoss(VectorLoss):
 
     Attributes:
         usual_negatives: sources of negatives of a model for retrieval, where a run names none.
+        takes_counts: whether columns of one item may be one column, with their number.
 
     Raises:
         ConfigError: `item_id` is no sparse feature of the schema, or the model does not have the vectors.
@@ -228,6 +231,7 @@ class TowerLoss(VectorLoss):
     takes_drawn: ClassVar[bool] = True
     takes_lists: ClassVar[bool] = True
     takes_all: ClassVar[bool] = False
+    takes_counts: ClassVar[bool] = False
     usual_negatives: ClassVar[tuple[str, ...]] = ("in_batch",)
 
     def __init__(
@@ -317,7 +321,9 @@ class TowerLoss(VectorLoss):
     def compared(self, others: Tensor, theirs: Rows, batch: Batch, world: World | None) -> Columns:
         candidates = batch.candidates
         if candidates is None or candidates.listed is None:
-            return super().compared(others, theirs, batch, world)
+            columns = super().compared(others, theirs, batch, world)
+            counts = self.takes_counts and candidates is not None and candidates.in_batch and not self.hardest_negatives
+            return _each_item_once(columns) if counts else columns
         lists, count = RowNegatives.of(candidates, batch.rows), len(theirs.target)
         columns = self._columns(others[:count], theirs, None if lists.are_all else world)
         return dataclasses.replace(columns, prediction=torch.cat([columns.prediction, others[count:]]), listed=lists)
@@ -372,11 +378,14 @@ class TowerLoss(VectorLoss):
         if block.listed is not None or self.hardest_negatives is not None:
             similarity = self.similarities(mine, others, block)
             return self.or_own(similarity, block).logsumexp(1) - block.own(similarity).squeeze(1)
-        left_out: Tensor | None = None if block.rows.group is None else block.same_group()
-        if block.columns.rows.is_there is not None:
-            missing = ~block.columns.rows.is_there
+        columns = block.columns
+        left_out: Tensor | None = None
+        if block.rows.group is not None and columns.column_of is None:
+            left_out = block.same_group()
+        if columns.rows.is_there is not None:
+            missing = ~columns.rows.is_there
             left_out = missing if left_out is None else left_out.logical_or_(missing)
-        losses: Tensor = _CrossEntropy.apply(mine, others, block.own_places, left_out)  # type: ignore[no-untyped-call]
+        losses: Tensor = _CrossEntropy.apply(mine, others, block.own_places, left_out, columns.log_count)  # type: ignore[no-untyped-call]
         return losses
 
     def or_own(self, similarity: Tensor, block: Block) -> Tensor:
@@ -408,14 +417,21 @@ class _CrossEntropy(torch.autograd.Function):
     Args:
         own: (R, 1), the columns.
         left_out: (R, C) or (C,) bool, columns that do not take part, the own one aside; None where all do.
+        more: (C,), what is added to the products of columns that are not the own one.
     """
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor, others: Tensor, own: Tensor, left_out: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, mine: Tensor, others: Tensor, own: Tensor, left_out: Tensor | None, more: Tensor | None
+    ) -> Tensor:
         values = mine @ others.T
         chosen = values.gather(1, own)
+        if more is not None:
+            values += more
         if left_out is not None:
-            values.masked_fill_(left_out, -math.inf).scatter_(1, own, chosen)
+            values.masked_fill_(left_out, -math.inf)
+        if more is not None or left_out is not None:
+            values.scatter_(1, own, chosen)
         largest = values.amax(1, keepdim=True)
         total = values.sub_(largest).exp_().sum(1, keepdim=True)
         ctx.save_for_backward(mine, others, own, values, total)
@@ -423,11 +439,31 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         mine, others, own, values, total = ctx.saved_tensors
         gradient = gradient.unsqueeze(1)
         values = values.mul_(gradient / total).scatter_add_(1, own, -gradient)
-        return values @ others, values.T @ mine, None, None
+        return values @ others, values.T @ mine, None, None, None
+
+
+def _each_item_once(columns: Columns) -> Columns:
+    """Return the first column of every item, with the number of its columns; the columns as they are where few repeat.
+
+    An item's vector is the same in all of its columns, so that a product more says no more than their number.
+    """
+    ids = columns.rows.group
+    assert ids is not None  # of candidates
+    distinct, column_of, numbers = torch.unique(ids, return_inverse=True, return_counts=True)
+    if 4 * len(distinct) > 3 * len(ids):
+        return columns
+    every = torch.arange(len(ids), device=ids.device)
+    first = torch.full_like(distinct, len(ids)).scatter_reduce_(0, column_of, every, "amin")
+    is_there = columns.rows.is_there
+    rows = Rows(columns.rows.target[first], None, None if is_there is None else is_there[first], distinct)
+    once = columns.prediction[first]
+    return dataclasses.replace(
+        columns, prediction=once, rows=rows, column_of=column_of, log_count=numbers.to(once.dtype).log()
+    )
 
 
 def vector(outputs: Sequence[Output], name: str | None, part: str | None, *, where: str) -> Output:

@@ -71,7 +71,10 @@ def of_candidates(
 
 @dataclasses.dataclass
 class Step:
-    """A step of six rows, of which two share an item and one has none that is known, and four drawn items."""
+    """A step of six rows, of which two share an item and one has none that is known, and four drawn items.
+
+    `item` and `log_q` are those of the items, in the order of their ids.
+    """
 
     user: Tensor
     item: Tensor
@@ -83,26 +86,31 @@ class Step:
     @classmethod
     def draw(cls, dtype: torch.dtype = torch.float64) -> Step:
         rng = np.random.default_rng(4)
-        values = rng.normal(size=(6, 3)), rng.normal(size=(10, 3)), -rng.uniform(1, 5, 10), rng.uniform(0.5, 2, 6)
+        values = rng.normal(size=(6, 3)), rng.normal(size=(6, 3)), -rng.uniform(1, 5, 6), rng.uniform(0.5, 2, 6)
         user, item, log_q, weight = (torch.from_numpy(value).to(dtype) for value in values)
         weight[4] = 0
         return cls(user, item, torch.tensor([5, 2, 5, -1, 9, 8]), torch.tensor([2, 7, 7, 5]), log_q, weight)
 
+    def places(self, rows: slice = slice(0, 6), drawn: slice = slice(0, 4)) -> Tensor:
+        """Of the columns' items."""
+        ids = torch.cat([self.own[rows], self.drawn[drawn]])
+        return torch.searchsorted(torch.tensor([-1, 2, 5, 7, 8, 9]), ids)
+
     def batch(self, rows: slice = slice(0, 6), drawn: slice = slice(0, 4), *, in_batch: bool = True) -> Batch:
         count = rows.stop - rows.start
-        columns = torch.cat([self.log_q[:6][rows], self.log_q[6:][drawn]])
+        columns = self.log_q[self.places(rows, drawn)]
         nothing = Features(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0))
         candidates = Candidates(torch.cat([self.own[rows], self.drawn[drawn]]), nothing, columns, in_batch)
         return Batch(nothing, torch.zeros(count, 0), self.weight[rows], candidates=candidates)
 
     def columns(self, rows: slice = slice(0, 6), drawn: slice = slice(0, 4)) -> Tensor:
-        return torch.cat([self.item[:6][rows], self.item[6:][drawn]])
+        return self.item[self.places(rows, drawn)]
 
     def expected(self, *, temperature: float = 1.0, in_batch: bool = True, logq: bool = True) -> float:
-        log_q = self.log_q.numpy() if logq else np.zeros(10)
+        log_q = self.log_q[self.places()].numpy() if logq else np.zeros(10)
         arrays = (
             self.user.numpy(),
-            self.item.numpy(),
+            self.columns().numpy(),
             self.own.numpy(),
             self.drawn.numpy(),
             log_q,
@@ -137,10 +145,40 @@ def test_its_gradient_is_the_difference_quotient_in_blocks_of_any_size(monkeypat
     loss, step, found = build(temperature=0.7), Step.draw(), []
     for block in (2**21, 10):
         monkeypatch.setattr(vectors, "_BLOCK", block)
-        user, item = step.user.clone().requires_grad_(), step.columns().clone().requires_grad_()
-        assert torch.autograd.gradcheck(lambda u, v: mean(loss, u, v, step.batch()), (user, item))
-        found.append(torch.autograd.grad(mean(loss, user, item, step.batch()), (user, item)))
+        user, item = step.user.clone().requires_grad_(), step.item.clone().requires_grad_()
+
+        def of(user: Tensor, item: Tensor) -> Tensor:
+            return mean(loss, user, item[step.places()], step.batch())
+
+        assert torch.autograd.gradcheck(of, (user, item))
+        found.append(torch.autograd.grad(of(user, item), (user, item)))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["sampled_softmax", "info_nce"])
+def test_columns_of_one_item_are_as_good_as_one_with_their_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random, found = torch.Generator().manual_seed(1), []
+    own, drawn = (torch.randint(-1, 9, (n,), generator=random) for n in (40, 25))
+    step = Step(
+        torch.randn(40, 5, generator=random, dtype=torch.float64),
+        torch.randn(6, 5, generator=random, dtype=torch.float64),
+        torch.tensor([-1, 2, 5, 7, 8, 9])[own.clamp(max=4) + 1],
+        torch.tensor([2, 5, 7, 8, 9])[drawn.clamp(0, 4)],
+        torch.randn(6, generator=random, dtype=torch.float64),
+        torch.rand(40, generator=random, dtype=torch.float64),
+    )
+    for takes_counts in (True, False):
+        loss = LOSSES.build({"name": name, "temperature": 0.7}, NO_LABEL)
+        assert isinstance(loss, TowerLoss)
+        loss.bind(OUTPUTS, where="losses.0")
+        assert type(loss).takes_counts
+        with monkeypatch.context() as patch:
+            patch.setattr(type(loss), "takes_counts", takes_counts)
+            user, item = step.user.clone().requires_grad_(), step.item.clone().requires_grad_()
+            every = slice(0, 40), slice(0, 25)
+            value = loss({"user": user, "item": item[step.places(*every)]}, step.batch(*every))
+            found.append((value.detach(), *torch.autograd.grad(value, (user, item))))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def test_rows_without_negatives_lose_nothing_and_do_not_count() -> None:
@@ -153,7 +191,7 @@ def test_rows_without_negatives_lose_nothing_and_do_not_count() -> None:
     assert value.item() == 0
     assert loss.count(step.batch()) == 0
     assert torch.equal(torch.as_tensor(user.grad), torch.zeros_like(user))
-    step.own[1] = 6  # it has the others for negatives, and they have it
+    step.own[1] = 7  # it has the others for negatives, and they have it
     assert loss.count(step.batch()) == 5
     assert mean(loss, step.user, step.columns(), step.batch()).item() == pytest.approx(step.expected(), rel=1e-12)
 
@@ -161,8 +199,8 @@ def test_rows_without_negatives_lose_nothing_and_do_not_count() -> None:
 @pytest.mark.parametrize("in_batch", [True, False])
 def test_ranks_compute_the_whole_step_and_its_gradient(in_batch: bool) -> None:
     step = Step.draw()
-    user, item = step.user.clone().requires_grad_(), step.columns().clone().requires_grad_()
-    whole = mean(build(temperature=0.5), user, item, step.batch(in_batch=in_batch))
+    user, item = step.user.clone().requires_grad_(), step.item.clone().requires_grad_()
+    whole = mean(build(temperature=0.5), user, item[step.places()], step.batch(in_batch=in_batch))
     whole.backward()
     assert whole.item() == pytest.approx(step.expected(temperature=0.5, in_batch=in_batch), rel=1e-12)
     shares = [(slice(0, 2), slice(0, 3)), (slice(2, 6), slice(3, 4))]  # unequal
@@ -179,7 +217,7 @@ def test_ranks_compute_the_whole_step_and_its_gradient(in_batch: bool) -> None:
     totals, of_users, of_items = zip(*on_ranks(2, work), strict=True)
     torch.testing.assert_close(torch.stack(totals).mean(), whole.detach())
     torch.testing.assert_close(torch.cat(of_users) / 2, user.grad)
-    places = [torch.arange(10)[[*range(6)[rows], *range(6, 10)[drawn]]] for rows, drawn in shares]
+    places = [step.places(rows, drawn) for rows, drawn in shares]
     back = torch.zeros_like(item).index_add(0, torch.cat(places), torch.cat(of_items) / 2)
     torch.testing.assert_close(back, item.grad)
 
