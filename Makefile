@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-ray test-core test-all check format bench cluster-test wheel clean
+.PHONY: setup demo docs test test-ray test-core test-all check format bench cluster-test wheel clean
 
 setup: $(READY)
 
@@ -16,6 +16,12 @@ $(READY): constraints.txt pyproject.toml
 
 demo: setup
 	$(BIN)/python examples/demo.py
+
+# into site/, which opens without a network (`python -m http.server -d site` for its search)
+docs: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # on two cores side by side: what uses Ray waits for processes half of its time
 test: setup
@@ -54,4 +60,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf dist build demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf dist build demo runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

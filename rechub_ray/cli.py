@@ -1,4 +1,4 @@
-"""The command line: prepare | train | tune | evaluate | predict | recommend | export | validate | list."""
+"""The command line: prepare | train | tune | evaluate | predict | recommend | export | validate | list | schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rechub_ray.interrupt import Interrupts
 if TYPE_CHECKING:
     from rechub_ray.export.onnx import ExportReport
 
-COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate", "list")
+COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate", "list", "schema")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
         "kind", nargs="?", help="models, losses, metrics, negatives, optimizers, schedules, trackers or indexes"
     )
     listing.add_argument("name", nargs="?", help="one component, with its documentation")
+
+    schema = add("schema", _schema, "The JSON schema of a configuration, for editors (docs/editors.md).")
+    schema.add_argument("kind", choices=("run", "sweep", "recipe"), help="of which kind of file")
+    schema.add_argument(
+        "--imports", nargs="+", default=[], metavar="MODULE", help="modules of your own components, to know them too"
+    )
     return parser
 
 
@@ -428,6 +434,13 @@ def _list(options: argparse.Namespace) -> None:
     from rechub_ray.runtime.summary import print_components
 
     print_components(options.kind, options.name)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
+    from rechub_ray.json_schema import json_schema
+
+    print(json.dumps(json_schema(options.kind, imports=options.imports), indent=1))
 
 
 def _refuse_overrides(options: argparse.Namespace) -> None:

@@ -132,7 +132,14 @@ class EarlyStopping(Section):
 
 
 class RegularizationSection(Section):
-    """Penalties l1 * sum|w| + l2 * sum(w^2); whole tables where gradients are dense, touched rows where sparse."""
+    """Penalties l1 * sum|w| + l2 * sum(w^2); whole tables where gradients are dense, touched rows where sparse.
+
+    Args:
+        embedding_l1: l1 of embedding tables, those of the linear term too.
+        embedding_l2: l2 of these.
+        dense_l1: l1 of all other parameters (weights, biases, normalisation).
+        dense_l2: l2 of these.
+    """
 
     embedding_l1: Factor = 0.0
     embedding_l2: Factor = 0.0

@@ -153,7 +153,7 @@ class Registry(Generic[T]):
                 hint=_meant_name(node) or f"Known: {', '.join(self.names())}.",
             )
         name = self._known(node["name"], f"{where}.name" if where else "name")
-        form = self._form(name)
+        form = self.form(name)
         arguments = {str(key): value for key, value in node.items() if key != "name"}
         for key in arguments:
             if key not in form.model_fields:
@@ -232,7 +232,8 @@ class Registry(Generic[T]):
             finally:
                 self._is_searching = False
 
-    def _form(self, name: str) -> type[pydantic.BaseModel]:
+    def form(self, name: str) -> type[pydantic.BaseModel]:
+        """Return the pydantic model that checks the arguments of the component with this registered name."""
         if name not in self._forms:
             cls = self._class(name)
             fields = keyword_arguments(cls)

@@ -29,11 +29,13 @@ class Model(nn.Module, abc.ABC):
     Attributes:
         outputs: what `forward` returns.
         arguments: the keyword arguments it was built with, as `MODELS.build` takes them.
+        predictor: what `predict` does; set where the model comes from a run.
     """
 
     registered_name: ClassVar[str]
     outputs: tuple[Output, ...] = (Output("logit"),)
     arguments: dict[str, Any]
+    predictor: Callable[[Model, Any], Any] | None = None
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -53,6 +55,25 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, features: Features) -> Outputs:
         """Return the outputs by name; see `Output` for what each kind holds."""
+
+    def predict(self, data: Any) -> Any:
+        """Return the predictions of a DataFrame or Table of raw values by the weights as they are.
+
+        The model is that of a run (`result.model`, `rechub_ray.load(RUN).model`), whose transforms it needs.
+
+        Args:
+            data: as for `rechub_ray.load(RUN).predict`.
+
+        Raises:
+            ConfigError: the model is not one of a run.
+        """
+        if self.predictor is None:
+            raise ConfigError(
+                "this model does not know the transforms of its data",
+                expected="the model of a run, as in result.model",
+                hint="rechub_ray.load(RUN).predict(frame) reads them.",
+            )
+        return self.predictor(self, data)
 
 
 def _remembering(init: Callable[..., None]) -> Callable[..., None]:

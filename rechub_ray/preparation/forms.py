@@ -63,8 +63,10 @@ class Format(Form):
             JSON object; its keys become column `key`, its values column `value`).
         delimiter: between fields; several characters are allowed (`::`).
         header: the first line names the columns; else `columns` does.
+        columns: names of the columns, in the order of the file, where it has no header.
         quote: the quoting character; null for none.
         newlines_in_values: quoted fields may hold line breaks (such a file is read by one task).
+        encoding: of the text, by its name in Python.
         strip: cut blanks around every value.
         null_values: texts that stand for a missing value, in every type of file and in lists too. The empty text, null
             and NaN always do.
@@ -112,7 +114,12 @@ class Format(Form):
 
 
 class File(Form):
-    """Raw files: `path` is a path, a folder or a glob, and `format` says how these differ from the recipe's format."""
+    """Raw files, with what differs from the recipe's format.
+
+    Args:
+        path: a path, a folder or a glob, relative to `source`.
+        format: the keys in which these files differ.
+    """
 
     path: Annotated[str, pydantic.Field(min_length=1)]
     format: Format = Format()
@@ -121,8 +128,15 @@ class File(Form):
 class Join(Form):
     """A side table, held in memory: `columns` of the row of `file` whose `key` equals the input's `input_key`.
 
-    `input_key` is called `key` unless given; a text with names of columns in braces, `({user},{item})`, puts several
-    together. A row without a partner gets nulls.
+    A row without a partner gets nulls.
+
+    Args:
+        file: the table, relative to `source`.
+        key: its column that rows are found by.
+        input_key: the input's column; called `key` unless given. A text with names of columns in braces,
+            `({user},{item})`, puts several together.
+        columns: what it brings.
+        format: of the file; not that of the recipe.
     """
 
     file: str
@@ -145,9 +159,16 @@ class History(Form):
     files). Or it has one row a user, with a list column `items`: every element becomes a row and column `item` is made.
 
     Args:
+        name: of the list column.
+        item: the column whose earlier values are listed.
+        user: the column of users.
+        order: the column of times.
         shuffle: without times, a user's rows of one file are taken in a random order, the same one every time, and not
             in that of the file, which may say what comes next (rows sorted by item, for instance). A split by a user's
             last rows takes this order too.
+        items: of an input with one row a user, the column of its list.
+        separator: cuts `items` where it is a text.
+        max_length: the most earlier rows that a list holds: the last ones.
         min_length: rows with a shorter history are left out (after the split's positions were counted).
         ties: `exclude` keeps rows of a row's own moment out of its history; `include` takes those before it in the
             files.
@@ -214,7 +235,12 @@ class History(Form):
 
 
 class FeatureForm(Form):
-    """What the kinds of feature have in common: a name, and the raw column (the same name unless given)."""
+    """What the kinds of feature have in common.
+
+    Args:
+        name: of the feature; `columns: [a, b]` in its place stands for one feature a column.
+        column: the raw column; called as the feature unless given.
+    """
 
     name: Name
     column: Name | None = None
@@ -231,8 +257,9 @@ class Table(FeatureForm):
         min_frequency: rarer values of the training split become id 0.
         max_values: at most this many values, the most frequent ones.
         hash_buckets: ids without a vocabulary: 1 + hash % (hash_buckets - 1); 0 is null.
-        embed_dim: as in the schema.
-        shared_with: as in the schema. Columns that share a table are counted together.
+        embed_dim: width of its embedding; left out, that of the model.
+        shared_with: the feature whose vocabulary and embedding it uses. Columns that share a table are counted
+            together.
     """
 
     min_frequency: Count = 1
@@ -252,6 +279,9 @@ class Sequence(Table):
     """A list column, or a text cut at `separator`; the last `max_length` values are kept.
 
     Args:
+        separator: cuts a text into values; left out, the column holds lists.
+        max_length: the most values that are kept.
+        pooling: how a model that does not read the sequence itself makes one vector of it.
         numbers: the values are whole numbers from 0 on, such as ages, and stay as they are: there is no vocabulary and
             no embedding.
         aligned_with: another sequence of the same `max_length`, whose lists are as long as this one's in every row.
@@ -280,6 +310,8 @@ class Numeric(FeatureForm):
             mean and divides by the standard deviation, `min_max` maps to [0, 1], both of the training split; one of
             these two, last.
         fill: what a null becomes, on the scale after the transforms.
+        dim: how many numbers there are in a row.
+        separator: cuts a text into numbers; left out, the column holds lists.
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -296,7 +328,12 @@ class Numeric(FeatureForm):
 
 
 class Bucket(FeatureForm):
-    """A number as an id: which of `num_buckets` quantile buckets of the training split it falls in; null is 0."""
+    """A number as an id: which of `num_buckets` quantile buckets of the training split it falls in; null is 0.
+
+    Args:
+        num_buckets: how many.
+        embed_dim: width of its embedding; left out, that of the model.
+    """
 
     kind: Literal["bucket"] = "bucket"
     num_buckets: Annotated[int, pydantic.Field(ge=2, le=10_000)]
@@ -312,6 +349,7 @@ class ItemList(Form):
     Args:
         column: a list column, or one of texts that are cut at `separator`; called as the list unless given. Items that
             the vocabulary does not hold are left out.
+        separator: cuts a text into items.
     """
 
     column: Name | None = None
@@ -347,6 +385,8 @@ class LabelSpec(Form):
     """A label: `expression` over raw columns (`rating >= 4`); without one, the column of that name.
 
     Args:
+        name: of the label.
+        expression: of raw columns; without one, the label is the column of its name.
         kind: `binary` (0 or 1), `regression` (any number of float32), `multiclass` (a class: 0, 1, ...).
         optional: a row without a value does not count for this label; else it is a bad row.
         num_classes: of a multiclass label; without it, the highest class of the training split and one.
@@ -383,14 +423,24 @@ class LabelSpec(Form):
 
 
 class Carve(Form):
-    """A seeded random `fraction` of split `of` becomes a split of its own."""
+    """A seeded random `fraction` of split `of` becomes a split of its own.
+
+    Args:
+        of: the split that it is taken from.
+        fraction: how much of it.
+    """
 
     of: Name
     fraction: Fraction
 
 
 class ByFile(Form):
-    """The files' keys under `files` are the splits; `carve` makes more of them (`valid: {of: test, fraction: 0.5}`)."""
+    """The files' keys under `files` are the splits; `carve` makes more of them (`valid: {of: test, fraction: 0.5}`).
+
+    Args:
+        carve: splits that are taken from others, by name.
+        seed: of what is drawn.
+    """
 
     by: Literal["file"] = "file"
     carve: dict[Name, Carve] = {}
@@ -401,6 +451,10 @@ class ByColumn(Form):
     """Rows whose `column` is one of `values[split]`; a value of no split is a bad row.
 
     true and false are also found as text (`true`, `True`, `TRUE`), whole numbers also with `.0`.
+
+    Args:
+        column: the column.
+        values: by split, one value or a list of them.
     """
 
     by: Literal["column"] = "column"
@@ -440,7 +494,12 @@ class ByColumn(Form):
 
 
 class AtRandom(Form):
-    """A pure function of (seed, file, row number): the same rows however the work is cut up."""
+    """A pure function of (seed, file, row number): the same rows however the work is cut up.
+
+    Args:
+        fractions: by split; together 1.
+        seed: of what is drawn.
+    """
 
     by: Literal["random"] = "random"
     fractions: dict[Name, Fraction]
@@ -448,7 +507,13 @@ class AtRandom(Form):
 
 
 class ByTime(Form):
-    """Earlier rows train: `fractions` in order of time, or `starts`: the first moment of each later split."""
+    """Earlier rows train: `fractions` in order of time, or `starts`: the first moment of each later split.
+
+    Args:
+        column: the column of times.
+        fractions: by split, in order of time, the training split first; together 1.
+        starts: the first moment of each split but the training split.
+    """
 
     by: Literal["time"] = "time"
     column: Name
@@ -473,6 +538,12 @@ class LeaveLastOut(Form):
     """Each user's last `test` rows, the `valid` rows before them, and the rest to train.
 
     `user` and `order` are not needed beside a `history` with `items`, whose rows hold a whole user in order.
+
+    Args:
+        user: the column of users.
+        order: the column of times; without it, the order of the files.
+        valid: rows of a user for validation; 0 leaves the split out.
+        test: rows of a user for the test; 0 leaves the split out.
     """
 
     by: Literal["leave_last_out"] = "leave_last_out"

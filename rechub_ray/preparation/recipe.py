@@ -48,23 +48,33 @@ class Recipe(Form):
     """All settings of `prepare`.
 
     Args:
+        description: of the data, in words.
         source: folder or URI of the raw files (`s3://...`, any pyarrow or fsspec filesystem).
         out: the folder to write; it must not exist, unless `overwrite`.
+        overwrite: replace the folder `out` where it is there.
         like: folder of a prepared data set, or of a run: rows are encoded by its vocabularies and transforms, and
             nothing is fitted. Values that it does not have become id 0.
         grow: with `like`, values of the training split that it does not have get ids after those that are there.
         files: path, folder, glob (`*`, `?`, `[ab]`, `**` for any folders) or list of them, relative to `source`; a
             mapping `split: path` for a split by file. Folders `key=value` bring a column `key`. In place of a path,
             `{path: ..., format: {...}}` overrides keys of `format` for these files.
+        format: how the files are laid out.
         time_format: `strptime` formats (one or a list) of the times written as text; without it they are ISO 8601.
         where: an expression over columns of the input (`dt >= "2026-11-01" and country == "DE"`); rows for which it is
             not true are left out before anything else, so they are in no history, no vocabulary and no split.
         url: where the data comes from; nothing is downloaded.
         licence: of the data.
         checksums: SHA-256 of files below `source`; one that is there and differs is an error. `{}` asks for none.
+        joins: side tables.
+        history: the user's earlier items as a list column.
+        features: what models read.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
         labels: may be empty (`[]`), where nothing is predicted from labels.
         items: the item table, for retrieval.
+        weight: the column of the rows' weights in losses.
+        group: the column of groups, for metrics such as GAUC and for losses of pairs and lists.
+        row_id: the column that tells rows apart; it stands beside predictions.
+        split: how rows are divided into training, validation and test; left out, all of them train.
         cluster_by: a column; the rows of one value of it lie together in one row group, in order of time where the
             recipe names a time column (`history.order`, `split.order`, `split.column` of a split by time), else of the
             files. It is the `group` too.

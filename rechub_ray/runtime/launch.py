@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -30,12 +30,16 @@ from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
+from rechub_ray.runtime.history import history, plot, step_of
 from rechub_ray.runtime.memory import host_memory
 from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, evaluating_cpus, local_cpus
 from rechub_ray.runtime.same_encoding import check_alike, keep_transforms, trained_on
 from rechub_ray.runtime.worker import execute
 from rechub_ray.tracking import RunInfo, Trackers
 from rechub_ray.world import World
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class RunResult:
         test_metrics: of that model on the test split.
         onnx: the exported file, if any; of a model for retrieval the user tower's, beside the others in `serving`.
         details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
+        log_dir: the local folder of its numbers; that of a remote `model_dir` is `runs/<name>`.
     """
 
     model_dir: str
@@ -61,11 +66,33 @@ class RunResult:
     test_metrics: dict[str, float]
     onnx: str | None
     details: dict[str, Any]
+    log_dir: str = ""
 
     @property
     def model(self) -> Model:
-        """The best model, loaded from its checkpoint, in evaluation mode on the CPU."""
-        return load_model(self.best_checkpoint)
+        """The best model, loaded from its checkpoint, in evaluation mode on the CPU; its `predict` takes raw values."""
+        from rechub_ray.runtime.predictor import RawPredictions
+
+        model = load_model(self.best_checkpoint)
+        model.predictor = RawPredictions(self.best_checkpoint)
+        return model
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The numbers of the run, a row for each step at which some were logged; see `rechub_ray.runtime.history`."""
+        return history(self.log_dir or self.model_dir)
+
+    def plot(self, metrics: Sequence[str] | None = None, *, path: str | Path | None = None) -> Any:
+        """Return the curves of the run as a matplotlib figure, which a notebook shows.
+
+        Args:
+            metrics: names in `history`, or ends of them (`auc`); None draws the training loss and every metric.
+            path: file to write, `.png`, `.svg` or `.pdf`; None writes none.
+
+        Raises:
+            ConfigError: matplotlib is not installed, or there is no such metric.
+        """
+        return plot(self.history, metrics, best_step=step_of(self.best_checkpoint), path=path)
 
     def predict(self, data: Any) -> Any:
         """Return the best model's predictions of a DataFrame of raw values; see `rechub_ray.load`."""
@@ -160,6 +187,7 @@ def _train(
         metrics=best,
         test_metrics=report["test_metrics"],
         onnx=onnx,
+        log_dir=_log_directory(config),
         details={
             k: report[k]
             for k in ("steps", "epochs", "rows", "rows_here", "stopped_early", "workers", "best_score", "seconds")

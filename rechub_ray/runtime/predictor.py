@@ -38,9 +38,10 @@ class Predictor:
     Args:
         path: a run's folder (its best checkpoint), or one checkpoint.
         overrides: as for `rechub_ray.predict` with raw files.
+        model: the model in place of the one that is saved there, whose other weights it has.
 
     Attributes:
-        model: the model, in evaluation mode.
+        model: the model, in evaluation mode unless it was given.
         columns: the raw columns that it reads, without those that side tables and histories bring.
 
     Raises:
@@ -51,7 +52,9 @@ class Predictor:
         >>> rechub_ray.load("runs/demo").predict(frame)["probability"]  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path, *, overrides: Sequence[str] | dict[str, Any] = ()) -> None:
+    def __init__(
+        self, path: str | Path, *, overrides: Sequence[str] | dict[str, Any] = (), model: Model | None = None
+    ) -> None:
         self._path = path
         changes, settings = split_settings(overrides, raw=True)
         self._settings = settings
@@ -67,7 +70,9 @@ class Predictor:
             settings=settings,
         )
         self._schema = saved.schema
-        self.model: Model = read(saved.path).build_model()
+        self.model: Model = read(saved.path).build_model() if model is None else model
+        if model is None:
+            self.model.predictor = RawPredictions(path)
         self.columns = self._form.recipe.input_columns
 
     def predict(self, data: pd.DataFrame | pa.Table, *, probabilities: bool = True) -> pd.DataFrame:
@@ -148,6 +153,31 @@ class Predictor:
 def load(path: str | Path, *, overrides: Sequence[str] | dict[str, Any] = ()) -> Predictor:
     """Return the best model of a run, or the one of a checkpoint, with the transforms of its data; see `Predictor`."""
     return Predictor(path, overrides=overrides)
+
+
+class RawPredictions:
+    """The `predictor` of a model: predictions of raw values by its weights and the transforms of a run.
+
+    Args:
+        path: the run's folder, or one of its checkpoints.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._made: Predictor | None = None
+
+    def __call__(self, model: Model, data: Any) -> pd.DataFrame:
+        if self._made is None:
+            self._made = Predictor(self._path, model=model)
+        self._made.model, was_training = model, model.training
+        try:
+            model.eval()
+            return self._made.predict(data)
+        finally:
+            model.train(was_training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_made": None}  # a copy of the model reads the transforms again
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from rechub_ray.balancing import BALANCING
 from rechub_ray.errors import ConfigError, masked, nearest
 from rechub_ray.export.index import INDEXES
 from rechub_ray.losses import LOSSES
@@ -27,6 +28,7 @@ if typing.TYPE_CHECKING:
 FAMILIES: dict[str, Registry[typing.Any]] = {
     "models": MODELS,
     "losses": LOSSES,
+    "balancing": BALANCING,
     "metrics": METRICS,
     "negatives": NEGATIVES,
     "optimizers": OPTIMIZERS,

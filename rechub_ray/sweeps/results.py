@@ -19,6 +19,7 @@ from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
 from rechub_ray.reports.read import label
 from rechub_ray.runtime.inference import evaluate
+from rechub_ray.runtime.predictor import RawPredictions
 from rechub_ray.runtime.same_encoding import keep_transforms
 from rechub_ray.sweeps.exports import copy_exports, export_trial, exported
 from rechub_ray.sweeps.ledger import Ledger, Record
@@ -74,8 +75,10 @@ class SweepResult:
 
     @property
     def model(self) -> Model:
-        """The best model, in evaluation mode on the CPU."""
-        return load_model(self.best_checkpoint)
+        """The best model, in evaluation mode on the CPU; its `predict` takes raw values."""
+        model = load_model(self.best_checkpoint)
+        model.predictor = RawPredictions(self.best_checkpoint)
+        return model
 
 
 def make_best(checked: CheckedSweep, ledger: Ledger) -> Best:

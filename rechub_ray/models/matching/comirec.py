@@ -76,6 +76,8 @@ class ComiRecSA(ComiRec):
 
     e_t are the vectors of the history's items and p_t those of their places, counted from the last one.
 
+    When to use: as `mind`; attention is the faster and simpler way to several interests.
+
     Args:
         schema: the features; has items, and a list of them.
         hidden_dim: rows of W_1, >= 1; None takes 4 D.
@@ -108,9 +110,12 @@ class ComiRecSA(ComiRec):
 
 @MODELS.register("comirec_dr")
 class ComiRecDR(ComiRec):
-    """Interests by dynamic routing: item t of the history votes `W_tk e_t` for interest k; logits start at 0.
+    """Interests by dynamic routing: item t of the history votes `v_kt = W_tk e_t` for interest k.
 
+    `u_k = squash(sum_t w_kt v_kt)` with `w = softmax_k(b)`, where b starts at 0 and grows by `u_k v_kt` each time.
     There is a matrix for each place of the history and each interest: `max_length K D^2` numbers.
+
+    When to use: as `mind`, with short histories of a fixed length: each place has matrices of its own.
 
     Args:
         schema: the features; has items, and a list of them.

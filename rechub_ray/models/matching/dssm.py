@@ -23,6 +23,8 @@ class DSSM(Retriever):
     With the features side by side, `u = mlp_user([e_1, ..., e_K, dense])` and `v = mlp_item([e_1, ..., e_L, dense])`;
     sequences are pooled.
 
+    When to use: features on both sides: it answers new users and new items by what is known of them.
+
     Args:
         schema: the features; has items.
         embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.

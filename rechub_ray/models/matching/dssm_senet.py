@@ -21,6 +21,8 @@ class DSSMSENet(DSSM):
     With the embeddings e_1, ..., e_K of a tower and their means z, each is multiplied by its factor of
     `a = f(W_2 relu(W_1 z))`: `mlp([a_1 e_1, ..., a_K e_K, dense])`.
 
+    When to use: as `dssm`, with many features of which some matter little.
+
     Args:
         schema: the features; has items. The embeddings of a tower have one width.
         reduction_ratio: K over the rows of W_1, of which there is one at least; >= 1.

@@ -13,6 +13,8 @@ class FaceBookDSSM(DSSM):
     With cosines s, a row loses the mean over its negatives j of `max(0, 0.2 + s_j - s_i)`: `losses: [{name: hinge,
     margin: 0.2}]`. Drawn items beside those of other rows are the paper's random negatives, `hard` ones its hard ones.
 
+    When to use: as `dssm`, where hard negatives matter: a margin stops pushing items that are far away already.
+
     Args:
         schema: the features; has items.
         common: the arguments of `DSSM`.

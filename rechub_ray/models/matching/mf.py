@@ -18,10 +18,12 @@ from rechub_ray.schema import PositiveInt, Schema
 
 @MODELS.register("mf", "matrix_factorization", "matrix_factorisation")
 class MF(Retriever):
-    """A vector of each user and of each item: the score of a pair is `p_u q_i`, or `p_u q_i + b_i` with biases.
+    """A vector of each user and of each item: `score = p_u q_i`, or `p_u q_i + b_i` with biases.
 
     With biases the vectors are `[p_u, 1]` and `[q_i, b_i]`. A bias of the user would add the same to all items, so that
     it changes no ranking, and no loss that compares items.
+
+    When to use: the baseline: users and items that training knows, and nothing else of them.
 
     Args:
         schema: the features; has items. Only the user's and the item's ids are read.

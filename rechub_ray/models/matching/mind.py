@@ -32,6 +32,8 @@ class MIND(HistoryRetriever):
     In training a row has one vector, the mean of its interests weighted by how much they suit the row's own item: see
     `attention_power`.
 
+    When to use: users with several interests at a time, where a search may ask once for each of them.
+
     Args:
         schema: the features; has items, and a list of them.
         interest_num: largest number K of interests, >= 1.

@@ -23,6 +23,8 @@ class NARM(HistoryRetriever):
     With states h_1, ..., h_n of the items' vectors, `a_t = v sigmoid(A_1 h_n + A_2 h_t)` and the user's vector is
     `B [h_n, sum_t a_t h_t]`. An empty history has the state of one item of zeros, and no sum.
 
+    When to use: sessions, in which order matters and some items are beside the point.
+
     Args:
         schema: the features; has items, and a list of them.
         hidden_dim: width of the states, >= 1.

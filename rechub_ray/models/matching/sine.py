@@ -30,6 +30,8 @@ class SINE(HistoryRetriever):
         y_t = sum_k p_kt c_k;   c' = N_4(sum_t att(Y)_t y_t)
         u = sum_k softmax_k(c' f_k / temperature) f_k
 
+    When to use: many topics among the items, and one vector a user: a search asks once.
+
     Args:
         schema: the features; has items, and a list of them.
         num_concept: number of prototypes, >= 1.

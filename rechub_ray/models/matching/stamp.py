@@ -27,6 +27,8 @@ class STAMP(HistoryRetriever):
 
     so that the product of u and an item's vector is the paper's product of three.
 
+    When to use: short sessions, whose last item says most: attention, and no recurrence.
+
     Args:
         schema: the features; has items, and a list of them.
         weight_std: standard deviation of the initial matrices, > 0; 0.05 in the paper.

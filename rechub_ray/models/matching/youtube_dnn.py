@@ -23,6 +23,8 @@ class YoutubeDNN(Retriever):
     With the user's features side by side, `u = mlp([e_1, ..., e_K, dense])`, where sequences are pooled; an item's
     vector v is its row in the table of its id, and its other features are not read.
 
+    When to use: users by features and pooled histories, items by their ids alone.
+
     Args:
         schema: the features; has items.
         embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1; that of the item's id

@@ -16,6 +16,8 @@ class YoutubeSBC(DSSM):
     estimates q by the steps between two appearances of an item; here it is the item's share of the training rows, which
     `prepare` has counted. (Torch-RecHub divides by T after the correction, which scales it by 1 / T.)
 
+    When to use: as `dssm`, with other rows' items for negatives and a skewed popularity.
+
     Args:
         schema: the features; has items.
         common: the arguments of `DSSM`.

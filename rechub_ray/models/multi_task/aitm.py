@@ -32,6 +32,8 @@ class AITM(MultiTaskModel):
     model's own loss `calibrator`: `calibrator_weight * sum_t mean max(p(t) - p(t-1), 0)` over all rows, of neighbouring
     labels that are both binary. Set `calibrator_weight` to 0 where the labels are no such chain.
 
+    When to use: steps of a conversion, where each step is rarer than the one before and learns from it.
+
     Args:
         schema: the features, and the labels, in the order of the conversion; they may be of different kinds.
         bottom_units: widths of each label's own layers below the transfer.

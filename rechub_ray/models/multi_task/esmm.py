@@ -35,6 +35,8 @@ class ESMM(Model):
     The outputs of the labels come first: `logit/<label>` is the logit of pCTR and of pCTCVR. `conditional/<label>`,
     for each label but the first, is the logit of pCVR; it is served beside them, as the probability.
 
+    When to use: conversion rates, where conversions are known of clicked rows alone and shall be right for all rows.
+
     Args:
         schema: the features, and the labels, in the order of the chain: all binary.
         embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.

@@ -18,6 +18,8 @@ class MMoE(MultiTaskModel):
 
     With x = [e_1, ..., e_K, dense]: `y_t = tower_t(sum_i softmax(W_t x)_i expert_i(x))`.
 
+    When to use: tasks that differ; the usual first choice of the models with experts.
+
     Args:
         schema: the features, and the labels, which may be of different kinds.
         num_experts: >= 1.

@@ -27,6 +27,8 @@ class PLE(MultiTaskModel):
 
     from the h of the level before; then `y_t = tower_t(h_t)`. One level is the paper's CGC.
 
+    When to use: tasks that gain at each other's cost under `mmoe`: each keeps experts of its own.
+
     Args:
         schema: the features, and the labels, which may be of different kinds.
         num_layers: levels, >= 1.

@@ -15,6 +15,8 @@ from rechub_ray.schema import Schema
 class SharedBottom(MultiTaskModel):
     """One perceptron for all labels, and a tower for each: `y_t = tower_t(bottom([e_1, ..., e_K, dense]))`.
 
+    When to use: the baseline of several tasks, and enough where they are much alike.
+
     Args:
         schema: the features, and the labels, which may be of different kinds.
         bottom_units: widths of the shared layers.

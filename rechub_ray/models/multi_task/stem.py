@@ -33,6 +33,8 @@ class STEM(MultiTaskModel):
     KuaiRand-1K) against tuned MMoE, PLE, AITM and others, with code and the settings searched, besides an online test;
     PEPNet's are from data of one company, without code, and concern several domains as much as several tasks.
 
+    When to use: tasks that disagree about users and items themselves, so that even embeddings should be their own.
+
     Args:
         schema: the features, and the labels, which may be of different kinds.
         num_experts: experts of one label, a label, >= 1.

@@ -25,6 +25,8 @@ class AFM(Ranker):
     numeric features take part in the linear term only. Attention reads each pair, so time and memory of a row grow with
     the square of the number of features.
 
+    When to use: where it should be seen which pairs decide a prediction: the weights a say it. Slow with many features.
+
     Args:
         schema: the features; those that interact all have one width (no `embed_dim` of their own).
         attention_dim: rows of W, >= 1.

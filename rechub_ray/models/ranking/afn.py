@@ -25,6 +25,9 @@ class AFN(DeepRanker):
     Logarithms and products are batch-normalised, over rows and elements. With `hidden_units`, it is the paper's AFN+: a
     deep part with tables of its own stands beside, and `logit = u afn(x) + v deep(x) + b`.
 
+    When to use: where it is unknown of what degree the products are that matter; it trains slowly and wants many
+    neurons.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         log_neurons: number of products y_j, >= 1.

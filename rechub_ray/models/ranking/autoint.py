@@ -22,6 +22,8 @@ class AutoInt(DeepRanker):
 
     With `hidden_units`, it is the paper's AutoInt+.
 
+    When to use: where numeric features should interact as others do, and attention may say which features go together.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         num_layers: attention layers, >= 1.

@@ -19,6 +19,8 @@ class BST(BehaviourRanker):
 
     t is what becomes of the item's vector among the history's; see `BehaviourTransformer`.
 
+    When to use: histories of up to some tens of places, where their order matters.
+
     Args:
         schema: the features.
         num_layers: of a transformer, >= 1.

@@ -14,6 +14,8 @@ from rechub_ray.schema import PositiveInt, Schema
 class DCN(CrossRanker):
     """Cross layers with vectors: `x_{l+1} = x_0 <w_l, x_l> + b_l + x_l`; see `CrossRanker` for what is beside them.
 
+    When to use: products of several features at nearly no cost beside a perceptron; `dcn_v2` is stronger and larger.
+
     Args:
         schema: the features.
         num_cross_layers: >= 1.

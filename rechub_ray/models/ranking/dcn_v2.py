@@ -17,6 +17,8 @@ from rechub_ray.schema import PositiveInt, Schema
 class DCNv2(CrossRanker):
     """Cross layers with matrices: `x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`; see `CrossRanker` for what is beside them.
 
+    When to use: a strong choice for most data sets of rows; with many features, `low_rank` keeps its matrices small.
+
     Args:
         schema: the features.
         num_cross_layers: >= 1.

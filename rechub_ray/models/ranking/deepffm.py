@@ -23,6 +23,8 @@ class DeepFFM(DeepRanker):
     Tables are K - 1 times as wide as those of `deepfm`, with K features: see `field_aware_bank`. Numeric features take
     part in the linear term only.
 
+    When to use: as `ffm`, with a perceptron above the pairs: few features, and memory to spare.
+
     Args:
         schema: the features; at least two that interact, of one width.
         embedding_dim: width of each vector, >= 1.

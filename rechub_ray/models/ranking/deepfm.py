@@ -24,6 +24,8 @@ class DeepFM(Model):
     `logit = linear(x) + sum_{i<j} <e_i, e_j> + mlp([e_1, ..., e_K, dense])`. Sparse features and pooled sequences
     interact; numeric features take part in the linear term and the deep part.
 
+    When to use: the first deep model to try: pairs and a perceptron on one set of embeddings, and few settings.
+
     Args:
         schema: the features; those of `fm_features` that interact all have the width `embedding_dim`.
         embedding_dim: width of the embeddings, >= 1; features of the deep part alone may have their own `embed_dim`.

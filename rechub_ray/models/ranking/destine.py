@@ -23,6 +23,8 @@ class DESTINE(DeepRanker):
 
     See `DisentangledAttention` for a layer.
 
+    When to use: as `autoint`, where some features matter by themselves and hide what pairs say.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         num_layers: attention layers, >= 1.

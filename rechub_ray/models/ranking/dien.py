@@ -29,6 +29,9 @@ class DIEN(BehaviourRanker):
     output `auxiliary` teaches h_t to know the next id from another one: `auxiliary_weight` times the mean over t of
     `-ln sigmoid(<h_t, e_{t+1}>) - ln(1 - sigmoid(<h_t, n_{t+1}>))`; elsewhere it is 0.
 
+    When to use: histories in the order of time, where interests drift; its recurrent layers take their time on long
+    ones.
+
     Args:
         schema: the features.
         auxiliary_weight: of the auxiliary loss, >= 0.

@@ -20,6 +20,8 @@ class DIN(BehaviourRanker):
 
     `logit = mlp([sum_t a(h_t, v) h_t, e_1, ..., e_K, dense])`, one sum for each history.
 
+    When to use: rows with a history and a candidate: the first to try of the models that read histories.
+
     Args:
         schema: the features.
         attention_units: widths of the hidden layers of a.

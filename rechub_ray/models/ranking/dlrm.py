@@ -22,6 +22,8 @@ class DLRM(DeepRanker):
     `logit = top([z, <z_i, z_j> for i < j])` with `z = bottom(dense)` in front, and `z_1, ...` = z and the embeddings;
     with `interaction: cat`, `top([z, e_1, ..., e_K])`. `hidden_units` are those of the top part.
 
+    When to use: numeric features beside categorical ones, at high throughput: no part but perceptrons and dot products.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         interaction: `dot`, or `cat`, which leaves interactions to the top part.

@@ -31,6 +31,8 @@ class EDCN(Ranker):
     end, `logit = <w, [c_L, d_L, b_L]> + b`. A gate multiplies each feature's numbers by one of
     `softmax(g / temperature)`, g a number for each feature.
 
+    When to use: as `dcn`, with few weights: the layers on both sides share what they find.
+
     Args:
         schema: the features.
         num_cross_layers: L, >= 1.

@@ -17,6 +17,8 @@ from rechub_ray.schema import PositiveInt, Schema
 class FatDeepFFM(DeepFFM):
     """DeepFFM on vectors that are weighted first: `v_{i,j} <- s_{i,j} v_{i,j}`; see `ComposeExcitation` for s.
 
+    When to use: as `deepffm`, where many of the vectors are noise.
+
     Args:
         schema: the features; at least two that interact, of one width.
         reduction_ratio: by which the layer between has fewer units than there are vectors, >= 1.

@@ -19,6 +19,9 @@ class FFM(Ranker):
     `v_{i,j}` is the vector of feature i that meets feature j. Tables are K - 1 times as wide as those of `fm`, with K
     features: see `field_aware_bank`. Numeric features take part in the linear term only.
 
+    When to use: few features, and memory to spare; with many features `fwfm` gives much of the same for a small part of
+    the memory.
+
     Args:
         schema: the features; at least two that interact, of one width.
         embedding_dim: width of each vector, >= 1.

@@ -19,6 +19,8 @@ class FiBiNET(DeepRanker):
 
     `logit = linear(x) + mlp([p(e), p(senet(e)), dense])` with `p(v) = [(v_i W) * v_j for i < j]`. One W serves both.
 
+    When to use: features of very different worth; the perceptron's input grows with the square of their number.
+
     Args:
         schema: the features; at least two with embeddings, which all have one width (no `embed_dim` of their own).
         bilinear_type: `field_all` (one W), `field_each` (one for each left feature) or `field_interaction` (one for

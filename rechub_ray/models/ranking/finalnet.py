@@ -29,6 +29,9 @@ class FinalNet(DeepRanker):
     With two blocks, the logit is the mean of theirs, and each block learns from it, too: the output `distillation` is
     the mean of `bce(y_1, p) + bce(y_2, p)`, p the common probability, taken as constant.
 
+    When to use: products of a high degree by layers that cost as much as a perceptron's; the second block adds a
+    little.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         num_blocks: 1 or 2.

@@ -21,6 +21,9 @@ class FM(Model):
 
     Sparse features and pooled sequences interact; numeric features take part in the linear term only.
 
+    When to use: the second baseline: all pairs of features, in time and memory that grow with their number and not with
+    its square.
+
     Args:
         schema: the features; those that interact all have one width (no `embed_dim` of their own).
         embedding_dim: width of the embeddings, >= 1.

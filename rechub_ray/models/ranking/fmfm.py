@@ -18,6 +18,8 @@ class FmFM(Ranker):
 
     Sparse features and pooled sequences interact; numeric features take part in the linear term only.
 
+    When to use: as `fwfm`, with room for the embeddings to mean different things to different features.
+
     Args:
         schema: the features; those that interact all have one width (no `embed_dim` of their own).
         interaction: what W_ij is: a `matrix`, or a diagonal one (`vector`).

@@ -21,6 +21,8 @@ class FwFM(Ranker):
 
     Sparse features and pooled sequences interact; numeric features take part in the linear term only.
 
+    When to use: as `fm`, where some pairs of features matter much more than others; it costs one more number a pair.
+
     Args:
         schema: the features; those that interact all have one width (no `embed_dim` of their own).
         linear: the linear term of the features that interact: `lw`, a weight for each id; `felv`, `sum_i <e_i, w_i>`

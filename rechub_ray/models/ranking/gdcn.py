@@ -16,6 +16,8 @@ class GDCN(CrossRanker):
 
     `structure: parallel` is the paper's GDCN-P, `stacked` its GDCN-S, `crossnet_only` its GCN.
 
+    When to use: as `dcn_v2`, with many cross layers: gates leave products out that are noise.
+
     Args:
         schema: the features.
         num_cross_layers: >= 1.

@@ -17,6 +17,8 @@ from rechub_ray.schema import Schema
 class LR(Model):
     """One weight for each id and each numeric value: `logit = sum_f w_f[id_f] + <v, dense> + b`.
 
+    When to use: the baseline that every other model has to beat; small and fast, and it knows no pairs of features.
+
     Args:
         schema: the features.
         wide_features: names of the features to use; None takes all.

@@ -26,6 +26,8 @@ class MaskNet(DeepRanker):
     `parallel`: `logit = mlp([block_1(v, n), ..., block_L(v, n)])`; `serial`: x_0 = n, `x_{l+1} = block(v, x_l)`,
     `logit = <w, x_L> + b`.
 
+    When to use: where a feature's meaning depends on the whole row: masks rescale each layer by it.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         structure: `parallel`, or `serial`, which does not read `hidden_units`, `activation`, `batch_norm`.

@@ -19,6 +19,8 @@ from rechub_ray.schema import PositiveInt, Schema
 class MLPRanker(Model):
     """A multi-layer perceptron on all features side by side: `logit = mlp([e_1, ..., e_K, dense])`.
 
+    When to use: the baseline of the deep models, and the one for data that is mainly numbers and sequences.
+
     Args:
         schema: the features.
         embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.

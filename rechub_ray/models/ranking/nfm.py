@@ -21,6 +21,9 @@ class NFM(DeepRanker):
     The sum is `((sum_i e_i)^2 - sum_i e_i^2) / 2`. Sparse features and pooled sequences interact; numeric features take
     part in the linear term only.
 
+    When to use: many features, where a perceptron should be small: its input is one embedding wide, however many there
+    are.
+
     Args:
         schema: the features; those that interact all have one width (no `embed_dim` of their own).
         interaction_dropout: of the sum of the pairs, in [0, 1).

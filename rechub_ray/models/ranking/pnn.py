@@ -19,6 +19,9 @@ class PNN(DeepRanker):
     p is `<e_i, e_j>` for each pair i < j (`inner`, the paper's IPNN), or the outer product `s s^T` of the sum s of the
     embeddings (`outer`, OPNN), or both. Numeric features take part beside the products.
 
+    When to use: where products should pass through the perceptron rather than beside it; `outer` is the cheaper one
+    with many features.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         product: `inner`, `outer` or `both`.

@@ -19,6 +19,8 @@ class SIM(BehaviourRanker):
     `logit = mlp([g_1, s_1, ..., g_H, s_H, e_1, ..., e_K, dense])`, with the general look g and the exact one s of each
     history. Attention takes time and memory for `keep` places, however long a history is.
 
+    When to use: histories of hundreds of places, of which few have to do with the candidate.
+
     Args:
         schema: the features.
         keep: places of a history that are attended to, >= 1.

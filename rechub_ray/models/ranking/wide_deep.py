@@ -20,6 +20,9 @@ from rechub_ray.schema import PositiveInt, Schema
 class WideDeep(Model):
     """A linear model that remembers and a deep one that generalises: `logit = linear(x) + mlp([e_1, ..., e_K, dense])`.
 
+    When to use: where single ids, or crossed columns of the data, say much by themselves, and a perceptron shall add
+    the rest.
+
     Args:
         schema: the features.
         embedding_dim: width of the embeddings of features without their own `embed_dim`, >= 1.

@@ -25,6 +25,8 @@ class WuKong(DeepRanker):
     mlp(X)`. `FMB(X) = mlp(LN(X X^T Y))` are the factorisation machine's vectors, with a matrix Y of few columns;
     `LCB(X) = W X` are linear ones.
 
+    When to use: large data and a budget that grows: more layers and vectors keep improving it where others level off.
+
     Args:
         schema: the features; those with embeddings all have one width (no `embed_dim` of their own).
         num_layers: >= 1.

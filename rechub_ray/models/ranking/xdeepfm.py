@@ -23,6 +23,9 @@ class XDeepFM(DeepRanker):
     Sparse features and pooled sequences interact in the compressed interaction network (`CIN`); numeric features take
     part in the linear term and the deep part.
 
+    When to use: products of three and more features whose degree should stay bounded; slower than `dcn_v2` with many
+    features.
+
     Args:
         schema: the features; those of `fm_features` that interact all have the width `embedding_dim`.
         cin_units: vectors of each layer of the CIN; at least one layer.

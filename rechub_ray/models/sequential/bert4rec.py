@@ -33,6 +33,8 @@ class BERT4Rec(SequentialRetriever):
 
     It is published with a softmax over all items, `losses: [full_softmax]`.
 
+    When to use: many epochs to spend, and histories whose order is loose: it reads them from both sides.
+
     Args:
         schema: has items, and a history of them of a `max_length` of 2 or more.
         embedding_dim: D, >= 1.

@@ -28,6 +28,9 @@ class GRU4Rec(SequentialRetriever):
     `losses: [sampled_softmax]`, `negatives: [in_batch, {name: popularity, number: 2048, alpha: 0.5}]`; `bpr` takes the
     same candidates.
 
+    When to use: sessions and histories in which what came last matters most; time grows with their length, and not with
+    its square.
+
     Args:
         schema: has items, and a history of them.
         embedding_dim: width of the items' vectors, >= 1.

@@ -33,6 +33,8 @@ class HSTU(SequentialRetriever):
     `A_ij = silu(q_i k_j / sqrt(d) + b_{i - j} + c_{bucket(|t_i - t_j|)}) / n` for j <= i, where n is the history's
     `max_length` and `bucket(s) = floor(log2(max(s, 1)))`. The result is `norm(x)`.
 
+    When to use: long histories with times, and much data.
+
     Args:
         schema: has items, and a history of them.
         embedding_dim: D, >= 1.

@@ -31,6 +31,8 @@ class SASRec(SequentialRetriever):
     It is published with `losses: [sampled_bce]` and `negatives: [uniform_per_row]`; `full_softmax` and
     `sampled_softmax` make other, stronger models of it.
 
+    When to use: the first model of sequences to try; with `full_softmax` it is a hard baseline to beat.
+
     Args:
         schema: has items, and a history of them.
         embedding_dim: D, >= 1.
