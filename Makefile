@@ -15,7 +15,7 @@ $(READY): constraints.txt pyproject.toml
 	touch $(READY)
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/rechub-ray demo
 
 # into site/, which opens without a network (`python -m http.server -d site` for its search)
 docs: setup

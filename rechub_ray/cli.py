@@ -1,4 +1,4 @@
-"""The command line: prepare | train | tune | evaluate | predict | recommend | export | validate | list | schema."""
+"""The command line: one command a subparser; what they print and do is imported when one runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rechub_ray import interrupt
-from rechub_ray.errors import ConfigError, RechubError, masked, nearest
+from rechub_ray.commands.arguments import as_overrides, files, loaded, names
+from rechub_ray.errors import ConfigError, RechubError, masked
 from rechub_ray.interrupt import Interrupts
 
 if TYPE_CHECKING:
     from rechub_ray.export.onnx import ExportReport
 
-COMMANDS = ("prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate", "list", "schema")
+COMMANDS = ("demo", "init", "prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate",
+            "list", "schema", "completion")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str], interrupts: Interrupts) -> None:
     options, rest = _parser().parse_known_args(arguments)
-    options.overrides = [*getattr(options, "overrides", []), *_as_overrides(rest, options.known)]
+    options.overrides = [*getattr(options, "overrides", []), *as_overrides(rest, options.known)]
     options.interrupts = interrupts
     command: Callable[[argparse.Namespace], None] = options.run
     command(options)
@@ -65,7 +67,7 @@ def _mendable(error: BaseException) -> str | None:
 def shim() -> None:
     """Run train.py: `train.py CONFIG ...` trains, `train.py COMMAND ...` does anything else."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         arguments = ["train", *arguments]
     _end(main(arguments))
 
@@ -100,8 +102,19 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=f"`{self.prog} --help` shows what it takes.")
 
 
+class _Version(argparse.Action):
+    """Prints the version, which takes a while to look up, where it is asked for alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import rechub_ray
+
+        print(rechub_ray.__version__)
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rechub-ray", description="Train recommender models at scale.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -109,8 +122,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, known=sub.options)
         return sub
 
+    show = add("demo", _demo, "Train on embedded data whose best score is known, and export checked ONNX.")
+    show.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in scaling.num_workers=0")
+    show.add_argument("--family", choices=("ranking", "multi_task", "retrieval"), default="ranking",
+                      help="default: ranking, on 2 Ray workers; the others run in this process")  # fmt: skip
+    show.add_argument("--out", metavar="DIR", default="demo", help="where data and run go; default: demo")
+
+    start = add("init", _init, "Write a recipe, a configuration and a sweep to start from, by a look at a raw file.")
+    start.add_argument("folder", help="where the files go; none is written over")
+    start.add_argument("--data", required=True, metavar="FILE", help="CSV or parquet, compressed or not")
+    start.add_argument("--label", metavar="COLUMN", help="default: guessed")
+
     prepare = add("prepare", _prepare, "Encode raw logs into parquet shards and a schema.")
-    prepare.add_argument("recipe", nargs="?", help="YAML recipe, as in configs/data/")
+    prepare.add_argument("recipe", nargs="?", help="YAML recipe, or builtin:NAME as in builtin:frappe")
     prepare.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in source=DIR out=DIR")
     prepare.add_argument("--like", metavar="DIR", help="encode by the vocabularies of this data set, or of this run's")
     prepare.add_argument("--adopt", metavar="DIR", help="only add a fingerprint to a data set or run from before them")
@@ -120,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         ("validate", _validate, "Do only the checks of `train`: configuration, data, components, resources."),
     ):
         sub = add(name, run, text)
-        sub.add_argument("config", help="YAML configuration")
+        sub.add_argument("config", help="YAML configuration, or builtin:NAME as in builtin:deepfm_frappe")
         sub.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="as in optimizers.0.lr=0.002")
         sub.add_argument("--edit-config-json", "--edit_config_json", metavar="JSON",
                          help='{"path": value, ...}; EasyRec\'s keys are taken too (docs/easyrec.md)')  # fmt: skip
@@ -203,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
     sweep = add("tune", _tune, "Run a sweep; its best model lands in best/ of its folder.")
-    sweep.add_argument("sweep", nargs="?", help="YAML sweep file, as in tune_configs/")
+    sweep.add_argument("sweep", nargs="?", help="YAML sweep file, or builtin:NAME as in builtin:smoke")
     sweep.add_argument("overrides", nargs="*", metavar="path=value", help="as in trials=5 base.data.root=data/mine")
     sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     sweep.add_argument("--sweep-dir", "--sweep_dir", metavar="DIR", help="where everything goes")
@@ -219,47 +243,23 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument(
         "--imports", nargs="+", default=[], metavar="MODULE", help="modules of your own components, to know them too"
     )
+
+    completion = add("completion", _completion, "Print a script by which a shell completes commands and options.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
     return parser
 
 
-def _as_overrides(rest: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the arguments that argparse leaves over as overrides: `path=value` and `--path=value`; refuse others."""
-    for item in rest:
-        name, equals, _ = item.partition("=")
-        if not item.startswith("-"):
-            if not equals:
-                raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(item))
-        elif not equals and "." in name:
-            raise ConfigError(f"'{item}' has no value", expected=f"{item}=VALUE")
-        elif not equals or not item.startswith("--") or ("." not in name and nearest(name, known).startswith("Did")):
-            raise ConfigError(f"unknown option '{name}'", hint=nearest(name, known))
-    return [item.lstrip("-") for item in rest]
+def _demo(options: argparse.Namespace) -> None:
+    from rechub_ray.commands.demo import demo
+
+    demo(options.family, options.out, options.overrides)
 
 
-def _load(options: argparse.Namespace) -> Any:
-    from rechub_ray import config as config_module
-    from rechub_ray.easyrec import translated
+def _init(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
+    from rechub_ray.commands.init import init
 
-    pairs = [config_module.parse_override(text) for text in options.overrides]
-    if options.edit_config_json is not None:
-        try:
-            edits = json.loads(options.edit_config_json)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError("--edit-config-json is not JSON", got=str(error)) from None
-        if not isinstance(edits, dict):
-            raise ConfigError("--edit-config-json", expected='{"path": value, ...}', got=repr(edits))
-        pairs += edits.items()
-    data = config_module.read_yaml(options.config)
-    for pair in pairs:
-        for path, value in translated([pair], data, _say):
-            data = config_module.merge(data, {path: value})
-    if options.model_dir is not None:
-        data["model_dir"] = options.model_dir
-    return config_module.validate(data)
-
-
-def _say(text: str) -> None:
-    print(f"rechub-ray: {text}", file=sys.stderr)
+    print("\n".join(init(options.folder, options.data, label=options.label)))
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -277,7 +277,7 @@ def _prepare(options: argparse.Namespace) -> None:
         raise ConfigError("the recipe is missing", expected="rechub-ray prepare RECIPE [path=value ...]")
     if options.like is not None:
         options.overrides.append(f"like={json.dumps(options.like)}")
-    result = prepare(config_module.merge(config_module.read_yaml(options.recipe), options.overrides))
+    result = prepare(config_module.merge(config_module.read_yaml(options.recipe, what="recipe"), options.overrides))
     print_report(result.stats)
     print(f"\n{len(result.schema.features)} features -> {masked(result.out)}")
 
@@ -285,7 +285,7 @@ def _prepare(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     same = "the same command" + (" without `--resume never`" if options.resume == "never" else "")
     options.interrupts.line = f"rechub-ray: interrupted; {same} goes on from the last checkpoint"
-    config = _load(options)
+    config = loaded(options)
     from rechub_ray.runtime.launch import train
     from rechub_ray.runtime.summary import print_result
 
@@ -316,7 +316,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    config = _load(options)
+    config = loaded(options)
     from rechub_ray.runtime.launch import validate
 
     print(validate(config))
@@ -337,32 +337,17 @@ def _predict(options: argparse.Namespace) -> None:
     if options.raw is not None:
         if options.split is not None:
             raise ConfigError("--raw and --split name two kinds of rows", expected="one of them")
-        raw = _files(options, options.raw)
+        raw = files(options, options.raw)
     rows = predict(
         options.checkpoint,
         options.out,
         split=options.split or "test",
         raw=raw,
-        keep=_names(options.keep),
+        keep=names(options.keep),
         probabilities=not options.logits,
         overrides=options.overrides,
     )
     print(f"{rows} rows -> {masked(options.out)}")
-
-
-def _files(options: argparse.Namespace, given: list[str]) -> list[str]:
-    """Return the files of an option that takes several values, which takes the overrides behind it too."""
-    from rechub_ray.config import RunConfig
-    from rechub_ray.runtime.raw_files import READING
-
-    keys = {*RunConfig.model_fields, *READING}
-    files = [item for item in given if not ("=" in item and item.partition("=")[0].split(".")[0] in keys)]
-    options.overrides += [item for item in given if item not in files]
-    return files
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _recommend(options: argparse.Namespace) -> None:
@@ -371,9 +356,9 @@ def _recommend(options: argparse.Namespace) -> None:
     rows = recommend(
         options.run_folder,
         options.out,
-        users=_files(options, options.users),
+        users=files(options, options.users),
         k=options.k,
-        keep=_names(options.keep),
+        keep=names(options.keep),
         exclude=options.exclude,
         form=options.form,
         exact=options.exact,
@@ -441,6 +426,13 @@ def _schema(options: argparse.Namespace) -> None:
     from rechub_ray.json_schema import json_schema
 
     print(json.dumps(json_schema(options.kind, imports=options.imports), indent=1))
+
+
+def _completion(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
+    from rechub_ray.commands.completion import script
+
+    print(script(_parser(), options.shell))
 
 
 def _refuse_overrides(options: argparse.Namespace) -> None:

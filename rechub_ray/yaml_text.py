@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rechub_ray import builtin
 from rechub_ray.errors import ConfigError, nearest, shown
 from rechub_ray.files import reason
 
@@ -28,7 +29,7 @@ def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configurat
     """Return the mapping in a YAML file; a mapping is copied.
 
     Args:
-        source: path of the file, or its content.
+        source: path of the file (or `builtin:NAME`), or its content.
         what: what errors call the file.
 
     Raises:
@@ -36,7 +37,7 @@ def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configurat
     """
     if isinstance(source, Mapping):
         return typing.cast(dict[str, Any], plain(source))
-    path = Path(source)
+    path = builtin.located(source, what) if what in builtin.FOLDERS else Path(source)
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -167,6 +168,17 @@ def parse(text: str, what: str) -> Any:
 def dump(value: Any) -> str:
     """Return YAML that `parse`, and any other reader of YAML 1.1 or 1.2, reads back as the same value."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def on_a_line(value: Any) -> str:
+    """Return YAML on one line, without its line end, that `parse` reads back as the same value.
+
+    Example:
+        >>> on_a_line({"name": "liked", "expression": "stars >= 4"}), on_a_line("no")
+        ('{name: liked, expression: stars >= 4}', "'no'")
+    """
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=2**30)
+    return str(text).removesuffix("\n").removesuffix("\n...")
 
 
 def plain(value: Any, where: str = "") -> Any:

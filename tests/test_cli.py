@@ -197,15 +197,6 @@ def test_a_run_that_does_not_fit_changes_nothing(home: Path, run: Run, tmp_path:
     assert not (tmp_path / "new").exists()
 
 
-def test_what_the_demo_says_to_try_next_is_no_mistake(home: Path, run: Run) -> None:
-    said = re.findall(r'"  rechub-ray train (.+?) --model-dir', (ROOT / "examples" / "demo.py").read_text())
-    assert said
-    for arguments in said:
-        given = [str(ROOT / word) if word.startswith("configs/") else word for word in arguments.split()]
-        code, _, errors = run("validate", *given, f"data.root={home / 'data'}", "data.batch_size=64")
-        assert (code, errors) == (0, "")
-
-
 def test_validate_knows_the_run_in_the_folder(home: Path, run: Run) -> None:
     assert run("validate", home / "c.yaml", "--model-dir", home / "run", "train.epochs=3")[0] == 0
     code, _, err = run("validate", home / "c.yaml", "--model-dir", home / "run", "model.embedding_dim=3")
@@ -387,6 +378,16 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(arguments)
     assert caught.value.code == 0
     assert "usage: rechub-ray" in capsys.readouterr().out
+
+
+def test_the_version_and_the_module(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{rechub_ray.__version__}\n"
+    command = [sys.executable, "-m", "rechub_ray", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{rechub_ray.__version__}\n"
 
 
 def test_an_error_of_ours_is_no_paragraph(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ import jsonschema
 import pydantic
 import pytest
 
-from rechub_ray import cli, config, yaml_text
+from rechub_ray import builtin, cli, config, yaml_text
+from rechub_ray.commands.arguments import as_overrides
 from rechub_ray.config import RunConfig
 from rechub_ray.easyrec import translated
 from rechub_ray.json_schema import json_schema
@@ -160,18 +161,20 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("name", "words"), [pytest.param(*one, id=one[0]) for one in commands()])
 def test_a_command_is_one(name: str, words: list[str]) -> None:
     options, rest = cli._parser().parse_known_args(words)
-    overrides = [*getattr(options, "overrides", []), *cli._as_overrides(rest, options.known)]
+    overrides = [*getattr(options, "overrides", []), *as_overrides(rest, options.known)]
     place = getattr(options, "config", None) or getattr(options, "recipe", None) or getattr(options, "sweep", None)
-    if place is None or not (ROOT / place).is_file():
+    kind = {"tune": "sweep", "prepare": "recipe"}.get(options.command, "configuration")
+    file = ROOT / builtin.located(place, kind) if place is not None else ROOT
+    if not file.is_file():
         return  # a file of the reader's
     if options.command in ("train", "validate"):
-        data = config.read_yaml(ROOT / place)
+        data = config.read_yaml(file)
         pairs = translated([config.parse_override(text) for text in overrides], data, print)
         config.validate(config.merge(data, dict(pairs)))
     elif options.command == "tune":
-        sweep.load(ROOT / place, overrides)
+        sweep.load(file, overrides)
     elif options.command == "prepare":
-        Recipe.from_dict(config.merge(config.read_yaml(ROOT / place), overrides))
+        Recipe.from_dict(config.merge(config.read_yaml(file), overrides))
 
 
 def fields(form: type[pydantic.BaseModel], path: str = "") -> Iterator[str]:

@@ -33,19 +33,19 @@ class SyntheticInfo:
         out: its folder.
         schema: as in its schema.json.
         rows: by split.
-        best_auc: the AUC of the true probabilities on the test split: no model can expect more (None where no signal
-            of known strength is planted).
+        best: by metric, the score of the true probabilities on the test split: no model can expect more. Empty where no
+            signal of known strength is planted.
         label_rate: of the training split.
     """
 
     out: Path
     schema: Schema
     rows: dict[str, int]
-    best_auc: float | None
+    best: dict[str, float]
     label_rate: float
 
 
-def click_log_schema() -> Schema:
+def click_log_schema(*, purchases: bool = False) -> Schema:
     """Return the schema of `write_click_logs`."""
     return Schema(
         features=(
@@ -60,7 +60,7 @@ def click_log_schema() -> Schema:
             DenseFeature("recency"),
             SequenceFeature("history", CATEGORIES + 1, max_length=HISTORY, shared_with="category"),
         ),
-        labels=(Label("click"),),
+        labels=(Label("click"), Label("buy")) if purchases else (Label("click"),),
         group="user_id",
     )
 
@@ -68,8 +68,9 @@ def click_log_schema() -> Schema:
 class _World:
     """The planted truth, drawn once from the seed.
 
-    logit = c + user + item + city + <user taste, item taste> + device x hour + numbers
-            + mean over the history of (its categories' appeal + affinity to the item's category)
+    logit of a click = c + user + item + city + <user taste, item taste> + device x hour + numbers
+                       + mean over the history of (its categories' appeal + affinity to the item's category)
+    logit of a purchase after a click = c + user + item + <user taste, item taste> + device + numbers
     """
 
     def __init__(self, seed: int) -> None:
@@ -86,9 +87,11 @@ class _World:
         self.affinity = 1.8 * category_taste @ category_taste.T / _RANK
         popularity = 1 / np.arange(1, ITEMS + 1) ** 0.6
         self.item_edges = np.cumsum(popularity) / popularity.sum()
+        more = np.random.default_rng([seed, 3])
+        self.buyer, self.bargain, self.buying_device = (more.normal(0, 0.7, n) for n in (USERS, ITEMS, DEVICES))
 
-    def rows(self, draw: np.random.Generator, count: int) -> tuple[pa.Table, Floats, Floats]:
-        """Return encoded rows, their labels and their true probabilities."""
+    def rows(self, draw: np.random.Generator, count: int) -> tuple[pa.Table, dict[str, Floats]]:
+        """Return encoded rows, and by label the true probability of 1 in each."""
         user, city = draw.integers(0, USERS, count), draw.integers(0, CITIES, count)
         item = np.minimum(np.searchsorted(self.item_edges, draw.random(count)), ITEMS - 1)
         device, hour = draw.integers(0, DEVICES, count), draw.integers(0, HOURS, count)
@@ -103,28 +106,33 @@ class _World:
         effects = self.appeal[past] + self.affinity[past, category[owners]]
         history = np.bincount(owners, effects, minlength=count) / np.maximum(lengths, 1)
 
+        match = np.einsum("ij,ij->i", self.user_taste[user], self.item_taste[item])
         logit = (
             -1.3
             + self.user_bias[user]
             + self.item_bias[item]
             + self.city_bias[city]
-            + np.einsum("ij,ij->i", self.user_taste[user], self.item_taste[item])
+            + match
             + self.device_hour[device, hour]
             + 0.4 * age
             - 0.5 * price
             - 0.3 * np.minimum(recency, 3)
             + history
         )
-        probability = 1 / (1 + np.exp(-logit))
-        click = (draw.random(count) < probability).astype(np.float64)
+        after = -0.5 + self.buyer[user] + self.bargain[item] + self.buying_device[device] + match - 0.8 * price
+        chances = {"click": 1 / (1 + np.exp(-logit))}
+        chances["buy"] = chances["click"] / (1 + np.exp(-after))
+        click = draw.random(count) < chances["click"]
+        buy = click & (draw.random(count) < chances["buy"] / chances["click"])
         ids = {"user": user, "item": item, "category": category, "city": city, "device": device, "hour": hour}
         columns: dict[str, pa.Array] = {name: pa.array(values + 1, pa.int32()) for name, values in ids.items()}
         for name, numbers in {"age": age, "price": price, "recency": np.log1p(recency)}.items():
             columns[name] = pa.array(numbers, pa.float32())
         columns["history"] = _lists(past + 1, lengths)
-        columns["click"] = pa.array(click, pa.float32())
+        for name, happened in {"click": click, "buy": buy}.items():
+            columns[name] = pa.array(happened.astype(np.float32))
         columns["user_id"] = pa.array(user, pa.int64())
-        return pa.table(columns), click, probability
+        return pa.table(columns), chances
 
 
 def _lists(values: Ints, lengths: Ints) -> pa.ListArray:
@@ -134,7 +142,13 @@ def _lists(values: Ints, lengths: Ints) -> pa.ListArray:
 
 
 def write_click_logs(
-    out: str | Path, *, rows: int = 200_000, seed: int = 0, files: int = 4, row_group_rows: int = 8192
+    out: str | Path,
+    *,
+    rows: int = 200_000,
+    seed: int = 0,
+    files: int = 4,
+    row_group_rows: int = 8192,
+    purchases: bool = False,
 ) -> SyntheticInfo:
     """Write click logs with a planted signal: numeric, categorical and sequence columns, prepared and split.
 
@@ -146,33 +160,37 @@ def write_click_logs(
         seed: of every draw (>= 0).
         files: shards of the training split (>= 1).
         row_group_rows: rows of a parquet row group (>= 1).
+        purchases: write a second label, `buy`, which only rows with a click can have.
 
     Raises:
         ConfigError: too few rows, or the folder is not empty.
     """
     if rows < 100:
         raise ConfigError(f"'rows' is {rows}", expected="at least 100, to fill three splits")
-    root, schema, world = _folder(out), click_log_schema(), _World(seed)
+    root, schema, world = _folder(out), click_log_schema(purchases=purchases), _World(seed)
     held = rows // 10
     counts = {"train": rows - 2 * held, "valid": held, "test": held}
-    clicks = 0.0
-    best_auc = None
+    clicks, best = 0.0, dict[str, float]()
     for number, (split, count) in enumerate(counts.items()):
-        labels, probabilities = [], []
+        labels: dict[str, list[Floats]] = {label.name: [] for label in schema.labels}
+        chances: dict[str, list[Floats]] = {name: [] for name in labels}
         shares = np.diff(np.linspace(0, count, (files if split == "train" else 1) + 1).astype(int))
         (root / split).mkdir()
         for file, share in enumerate(shares.tolist()):
             with SealedWriter(root / split / f"part-{file:05d}.parquet", _arrow_schema(schema)) as writer:
                 for chunk, size in enumerate(_chunks(share)):
-                    table, label, probability = world.rows(np.random.default_rng([seed, 1, number, file, chunk]), size)
+                    table, chance = world.rows(np.random.default_rng([seed, 1, number, file, chunk]), size)
                     writer.write_table(table.select(schema.columns), row_group_size=row_group_rows)
-                    labels.append(label)
-                    probabilities.append(probability)
+                    for name in labels:
+                        labels[name].append(table[name].to_numpy().astype(np.float64))
+                        chances[name].append(chance[name])
         if split == "train":
-            clicks = float(np.concatenate(labels).sum())
+            clicks = float(np.concatenate(labels["click"]).sum())
         if split == "test":
-            best_auc = area_under_curve(np.concatenate(labels), np.concatenate(probabilities))
-    info = SyntheticInfo(root, schema, counts, best_auc, clicks / counts["train"])
+            for name in labels:
+                key = f"{name}/auc" if purchases else "auc"
+                best[key] = area_under_curve(np.concatenate(labels[name]), np.concatenate(chances[name]))
+    info = SyntheticInfo(root, schema, counts, best, clicks / counts["train"])
     _finish(info, {"seed": seed})
     return info
 
@@ -208,7 +226,7 @@ def write_criteo_like(
                     writer.write_table(table, row_group_size=row_group_rows)
                     if split == "train":
                         clicks += float(table["label"].to_numpy().sum())
-    info = SyntheticInfo(root, schema, counts, None, clicks / rows)
+    info = SyntheticInfo(root, schema, counts, {}, clicks / rows)
     _finish(info, {"seed": seed, "ids_total": sum(sizes)})
     return info
 
@@ -271,7 +289,7 @@ def _arrow_schema(schema: Schema) -> pa.Schema:
 
 
 def _finish(info: SyntheticInfo, more: dict[str, Any]) -> None:
-    truth = {"best_auc": info.best_auc, "label_rate": info.label_rate, "rows": info.rows, **more}
+    truth = {"best": info.best, "label_rate": info.label_rate, "rows": info.rows, **more}
     (info.out / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     # last, because a folder with a schema counts as finished
     info.schema.save(info.out / "schema.json")

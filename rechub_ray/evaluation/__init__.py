@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from rechub_ray.metrics import MetricSet
 from rechub_ray.metrics.ranks import Asked
 from rechub_ray.models.matching.base import Retriever, without_item
 from rechub_ray.outputs import PAIR
+from rechub_ray.waiting import Waiting
 from rechub_ray.world import World
 
 
@@ -66,7 +67,7 @@ def evaluate_model(
             first_row=source.first_row,
         )
     rows = 0
-    for batch in source.batches():
+    for batch in _shown(source):
         batch = batch.to(device)
         with autocast(device, precision):
             outputs = model(batch.features) if ranks is None else ranks(batch)
@@ -81,6 +82,15 @@ def evaluate_model(
         torch.cuda.empty_cache()  # evaluation batches are larger; training needs that memory back
     counted = {"rows_expected": source.rows_expected, "rows_seen": seen}
     return {**result, **counted, **({} if ranks is None else {"rows_of_unknown_items": unknown})}
+
+
+def _shown(source: EvalSource) -> Iterator[Batch]:
+    """Yield the batches of a source; a terminal shows how far they are."""
+    rows, expected = 0, source.rows_expected
+    with Waiting("evaluating", detail=lambda: f"{rows:,} of {expected:,} rows", quiet_seconds=None):
+        for batch in source.batches():
+            yield batch
+            rows += batch.rows
 
 
 class _Ranks:

@@ -32,6 +32,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import Link
 from rechub_ray.schema import Schema
+from rechub_ray.waiting import Waiting
 
 if TYPE_CHECKING:
     from rechub_ray.export.raw import RawInputs
@@ -174,10 +175,16 @@ def export_model(
     started = time.perf_counter()
     target = Target(str(out))
     served = ServingModel(model, schema, probabilities=probabilities, links=links)
-    with _on_cpu_in_eval_mode(served), target.folder() as folder:
+    step = "translated"
+    with (
+        Waiting(f"exporting {target.name}", detail=lambda: f"being {step}", quiet_seconds=None),
+        _on_cpu_in_eval_mode(served),
+        target.folder() as folder,
+    ):
         path = f"{folder}/{target.name}"
         program, outputs = _translated(served)
         _write(program, path)
+        step = "compared with PyTorch"
         checks = compare(served, path, batch_sizes=batch_sizes)
         rows = None
         if raw is not None:

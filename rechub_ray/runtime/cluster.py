@@ -19,7 +19,7 @@ from rechub_ray.errors import ResourceError
 from rechub_ray.interrupt import Process, end_processes, processes_below
 from rechub_ray.runtime.preflight import Node, check_resources, local_cpus
 from rechub_ray.runtime.ray_private import noted_address, quiet
-from rechub_ray.runtime.waiting import Waiting
+from rechub_ray.waiting import Waiting
 
 # Ray reads these when it is imported. A report waits for the controller's next poll (2 s by default).
 _SETTINGS = {

@@ -18,8 +18,8 @@ from rechub_ray.runtime.board import Pump, make_board
 from rechub_ray.runtime.cluster import LocalRaylet, connected
 from rechub_ray.runtime.preflight import cpus_per_worker
 from rechub_ray.runtime.share import kept
-from rechub_ray.runtime.waiting import Waiting
 from rechub_ray.runtime.worker import train_loop_per_worker
+from rechub_ray.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ def run_on_workers(
                 callbacks=[OnLoss(board, size=scaling.num_workers, timeout_seconds=timeout)],
             ),
         )
-        with Waiting(f"starting {scaling.num_workers} worker(s)") as waiting:
+        wanted, free = scaling.num_workers * resources["CPU"], float(ray.available_resources().get("CPU", 0.0))
+        room = f" ({wanted:g} CPU wanted, {free:g} free)" if free < wanted else ""
+        with Waiting(f"starting {scaling.num_workers} worker(s){room}") as waiting:
             ear = _Ear(scaling, hear, waiting, again)
             pump = Pump(ray, board, ear)
             try:
@@ -138,6 +140,7 @@ class _Ear:
         kind, *rest = event
         if kind == "joined":
             self._joined.add(rest[0])
+            self._waiting.what = f"starting {self.scaling.num_workers} workers, {len(self._joined)} of them here"
             if self._missing() == 0:
                 self._waiting.done()
         elif kind == "lost":

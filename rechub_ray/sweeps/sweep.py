@@ -13,8 +13,8 @@ import pydantic
 import torch
 from annotated_types import Ge, Gt
 
+from rechub_ray import builtin, yaml_text
 from rechub_ray import config as config_module
-from rechub_ray import yaml_text
 from rechub_ray.config import RunConfig, Section
 from rechub_ray.errors import ConfigError, RechubError, masked, named, nearest
 from rechub_ray.files import absolute, is_uri, join
@@ -195,7 +195,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapp
     Raises:
         ConfigError: a file cannot be read, or a key or value is wrong; names the key and the nearest known one.
     """
-    data = config_module.read_yaml(source)
+    if not isinstance(source, Mapping):
+        source = builtin.located(source, "sweep")
+    data = config_module.read_yaml(source, what="sweep")
     written = data.get("base")
     folder = "" if isinstance(source, Mapping) else os.path.dirname(source)
     data = _placed(data, folder)
@@ -261,7 +263,7 @@ def _placed(data: dict[str, Any], folder: str) -> dict[str, Any]:
     def placed(node: Any, path: str) -> Any:
         if isinstance(node, Mapping):
             return {key: placed(value, f"{path}.{key}") for key, value in node.items()}
-        if path in _PLACES and isinstance(node, str) and node:
+        if path in _PLACES and isinstance(node, str) and node and not node.startswith(builtin.PREFIX):
             return absolute(node if node.startswith("~") else join(folder, node))
         return node
 

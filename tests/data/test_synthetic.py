@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from rechub_ray.data.manifest import Manifest
-from rechub_ray.data.synthetic import area_under_curve, table_sizes, write_click_logs, write_criteo_like
+from rechub_ray.data.synthetic import _World, area_under_curve, table_sizes, write_click_logs, write_criteo_like
 from rechub_ray.errors import ConfigError
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
 
@@ -58,10 +58,9 @@ def test_click_logs_fit_their_schema(tmp_path: Path) -> None:
 
 def test_the_planted_signal_is_neither_trivial_nor_linear(tmp_path: Path) -> None:
     info = write_click_logs(tmp_path / "out", rows=60_000, seed=1)
-    truth = json.loads((tmp_path / "out" / "truth.json").read_text())
-    assert truth["best_auc"] == info.best_auc
-    assert info.best_auc is not None
-    assert 0.8 < info.best_auc < 0.95
+    best = info.best["auc"]
+    assert json.loads((tmp_path / "out" / "truth.json").read_text())["best"] == {"auc": best}
+    assert 0.8 < best < 0.95
     assert 0.2 < info.label_rate < 0.45
 
     def matrix(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +74,7 @@ def test_the_planted_signal_is_neither_trivial_nor_linear(tmp_path: Path) -> Non
     inputs, labels = matrix("test")
     linear = roc_auc_score(labels, model.decision_function(inputs))
     # the interactions and the history are out of a linear model's reach
-    assert 0.65 < linear < info.best_auc - 0.03
+    assert 0.65 < linear < best - 0.03
 
 
 def test_area_under_curve_equals_scikit_learn() -> None:
@@ -115,3 +114,19 @@ def test_refusals(tmp_path: Path) -> None:
         write_click_logs(tmp_path / "out", rows=5)
     with pytest.raises(ConfigError, match="ids_total >= 208"):
         write_criteo_like(tmp_path / "out", rows=5, ids_total=100)
+
+
+def test_purchases_follow_clicks_with_their_chances(tmp_path: Path) -> None:
+    info = write_click_logs(tmp_path / "out", rows=30_000, seed=2, files=1, purchases=True)
+    assert [label.name for label in info.schema.labels] == ["click", "buy"]
+    test = pq.read_table(tmp_path / "out" / "test").to_pandas()
+    assert not (test["buy"] > test["click"]).any()
+    rows, chances = _World(2).rows(np.random.default_rng([2, 1, 2, 0, 0]), 3000)
+    for name in ("click", "buy"):
+        assert rows[name].to_numpy().tolist() == test[name].tolist()
+        assert info.best[f"{name}/auc"] == pytest.approx(roc_auc_score(test[name], chances[name]), abs=1e-12)
+        order = np.argsort(chances[name])
+        for part in np.array_split(order, 5):
+            assert abs(test[name].to_numpy()[part].mean() - chances[name][part].mean()) < 0.06
+    plain = write_click_logs(tmp_path / "plain", rows=30_000, seed=2, files=1)
+    assert plain.best["auc"] == info.best["click/auc"], "the clicks are the same"

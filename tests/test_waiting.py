@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rechub_ray.runtime import waiting
-from rechub_ray.runtime.waiting import Waiting
+from rechub_ray import waiting
+from rechub_ray.waiting import Waiting
 
 
 def until(read: object, text: str) -> None:

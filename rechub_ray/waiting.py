@@ -1,4 +1,4 @@
-"""A line on stderr about what a run waits for, while there is nothing else to see."""
+"""A line on stderr about what is waited for, while there is nothing else to see."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 _DRAW_SECONDS = 1.0
 _QUIET_SECONDS = 10.0
@@ -19,21 +20,27 @@ class Waiting:
 
     Args:
         what: as in "starting Ray".
-        quiet_seconds: before the line where there is no terminal (> 0).
+        detail: returns how far it is, in a few words; called in a thread, on a terminal alone.
+        quiet_seconds: before the line where there is no terminal (> 0); None never writes it.
     """
 
-    def __init__(self, what: str, *, quiet_seconds: float = _QUIET_SECONDS) -> None:
+    def __init__(
+        self, what: str, *, detail: Callable[[], str] | None = None, quiet_seconds: float | None = _QUIET_SECONDS
+    ) -> None:
         self.what = what
-        self._quiet_seconds = quiet_seconds
+        self._detail, self._quiet_seconds = detail, quiet_seconds
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rechub-waiting", daemon=True)
+        self._thread: threading.Thread | None = None
         # a descriptor of its own: while Ray starts, the other one is redirected, see `cluster._quiet_stderr`
         self._file = -1
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._file = os.dup(sys.stderr.fileno())
+        self._is_terminal = self._file >= 0 and os.isatty(self._file) and os.environ.get("TERM") != "dumb"
 
     def __enter__(self) -> Waiting:
-        self._thread.start()
+        if self._is_terminal or self._quiet_seconds is not None:
+            self._thread = threading.Thread(target=self._run, name="rechub-waiting", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,18 +52,25 @@ class Waiting:
     def done(self) -> None:
         """Take the text away: the wait is over."""
         self._over.set()
-        self._thread.join(timeout=2)
+        if self._thread is not None:
+            self._thread.join(timeout=2)
 
     def _run(self) -> None:
         started = time.monotonic()
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            if self._file >= 0 and os.isatty(self._file):
+            if self._is_terminal:
                 while not self._over.wait(_DRAW_SECONDS):
-                    self._write(f"\r\x1b[K{self.what} ... {time.monotonic() - started:.0f} s")
+                    self._write(f"\r\x1b[K{self._line(time.monotonic() - started)}")
                 if time.monotonic() - started > _DRAW_SECONDS:
                     self._write("\r\x1b[K")
-            elif not self._over.wait(self._quiet_seconds):
+            elif self._quiet_seconds is not None and not self._over.wait(self._quiet_seconds):
                 self._write(f"{self.what}: {self._quiet_seconds:g} s so far\n")
+
+    def _line(self, seconds: float) -> str:
+        """Return the text, cut to the terminal's width: a longer one could not be taken away."""
+        detail = "" if self._detail is None else self._detail()
+        text = f"{self.what} ... {seconds:.0f} s{', ' if detail else ''}{detail}"
+        return text[: (os.get_terminal_size(self._file).columns or 80) - 1]
 
     def _write(self, text: str) -> None:
         if self._file >= 0:
