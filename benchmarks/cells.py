@@ -12,16 +12,27 @@ from typing import Any
 
 
 def finished(
-    kept: Path, same: Mapping[str, Any], cells: Mapping[str, Callable[[], dict[str, float]]], *, at_once: int
+    kept: Path,
+    same: Mapping[str, Any],
+    cells: Mapping[str, Callable[[], dict[str, float]]],
+    *,
+    at_once: int,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
     """The numbers of all cells; those that the file has, of the same settings, are not computed again.
 
     Args:
         kept: the file. same: what all cells depend on. cells: by name, what computes it. at_once: cells at a time.
+        own: by name, what a cell alone depends on.
     """
-    same = json.loads(json.dumps(same))  # as it is read again
+    same, own = json.loads(json.dumps([same, own or {}]))  # as they are read again
     before = json.loads(kept.read_text()) if kept.exists() else {}
-    done: dict[str, dict[str, float]] = before["cells"] if before.get("settings") == same else {}
+    known = before.get("own", {})
+    done: dict[str, dict[str, float]] = {
+        name: numbers
+        for name, numbers in before.get("cells", {}).items()
+        if before.get("settings") == same and known.get(name) == own.get(name)
+    }
     lock = threading.Lock()
 
     def run_and_keep(name: str) -> None:
@@ -29,7 +40,8 @@ def finished(
         with lock:
             done[name] = found
             draft = kept.with_suffix(".new")
-            draft.write_text(json.dumps({"settings": same, "cells": done}, indent=1) + "\n")
+            depends = {name: own[name] for name in done if name in own}
+            draft.write_text(json.dumps({"settings": same, "own": depends, "cells": done}, indent=1) + "\n")
             draft.replace(kept)
         numbers = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
         print(f"  {name}: {numbers}", file=sys.stderr, flush=True)

@@ -31,6 +31,7 @@ class Data:
     Args:
         recipe: in configs/data. folder: of the raw files, below $RECHUB_DATA. config: in configs, of all runs.
         columns: of the table. published: what others report. models: name in the table, and node of the model.
+        sequences: name in the table, and the configuration of a model of sequences.
     """
 
     recipe: str
@@ -39,6 +40,7 @@ class Data:
     columns: dict[str, str]
     published: str
     models: dict[str, dict[str, Any]]
+    sequences: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 MF = {"name": "mf", "embedding_dim": 64}
@@ -56,6 +58,7 @@ DATA = {
             "FaceBookDSSM": {"name": "facebook_dssm", "embedding_dim": 32},
             "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
         },
+        {"SASRec": "sasrec_full_softmax_amazon_beauty", "GRU4Rec": "gru4rec_amazon_beauty"},
     ),
     "Amazon Beauty": Data(
         "amazon_beauty_retrieval",
@@ -96,24 +99,22 @@ def config(root: Path, data: Data, model: str, *, seed: int, quick: bool = False
     Args:
         root: from `prepared`. data: its data set. model: key of its models. seed: of the run. quick: one epoch.
     """
-    given = read_yaml(ROOT / "configs" / f"{data.config}.yaml")
+    given = read_yaml(ROOT / "configs" / f"{data.sequences.get(model, data.config)}.yaml")
     given["data"] = {**given["data"], "root": str(root)}
     given["train"] = {**given["train"], "threads": 1, "initial_evaluation": False}
+    if model in data.models:
+        given["model"] = data.models[model]
+    else:
+        given["metrics"] = [{"name": name, "exclude": "seen"} for name in ("recall@10", "ndcg@10")]
+        given["train"]["epochs"] = 60
     if quick:
-        given["train"]["epochs"] = 1
+        given["train"] |= {"epochs": 1, "evaluate_every_epochs": 1}
         given["data"]["train"] = "windows"  # fewer rows
     if model == "MF":  # it has tables alone
         given["optimizers"] = [{"name": "rowwise_adagrad", "lr": given["optimizers"][0]["lr"]}]
     if GIVEN.items() <= data.columns.items():
         given["metrics"] += [{"name": name, "candidates": "negatives"} for name in ("hit@10", "ndcg@10")]
-    return {
-        **given,
-        "seed": seed,
-        "model": data.models[model],
-        "trackers": ["jsonl"],
-        "scaling": {"num_workers": 0},
-        "export": {"onnx": False},
-    }
+    return {**given, "seed": seed, "trackers": ["jsonl"], "scaling": {"num_workers": 0}, "export": {"onnx": False}}
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -127,19 +128,16 @@ def run(settings: Settings) -> dict[str, Any]:
         found = run_training(settings, f"{data.folder}-{model}-{seed}", given)
         return {key: found.test_metrics[key] for key in data.columns.values()}
 
-    same = {
-        "quick": settings.quick,
-        "models": {name: data.models for name, data in DATA.items()},
-        "configs": [read_yaml(ROOT / "configs" / f"{data.config}.yaml") for data in DATA.values()],
-    }
     cells = {
         _name(name, model, seed): functools.partial(one, name, model, seed)
         for seed in seeds
         for name in roots
-        for model in DATA[name].models
+        for model in (*DATA[name].models, *DATA[name].sequences)
     }
+    own = {name: config(Path(), DATA[cell.args[0]], cell.args[1], seed=cell.args[2]) for name, cell in cells.items()}
     skipped = [data.folder for name, data in DATA.items() if name not in roots]
-    done = finished(settings.work / "matching.json", same, cells, at_once=AT_ONCE) if cells else {}
+    kept = settings.work / "matching.json"
+    done = finished(kept, {"quick": settings.quick}, cells, at_once=AT_ONCE, own=own) if cells else {}
     return {"cells": done, "seeds": seeds, "skipped": skipped}
 
 
@@ -158,7 +156,7 @@ def table(result: dict[str, Any]) -> str:
             parts.append(f"{name} is left out: set RECHUB_DATA to a folder with {data.folder}.")
             continue
         lines = [f"| {name} | seeds | {' | '.join(data.columns)} |", "|---" * (2 + len(data.columns)) + "|"]
-        for model in data.models:
+        for model in (*data.models, *data.sequences):
             runs = [result["cells"][_name(name, model, seed)] for seed in result["seeds"]]
             numbers = [mean_and_spread([found[key] for found in runs]) for key in data.columns.values()]
             lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")

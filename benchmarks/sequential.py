@@ -90,9 +90,10 @@ def run(settings: Settings) -> dict[str, Any]:
         found = run_training(settings, f"{name}-{seed}", config(data, model, seed=seed, quick=settings.quick))
         return {key: found.test_metrics[key] for key in COLUMNS.values()}
 
-    same = {"configs": {m: read_yaml(ROOT / "configs" / f) for m, f in MODELS.items()}, "quick": settings.quick}
     cells = {f"{model} {seed}": functools.partial(one, model, seed) for seed in seeds for model in MODELS}
-    return {"cells": finished(settings.work / "sequential.json", same, cells, at_once=AT_ONCE)}
+    own = {name: config(Path(), cell.args[0], seed=cell.args[1]) for name, cell in cells.items()}
+    kept, same = settings.work / "sequential.json", {"quick": settings.quick}
+    return {"cells": finished(kept, same, cells, at_once=AT_ONCE, own=own)}
 
 
 def table(result: dict[str, Any]) -> str:
