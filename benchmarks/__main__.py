@@ -31,6 +31,7 @@ BENCHMARKS = {
     "serving": "Raw values in onnxruntime",
     "frappe": "Published results on Frappe, in process and on Ray",
     "quality frappe": "Every published model on Frappe",
+    "ranking_speed": "Speed of the ranking models that torch-rechub has, too",
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "losses": "Several losses on Frappe",

@@ -12,7 +12,7 @@ from rechub_ray.cpu import coordinates
 from rechub_ray.errors import TrainingError
 from rechub_ray.layers.embedding import tables_of
 from rechub_ray.layers.rows import RowGradient, coalesce
-from rechub_ray.regularization import Regularization
+from rechub_ray.regularization import Regularization, embedding_weights
 from rechub_ray.world import World
 
 
@@ -85,7 +85,7 @@ class Gradients:
         self._clips = [clip for clip in (*groups, everything) if clip.norm is not None or clip.value is not None]
         # the norm that is logged is then the one to clip by
         self._only_norm = clip_norm if self._clips == [everything] and clip_value is None else None
-        self._tables = tables_of(model)
+        self._tables, self._embeddings = tables_of(model), embedding_weights(model)
 
     def take(self) -> dict[str, Tensor]:
         """Take this rank's gradients off their parameters, by name; parameters that took no part are left out."""
@@ -144,7 +144,7 @@ class Gradients:
         dense = {name: gradient for name, gradient in averaged.dense.items() if name not in self._objective}
         if self._regularization is not None:
             for name, gradient in dense.items():
-                embedding = name in self._tables
+                embedding = name in self._embeddings
                 self._regularization.add_gradient(gradient, self._parameters[name], embedding=embedding)
             for name, (where, values) in averaged.rows.items():
                 if any(self._regularization.coefficients(embedding=True)):

@@ -28,7 +28,7 @@ class Registry(Generic[T]):
     Positional constructor arguments are passed by the library (the schema, parameters, ...); keyword-only
     arguments are the user's configuration and are checked against their annotations
     (``Annotated[float, Ge(0)]`` gives a range). ``**common`` stands for the keyword-only arguments of the base class.
-    Names are case-insensitive. Where `adopt_with` has been called, the dotted name of a class elsewhere
+    Names are case-insensitive. Where `adopt_with` has been called, the dotted name of a class or function elsewhere
     (`torch.optim.RAdam`) is a component's name, too.
 
     Args:
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, str] = {}
         self._forms: dict[str, type[pydantic.BaseModel]] = {}
-        self._adopt: Callable[[type[Any]], type[T] | None] | None = None
+        self._adopt: Callable[[Any], type[T] | None] | None = None
         self._adopted: dict[str, type[T]] = {}
         self._is_searched, self._is_searching = package is None, False
 
@@ -87,12 +87,12 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def adopt_with(self, adopt: Callable[[type[Any]], type[T] | None]) -> Callable[[type[Any]], type[T] | None]:
-        """Return `adopt`, a function that makes components of classes elsewhere, which is called from now on.
+    def adopt_with(self, adopt: Callable[[Any], type[T] | None]) -> Callable[[Any], type[T] | None]:
+        """Return `adopt`, which is called from now on to make components of classes and functions elsewhere.
 
         Args:
-            adopt: takes a class and returns a component that has its arguments as keyword-only ones, or None where it
-                is not of the kind; see `keyword_class`.
+            adopt: takes a class or function and returns a component that has its arguments as keyword-only ones, or
+                None where it is not of the kind; see `keyword_class`.
         """
         self._adopt = adopt
         return adopt
@@ -199,7 +199,7 @@ class Registry(Generic[T]):
         """Return the name under which the class with a dotted name is known; None where there is no such component."""
         if name not in self._adopted:
             found = getattr(_module(name), name.rpartition(".")[2], None)
-            if not isinstance(found, type):
+            if not isinstance(found, type) and not inspect.isfunction(found):
                 return None
             own = next((known for known, cls in self._classes.items() if cls is found), None)
             if own is not None:
@@ -271,24 +271,25 @@ def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
     raise TypeError(f"{cls.__qualname__}: **arguments hide the configuration; name them, here or in a base class")
 
 
-def borrowed_arguments(cls: type[Any], *, skip: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """Return the type and default of each constructor argument of a class elsewhere, for `keyword_class`.
+def borrowed_arguments(cls: Any, *, skip: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Return the type and default of each argument of a class or function elsewhere, for `keyword_class`.
 
     An optional argument that no text can give (a function, a tensor) is left out.
 
     Args:
-        cls: the class.
+        cls: the class, or the function.
         skip: arguments to leave out.
 
     Raises:
         ConfigError: a required argument is one that no text can give.
     """
+    call: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
     try:
-        hints = typing.get_type_hints(cls.__init__, localns=vars(collections.abc))
+        hints = typing.get_type_hints(call, localns=vars(collections.abc))
     except NameError:  # a type that its module imports for type checkers only
         hints = {}
     fields: dict[str, tuple[Any, Any]] = {}
-    for key, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+    for key, parameter in list(inspect.signature(call).parameters.items())[isinstance(cls, type) :]:
         if key in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
@@ -299,7 +300,7 @@ def borrowed_arguments(cls: type[Any], *, skip: Collection[str] = ()) -> dict[st
         elif default is ...:
             raise ConfigError(
                 f"{cls.__module__}.{cls.__qualname__} takes '{key}', which a configuration cannot give",
-                expected="a class whose arguments are numbers, texts and lists",
+                expected="one whose arguments are numbers, texts and lists",
                 got=str(hints[key]),
             )
     return fields
@@ -334,8 +335,10 @@ def _text_type(hint: Any) -> Any:
         if not kept:
             return None
         return typing.Union[tuple([*kept, type(None)] if type(None) in members else kept)]  # noqa: UP007
-    if origin is typing.Literal or hint in (Any, bool, int, float, str, type(None)):
+    if origin is typing.Literal or hint in (Any, bool, int, float, str, list, tuple, dict, type(None)):
         return hint
+    if origin in (dict, collections.abc.Mapping):
+        return dict
     if origin in (tuple, list, collections.abc.Iterable, collections.abc.Sequence):
         kept = [member if member is ... else _text_type(member) for member in members]
         return None if None in kept else types.GenericAlias(tuple if origin is tuple else list, tuple(kept))

@@ -14,10 +14,10 @@ from rechub_ray.layers.embedding import tables_of
 class Regularization:
     """The penalty l1 * sum |w| + l2 * sum w^2, with coefficients of their own for embeddings and for all the rest.
 
-    "Embedding" are the tables of every `EmbeddingBank`, the width-1 ones of a first-order term too. "Dense" is every
-    other parameter: weights, biases, normalisation. Its gradient l1 * sign(w) + 2 * l2 * w is added after backward
-    (see `Gradients`): to the whole table where the table's gradients are dense, to the rows in the batch where they
-    are sparse.
+    "Embedding" are the tables of every `EmbeddingBank`, the width-1 ones of a first-order term too, and those of
+    PyTorch's own embeddings. "Dense" is every other parameter: weights, biases, normalisation. Its gradient
+    l1 * sign(w) + 2 * l2 * w is added after backward (see `Gradients`): to the whole table where the table's gradients
+    are dense, to the rows in the batch where they are sparse.
 
     Args:
         embedding_l1: >= 0.
@@ -44,7 +44,7 @@ class Regularization:
     @torch.no_grad()
     def value(self, model: nn.Module) -> Tensor:
         """Return the penalty of the model as it is, over all rows of all tables that are trained; reads each once."""
-        tables = tables_of(model)
+        tables = embedding_weights(model)
         total = torch.zeros((), device=next(model.parameters()).device)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -68,3 +68,12 @@ class Regularization:
     def coefficients(self, *, embedding: bool) -> tuple[float, float]:
         """Return (l1, l2) of embeddings, or of all other parameters."""
         return (self.embedding_l1, self.embedding_l2) if embedding else (self.dense_l1, self.dense_l2)
+
+
+def embedding_weights(model: nn.Module) -> set[str]:
+    """Return the names of a model's embedding weights: those of banks, and of PyTorch's own embeddings."""
+    found = {*tables_of(model)}
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            found.add(f"{prefix}.weight" if prefix else "weight")
+    return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from rechub_ray.layers.activation import Activation
-from rechub_ray.layers.attention import masked_softmax
+from rechub_ray.layers.attention import last_vector, masked_softmax
 from rechub_ray.layers.field_attention import check_heads, join_heads, split_heads
 from rechub_ray.layers.linear import Linear
 from rechub_ray.layers.mlp import MLP
@@ -50,14 +52,15 @@ class LocalActivation(nn.Module):
 class AttentionalGRU(nn.Module):
     """A GRU whose update gates are multiplied by weights: `h_t = (1 - a_t u_t) h_{t-1} + a_t u_t c_t`.
 
-    `r, u = sigmoid(W x_t + U h_{t-1} + b)`, `c = tanh(W_c x_t + r * (U_c h_{t-1}) + b_c)`, h_0 = 0. With weights of 1
-    it is a GRU; a step of weight 0 leaves h as it is.
+    `r, u = sigmoid(W x_t + U h_{t-1} + b)`, `c = tanh(W_c x_t + r * (U_c h_{t-1}) + b_c)`, h_0 = 0. Without weights it
+    is a GRU. A step reads the rows alone that are so long, as one product.
 
     Args:
         dim: width of x and h.
 
     Shapes:
-        x (B, T, dim), weights (B, T) -> states (B, T, dim)
+        x (B, T, dim), mask (B, T), True up to each row's end, weights (B, T) or None -> states (B, T, dim), of which
+        those behind a row's end have no meaning, and the last state of each row (B, dim), zeros where it is empty
 
     Reference: Zhou et al., Deep Interest Evolution Network, arXiv 1809.03672 (AUGRU).
     """
@@ -66,16 +69,91 @@ class AttentionalGRU(nn.Module):
         super().__init__()
         self.input, self.state = Linear(dim, 3 * dim), Linear(dim, 3 * dim, bias=False)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        inputs = self.input(x)
-        h, matrix = x.new_zeros(x.shape[0], x.shape[2]), self.state.weight
+    def forward(self, x: Tensor, mask: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        matrix = self.state.weight
         if torch.compiler.is_exporting():
-            return _in_graph(inputs, weights, h, matrix)
-        states = []
-        for own, weight in zip(inputs.unbind(1), weights.unsqueeze(2).unbind(1), strict=True):
-            h = _step(own, weight, h, matrix)
-            states.append(h)
-        return torch.stack(states, 1)
+            kept = mask.to(x.dtype) if weights is None else weights  # a step of weight 0 leaves h as it is
+            states = _in_graph(self.input(x), kept, x.new_zeros(x.shape[0], x.shape[2]), matrix)
+            return states, states[:, -1]
+        rows, longest = mask.shape
+        order = mask.sum(1).argsort(descending=True, stable=True)
+        places = mask.index_select(0, order).t().flatten().nonzero().squeeze(1)  # step by step, the longest row first
+        places = order[places % rows] * longest + places // rows
+        inputs = self.input(x.flatten(0, 1).index_select(0, places)).to(matrix.dtype)
+        own = None if weights is None else weights.flatten().index_select(0, places).unsqueeze(1).to(matrix.dtype)
+        states = _Recurrence.apply(inputs, own, matrix, mask.sum(0).tolist())  # type: ignore[no-untyped-call]
+        states = states.new_zeros(rows * longest, matrix.shape[1]).index_copy(0, places, states)
+        states = states.view(rows, longest, -1)
+        return states, last_vector(states, mask)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The states of an `AttentionalGRU`, whose gradient is computed step by step, too, not operation by operation.
+
+    Args:
+        inputs: W x + b, the rows of the first step before those of the second one, the longest row first in each.
+        weights: a of the same, or None.
+        matrix: U.
+        sizes: rows of each step, descending.
+
+    Shapes:
+        inputs (N, 3 dim), weights (N, 1), matrix (3 dim, dim) -> (N, dim)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weights: Tensor | None, matrix: Tensor, sizes: list[int]) -> Tensor:
+        width, begin = matrix.shape[1], 0
+        gates, of_state = torch.empty_like(inputs), inputs.new_empty(inputs.shape[0], width)
+        states, h = torch.empty_like(of_state), inputs.new_zeros(max(sizes, default=0), width)
+        with torch.autocast(inputs.device.type, enabled=False):
+            for size in sizes:
+                here = slice(begin, begin + size)
+                own, gate, h = inputs[here], gates[here], h[:size]
+                of_h = h @ matrix.t()
+                of_state[here] = of_h[:, 2 * width :]
+                torch.add(own[:, : 2 * width], of_h[:, : 2 * width], out=gate[:, : 2 * width]).sigmoid_()
+                reset, update, candidate = gate.chunk(3, 1)
+                torch.addcmul(own[:, 2 * width :], reset, of_state[here], out=candidate).tanh_()
+                h = torch.lerp(h, candidate, _times(update, weights, here), out=states[here])
+                begin += size
+        ctx.save_for_backward(gates, of_state, states, weights, matrix)
+        ctx.sizes = sizes
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gates, of_state, states, weights, matrix = ctx.saved_tensors
+        end = states.shape[0]
+        gradient, before = gradient.clone(), torch.zeros_like(states)
+        of_inputs, of_products = torch.empty_like(gates), torch.empty_like(gates)
+        of_weights = None if weights is None else torch.empty_like(weights)
+        carried = gradient[:0]
+        for i in reversed(range(len(ctx.sizes))):
+            size = ctx.sizes[i]
+            here = slice(end - size, end)
+            if i:
+                start = end - size - ctx.sizes[i - 1]
+                before[here] = states[start : start + size]
+            g, h, (reset, update, candidate) = gradient[here], before[here], gates[here].chunk(3, 1)
+            g[: carried.shape[0]] += carried
+            step = _times(update, weights, here)
+            of_step = g * (candidate - h)
+            if weights is not None and of_weights is not None:
+                torch.sum(of_step * update, 1, keepdim=True, out=of_weights[here])
+                of_step = of_step * weights[here]
+            of_candidate = torch.ops.aten.tanh_backward(g * step, candidate)
+            of_reset = torch.ops.aten.sigmoid_backward(of_candidate * of_state[here], reset)
+            of_update = torch.ops.aten.sigmoid_backward(of_step, update)
+            torch.cat([of_reset, of_update, of_candidate], 1, out=of_inputs[here])
+            torch.cat([of_reset, of_update, of_candidate * reset], 1, out=of_products[here])
+            carried = torch.addmm(torch.addcmul(g, g, step, value=-1), of_products[here], matrix)
+            end -= size
+        return of_inputs, of_weights, of_products.t() @ before, None
+
+
+def _times(update: Tensor, weights: Tensor | None, here: slice) -> Tensor:
+    return update if weights is None else update * weights[here]
 
 
 def _step(own: Tensor, weight: Tensor, h: Tensor, matrix: Tensor) -> Tensor:

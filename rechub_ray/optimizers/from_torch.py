@@ -24,7 +24,7 @@ def adopt(cls: type[Any]) -> type[torch.optim.Optimizer] | None:
     Raises:
         ConfigError: it calls the model itself, has no learning rate, or takes arguments that no text can give.
     """
-    if not issubclass(cls, torch.optim.Optimizer) or cls is torch.optim.Optimizer:
+    if not isinstance(cls, type) or not issubclass(cls, torch.optim.Optimizer) or cls is torch.optim.Optimizer:
         return None
     closure = inspect.signature(cls.step).parameters.get("closure")
     arguments = borrowed_arguments(cls, skip=_SKIPPED)

@@ -109,7 +109,7 @@ def adopt(cls: type[Any]) -> type[Schedule] | None:
     Raises:
         ConfigError: it takes functions or other schedulers.
     """
-    if not issubclass(cls, lr_scheduler.LRScheduler) or cls is lr_scheduler.LRScheduler:
+    if not isinstance(cls, type) or not issubclass(cls, lr_scheduler.LRScheduler) or cls is lr_scheduler.LRScheduler:
         return None
     base = TorchPlateau if issubclass(cls, lr_scheduler.ReduceLROnPlateau) else TorchSchedule
     skip = ["optimizer", "last_epoch", "verbose", *(["mode"] if base is TorchPlateau else [])]

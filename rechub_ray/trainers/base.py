@@ -27,6 +27,7 @@ from rechub_ray.export.onnx import OPSET, ExportReport, export_model
 from rechub_ray.export.serving import Tower
 from rechub_ray.files import exists, is_uri, join, open_filesystem, write_text
 from rechub_ray.models.base import Model
+from rechub_ray.models.foreign import Foreign
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.runtime import inference, launch
 from rechub_ray.runtime.launch import Resume, RunResult
@@ -389,10 +390,11 @@ def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, An
 
 def _imports(model: Model, num_workers: int) -> list[str]:
     """Return the module that registers the model, in a list, for workers and for loading the checkpoint."""
-    module = type(model).__module__
+    make = model.make if isinstance(model, Foreign) else type(model)
+    module = make.__module__
     if module == "__main__" and num_workers > 0:
         raise ConfigError(
-            f"'model': workers cannot import the class {type(model).__name__}, which this script or notebook defines",
+            f"'model': workers cannot import {make.__name__}, which this script or notebook defines",
             hint="Move it into a module of its own and import it from there, or train with num_workers=0.",
         )
     return [] if module == "__main__" or module.startswith("rechub_ray.") else [module]

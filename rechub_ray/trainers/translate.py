@@ -33,13 +33,14 @@ def model_node(model: Any) -> dict[str, Any]:
         ConfigError: the model is not registered, or was changed after it was built.
     """
     cls, name = type(model), getattr(model, "registered_name", None)
-    if not isinstance(model, Model) or name not in MODELS.names() or MODELS.get(name) is not cls:
+    if not isinstance(model, Model) or name is None or not _builds(name, cls):
         raise ConfigError(
             f"'model': {cls.__module__}.{cls.__qualname__} is not a registered model",
             expected=f"an instance of one of: {', '.join(MODELS.names())}",
             hint="Make your own a subclass of rechub_ray.models.Model (schema by position, hyperparameters by keyword, "
-            "forward(features) returns {'logit': (B,)}) and put @MODELS.register('my_model') above it. For a model of "
-            "Torch-RecHub, import it from rechub_ray.compat.models instead.",
+            "forward(features) returns {'logit': (B,)}) and put @MODELS.register('my_model') above it. Any other "
+            "torch.nn.Module, one of your own with Torch-RecHub's features for instance, is a model by "
+            "rechub_ray.models.adapted(function that makes it); Torch-RecHub's own are in rechub_ray.compat.models.",
         )
     node = {"name": name, **model.arguments}
     with torch.device("meta"):
@@ -55,6 +56,14 @@ def model_node(model: Any) -> dict[str, Any]:
             "not to be trained is named in overrides={'train.freeze': [...]}.",
         )
     return node
+
+
+def _builds(name: str, cls: type) -> bool:
+    """Return whether the model of this name is of this class."""
+    try:
+        return MODELS.get(name) is cls
+    except ConfigError:
+        return False
 
 
 def optimizer_nodes(optimizer: Any, params: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from rechub_ray.export.raw import load as load_raw
 from rechub_ray.export.raw_rows import cases, raw_rows
 from rechub_ray.export.serving import ServingModel
 from rechub_ray.models import MODELS
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.preparation import prepare
 from rechub_ray.preparation.transforms import Vocabulary
 from rechub_ray.runtime.inference import predict
@@ -290,12 +291,17 @@ def test_what_no_file_can_hold_is_refused(folder: Path, monkeypatch: pytest.Monk
         raw.attach(SimpleNamespace(graph=SimpleNamespace(inputs=inputs, outputs=[])))
 
 
+SCORERS = [name for name in MODELS.names() if not issubclass(MODELS.get(name), Retriever)]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if "multi_task" in MODELS.get(name).__module__])
-def test_every_model_of_several_tasks_takes_raw_values(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SCORERS)
+def test_every_model_takes_raw_values(name: str, tmp_path: Path) -> None:
     for split, seed in (("train", 0), ("test", 1)):
         (tmp_path / f"{split}.csv").write_text(log(100, seed), encoding="utf-8")
-    labels = [{"name": "y"}, {"name": "z", "expression": "y == 1 and row > 20"}]
+    labels = [{"name": "y"}]
+    if "multi_task" in MODELS.get(name).__module__:
+        labels.append({"name": "z", "expression": "y == 1 and row > 20"})
     make_run(tmp_path, FEATURES, name, std=0.1, labels=labels)
     export_onnx(tmp_path / STEP, tmp_path / "model.onnx", inputs="raw")
     assert report(tmp_path / "model.onnx")["max_abs_difference"] < 1e-5

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rechub_ray.compat.missing import refuse
-from rechub_ray.layers.embedding import tables_of
+from rechub_ray.regularization import embedding_weights
 
 __all__ = ["BPRLoss", "RegularizationLoss"]
 
@@ -49,13 +49,11 @@ class RegularizationLoss(nn.Module):
         self.dense_l1, self.dense_l2 = dense_l1, dense_l2
 
     def forward(self, model: nn.Module) -> Tensor:
-        own = tables_of(model)
+        own = embedding_weights(model)
         tables = {id(weight) for name, weight in model.named_parameters() if name in own}
         left_out = set()
         for module in model.modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                tables.add(id(module.weight))
-            elif isinstance(module, _NORMALISATION):
+            if isinstance(module, _NORMALISATION):
                 left_out |= {id(weight) for weight in module.parameters()}
         weights = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in left_out]
         total = weights[0].new_zeros(()) if weights else torch.zeros(())

@@ -79,10 +79,10 @@ class DIEN(BehaviourRanker):
         flat, found, losses = self.others.flat(features), [], []
         for i, (history, _) in enumerate(self.pairs):
             vectors, mask = self.embedding.sequence(features, history)
-            states = self.extract[i](vectors, mask.to(vectors.dtype))
+            states, _ = self.extract[i](vectors, mask)
             item = self.attention[i](self.targets[i](flat)).unsqueeze(1)
             weights = masked_softmax((states * item).sum(2), mask)
-            found.append(self.interests[i](states, weights)[:, -1])
+            found.append(self.interests[i](states, mask, weights)[1])
             if self.training and self.auxiliary_weight > 0:
                 others = self._negatives(features, i, mask)
                 losses.append(_auxiliary(states[:, :-1], vectors[:, 1:], others[:, 1:], mask[:, 1:]))
