@@ -250,7 +250,7 @@ def _limits(metadata: Sequence[Any]) -> str:
         for limit in inside:
             for name in ("ge", "gt", "le", "lt"):
                 value = getattr(limit, name, None)
-                if value is not None:
+                if value is not None and value != 2**63:  # which only says that it is a number of 64 bits
                     bounds[name] = value
     low = next(((sign, bounds[name]) for name, sign in (("ge", "["), ("gt", "(")) if name in bounds), None)
     high = next(((sign, bounds[name]) for name, sign in (("le", "]"), ("lt", ")")) if name in bounds), None)
