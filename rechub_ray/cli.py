@@ -232,9 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     sweep.add_argument("--sweep-dir", "--sweep_dir", metavar="DIR", help="where everything goes")
 
-    listing = add("list", _list, "The components and their arguments.")
+    listing = add("list", _list, "Components and their arguments, keys of configurations, files of the package.")
     listing.add_argument(
-        "kind", nargs="?", help="models, losses, metrics, negatives, optimizers, schedules, trackers or indexes"
+        "kind",
+        nargs="?",
+        help="models, losses, ...; keys of a section: data, train, ...; of a file: run, recipe, sweep; the package's "
+        "configs, recipes, sweeps",
     )
     listing.add_argument("name", nargs="?", help="one component, with its documentation")
 
@@ -416,9 +419,9 @@ def _print_export(report: ExportReport) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     _refuse_overrides(options)
-    from rechub_ray.runtime.summary import print_components
+    from rechub_ray.commands.listing import print_listing
 
-    print_components(options.kind, options.name)
+    print_listing(options.kind, options.name)
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -27,7 +27,6 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.lock import locked
-from rechub_ray.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = {
@@ -294,7 +293,7 @@ def test_other_metrics_of_a_checkpoint(home: Path, run: Run) -> None:
     assert "auc" not in out
 
 
-# --- export and list ------------------------------------------------------------------------------------------------
+# --- export -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("translated_once")
@@ -318,30 +317,6 @@ def test_an_export_without_out_never_lies_in_a_checkpoint(home: Path, run: Run, 
         assert Path(out).is_file()
     assert sorted(step.iterdir()) == before
     assert sorted(path.name for path in Path("alone").iterdir()) == [path.name for path in before]
-
-
-def test_list_names_every_component(run: Run) -> None:
-    code, out, _ = run("list")
-    assert code == 0
-    for word in ("models", "deepfm", "losses", "bce", "metrics", "gauc", "optimizers", "lazy_adam", "schedules",
-                 "warmup_cosine", "trackers", "jsonl"):  # fmt: skip
-        assert re.search(rf"^ *{word}\b", out, re.MULTILINE), word
-
-
-def test_list_of_one_kind(run: Run) -> None:
-    code, out, _ = run("list", "models")
-    assert code == 0
-    assert [line.split()[0] for line in out.splitlines()[1:]] == MODELS.names()
-
-
-def test_list_of_one_component_shows_its_documentation_and_arguments(run: Run) -> None:
-    code, out, _ = run("list", "models", "deepfm")
-    assert code == 0
-    assert "arXiv 1703.04247" in out
-    defaults = MODELS.validate("deepfm")
-    for key in set(defaults) - {"name"}:
-        assert f"{key} = {defaults[key]!r}" in out
-    assert "(required)" in run("list", "schedules", "manual_step")[1]
 
 
 # --- prepare --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Results and the list of components, as the command line prints them."""
+"""Results, as the command line prints them, and the kinds of components."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import typing
 from collections.abc import Mapping
@@ -11,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rechub_ray.balancing import BALANCING
-from rechub_ray.errors import ConfigError, masked, nearest
+from rechub_ray.errors import masked
 from rechub_ray.export.index import INDEXES
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
 from rechub_ray.negatives import NEGATIVES
 from rechub_ray.optimizers import OPTIMIZERS
-from rechub_ray.registry import Registry, keyword_arguments
+from rechub_ray.registry import Registry
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
 
@@ -78,37 +77,6 @@ def print_metrics(metrics: Mapping[str, float], split: str) -> None:
     for key, value in metrics.items():
         table.add_row(key, _number(value))
     Console(highlight=False, soft_wrap=True).print(table)
-
-
-def print_components(kind: str | None, name: str | None) -> None:
-    """Print all components, those of one kind, or one with its documentation.
-
-    Raises:
-        ConfigError: there is no such kind or component.
-    """
-    if kind is not None and kind not in FAMILIES:
-        raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, FAMILIES))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    if kind is not None and name is not None:
-        cls = FAMILIES[kind].get(name, where=kind)
-        aliases = ", ".join(FAMILIES[kind].aliases(cls.registered_name))
-        console.print(
-            f"{cls.registered_name}{f' (also {aliases})' if aliases else ''}\n\n{inspect.getdoc(cls) or ''}\n"
-        )
-        for line in arguments(cls):
-            console.print(f"  {line}")
-        return
-    for family in [kind] if kind else FAMILIES:
-        console.print(family)
-        for item in FAMILIES[family].names():
-            first_line = (inspect.getdoc(FAMILIES[family].get(item)) or "").partition("\n")[0]
-            console.print(f"  {item:24} {first_line}")
-
-
-def arguments(cls: type) -> list[str]:
-    """Return a component's arguments, `name = default` each."""
-    found = keyword_arguments(cls).items()
-    return [f"{key} (required)" if default is ... else f"{key} = {default!r}" for key, (_, default) in found]
 
 
 def _number(value: float | None) -> str:
