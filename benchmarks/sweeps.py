@@ -20,9 +20,6 @@ from benchmarks.settings import ROOT, Settings
 
 Record = dict[str, Any]
 _LIMIT_SECONDS = 3600
-_FIGURES = ROOT / "benchmarks" / "figures"
-# sweep, plot of its report
-_SHOWN = (("asha", "curves"), ("pbt", "exploits"), ("pb2", "exploits"), ("front", "pareto"))
 
 
 def run(settings: Settings) -> dict[str, Any]:

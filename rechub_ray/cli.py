@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ from rechub_ray.interrupt import Interrupts
 if TYPE_CHECKING:
     from rechub_ray.export.onnx import ExportReport
 
-COMMANDS = ("demo", "init", "prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "validate",
-            "list", "schema", "completion")  # fmt: skip
+COMMANDS = ("demo", "init", "prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "report",
+            "compare", "validate", "list", "schema", "completion")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", default=[], metavar="path=value", help="as in data.root=DIR scaling.num_workers=2"
         )
         sub.add_argument("--split", help="train, valid, test, or a folder of shards; default: test")
+        if name == "evaluate":
+            sub.add_argument("--report", metavar="FILE", help="a page on the evaluation, as in --report test.html")
         if name == "predict":
             sub.add_argument(
                 "--raw", nargs="+", action="extend", metavar="FILE",
@@ -226,10 +229,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
 
+    report = add("report", _report, "A page on a run or a sweep, from the files in its folder.")
+    report.add_argument("folder", help="a run's folder, or a sweep's")
+    report.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+
+    compare = add(
+        "compare", _compare, "Runs side by side, what differs in their configuration first: a table, and a page."
+    )
+    compare.add_argument("folders", nargs="+", metavar="run", help="runs' folders, 2 to 8")
+    compare.add_argument("--out", default="compare.html", metavar="FILE", help="the page; default: compare.html")
+
     sweep = add("tune", _tune, "Run a sweep; its best model lands in best/ of its folder.")
     sweep.add_argument("sweep", nargs="?", help="YAML sweep file, or builtin:NAME as in builtin:smoke")
     sweep.add_argument("overrides", nargs="*", metavar="path=value", help="as in trials=5 base.data.root=data/mine")
     sweep.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
+    sweep.add_argument(
+        "--serve", type=int, nargs="?", const=8642, metavar="PORT",
+        help="show the sweep's page on 127.0.0.1 as long as it runs; default: 8642, 0: any port that is free",
+    )  # fmt: skip
     sweep.add_argument("--sweep-dir", "--sweep_dir", metavar="DIR", help="where everything goes")
 
     listing = add("list", _list, "Components and their arguments, keys of configurations, files of the package.")
@@ -312,7 +329,7 @@ def _tune(options: argparse.Namespace) -> None:
     options.interrupts.line = (
         f"rechub-ray: interrupted; `rechub-ray tune --resume {directory}` goes on from the last checkpoints"
     )
-    result = tune(source, overrides, resume=options.resume, verbose=True)
+    result = tune(source, overrides, resume=options.resume, verbose=True, serve=options.serve)
     print_sweep(result)
     if not result.is_finished:
         raise KeyboardInterrupt
@@ -330,7 +347,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rechub_ray.runtime.summary import print_metrics
 
     split = options.split or "test"
-    print_metrics(evaluate(options.checkpoint, split=split, overrides=options.overrides), split)
+    found = evaluate(options.checkpoint, split=split, overrides=options.overrides, report=options.report)
+    print_metrics(found, split)
+    if options.report is not None:
+        print(f"\nreport {masked(options.report)}")
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -415,6 +435,25 @@ def _index(text: str) -> Any:
 
 def _print_export(report: ExportReport) -> None:
     print(f"{masked(report.path)}: largest difference from PyTorch {report.max_abs_difference:.2g}")
+
+
+def _report(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
+    from rechub_ray.reports import write_report, write_run_report
+
+    is_sweep = os.path.isfile(os.path.join(options.folder, "sweep.yaml"))
+    path = (write_report if is_sweep else write_run_report)(options.folder, options.out)
+    print(f"report {masked(str(path))}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    _refuse_overrides(options)
+    from rechub_ray.reports import compare, print_comparison, write_comparison
+
+    found = compare(options.folders)
+    path = write_comparison(found, options.out)
+    print_comparison(found)
+    print(f"\nreport {masked(path)}")
 
 
 def _list(options: argparse.Namespace) -> None:

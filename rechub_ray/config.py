@@ -270,6 +270,19 @@ class ExportSection(Section):
     index: str | Node | None = None
 
 
+class ReportSection(Section):
+    """The page on the run, report.html.
+
+    Args:
+        page: write it when training ends; false also leaves out the counts of predictions that it is drawn from.
+        segment: a feature with one id a row, by whose values the page shows AUC; null takes the largest vocabulary of
+            at most 24 ids, where there is one.
+    """
+
+    page: bool = True
+    segment: str | None = None
+
+
 class RunConfig(Section):
     """One run; its paths are relative to the folder that the command runs in.
 
@@ -319,6 +332,7 @@ class RunConfig(Section):
     trackers: list[Node] = [{"name": "console"}, {"name": "jsonl"}]
     scaling: ScalingSection = ScalingSection()
     export: ExportSection = ExportSection()
+    report: ReportSection = ReportSection()
 
     @property
     def processes(self) -> int:

@@ -27,6 +27,7 @@ from rechub_ray.diagnosis import explain_non_finite
 from rechub_ray.errors import CheckpointError, RechubError
 from rechub_ray.evaluation import evaluate_model
 from rechub_ray.evaluation.corpus import item_vectors
+from rechub_ray.evaluation.profile import Profile, segment_of
 from rechub_ray.freezing import freeze, frozen_norms
 from rechub_ray.gradients import Clip, Gradients
 from rechub_ray.metrics import MetricSet
@@ -123,9 +124,8 @@ class Learner:
             self._complete = Completer(schema, self.catalogue, config.negatives or [], rows=rows, model=self.model)
             self._refreshed_at: int | None = None
         own = self.task.objective_parameters()
-        self.metrics = MetricSet(schema, config.metrics or []).bind(
-            evaluated(self.model.outputs, schema, self.task.links), self.model.outputs
-        )
+        self._predictions = evaluated(self.model.outputs, schema, self.task.links)
+        self.metrics = MetricSet(schema, config.metrics or []).bind(self._predictions, self.model.outputs)
         self.built = build_optimizers(config.optimizers, self.model, also=own)
         self.optimizers = [item.optimizer for item in self.built]
         self.base_lrs = [float(optimizer.param_groups[0]["lr"]) for optimizer in self.optimizers]
@@ -297,20 +297,32 @@ class Learner:
             self.model, schema, batch, self.task, world=self.world, step=step, learning_rates=self.base_lrs
         )
 
-    def evaluate(self, source: EvalSource) -> dict[str, float]:
+    def profile(self) -> Profile:
+        """Return what `evaluate` can fill beside the metrics, for the run's report."""
+        return Profile(
+            self.schema,
+            self._predictions,
+            ranks=self.metrics.rank_names,
+            segment=segment_of(self.schema, self.config.report.segment),
+            device=self.device,
+        )
+
+    def evaluate(self, source: EvalSource, profile: Profile | None = None) -> dict[str, float]:
         """Return the metrics of the model, or of the average of its weights; see `evaluate_model`."""
         with self._averaged():
-            return self._evaluate(source)
+            return self._evaluate(source, profile)
 
-    def evaluate_saved(self, checkpoint: Checkpoint, source: EvalSource) -> dict[str, float]:
+    def evaluate_saved(
+        self, checkpoint: Checkpoint, source: EvalSource, profile: Profile | None = None
+    ) -> dict[str, float]:
         """Return the metrics of a checkpoint's model, which takes the place of the one that was trained."""
         checkpoint.restore_model(self.model)
-        return self._evaluate(source)
+        return self._evaluate(source, profile)
 
     def _averaged(self) -> contextlib.AbstractContextManager[None]:
         return self.average.applied(self._steps) if self.average is not None else contextlib.nullcontext()
 
-    def _evaluate(self, source: EvalSource) -> dict[str, float]:
+    def _evaluate(self, source: EvalSource, profile: Profile | None) -> dict[str, float]:
         precision = self.config.train.precision
         return evaluate_model(
             self.model,
@@ -320,6 +332,7 @@ class Learner:
             device=self.device,
             precision=precision,
             catalogue=self.catalogue,
+            profile=profile,
         )
 
     def restore(self, checkpoint: Checkpoint) -> Progress:

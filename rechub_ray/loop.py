@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +17,7 @@ from rechub_ray.data.source import EvalSource, TrainSource
 from rechub_ray.diagnosis import Doubts
 from rechub_ray.early_stopping import EarlyStopper
 from rechub_ray.errors import RechubError, TrainingError
+from rechub_ray.evaluation.profile import Profile
 from rechub_ray.learner import Learner, Progress
 
 
@@ -133,6 +134,10 @@ class Fit:
         hooks: take what the trackers and the user are to get.
         progress: where the run stands.
         evaluator: evaluates beside training; on rank 0 alone.
+        profile: takes in the predictions of each validation.
+
+    Attributes:
+        summary: what `profile` held of the best validation, and of which step; None before one.
     """
 
     def __init__(
@@ -145,9 +150,11 @@ class Fit:
         hooks: Hooks,
         progress: Progress,
         evaluator: Evaluator | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.learner, self.train, self.valid, self.store, self.hooks = learner, train, valid, store, hooks
-        self.progress, self.evaluator = progress, evaluator
+        self.progress, self.evaluator, self.profile = progress, evaluator, profile
+        self.summary: dict[str, Any] | None = None
         self.config, self.world = learner.config, learner.world
         stopping = self.config.train.early_stopping
         metrics = learner.metrics
@@ -254,8 +261,10 @@ class Fit:
             self._evaluate_beside(epoch)
             return
         with self.clock.on("evaluate"):
-            metrics = self.learner.evaluate(valid)
+            metrics = self.learner.evaluate(valid, self.profile)
         is_best = self._take(metrics, step=self.progress.step, epoch=epoch)
+        if self.profile is not None and epoch >= 0 and (is_best or self.summary is None):
+            self.summary = {"step": self.progress.step, **self.profile.summary()}
         self._logged_at += time.monotonic() - start  # rows_per_second is about training
         if epoch >= 0:
             self._save(is_best=is_best)

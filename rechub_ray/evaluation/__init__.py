@@ -14,6 +14,7 @@ from rechub_ray.device import autocast
 from rechub_ray.errors import DataError
 from rechub_ray.evaluation.candidates import drawn, without
 from rechub_ray.evaluation.corpus import Corpus, Pairs, Ranking
+from rechub_ray.evaluation.profile import Profile
 from rechub_ray.metrics import MetricSet
 from rechub_ray.metrics.ranks import Asked
 from rechub_ray.models.matching.base import Retriever, without_item
@@ -32,6 +33,7 @@ def evaluate_model(
     device: torch.device,
     precision: str = "float32",
     catalogue: Catalogue | None = None,
+    profile: Profile | None = None,
 ) -> dict[str, float]:
     """Return the metrics over every row of `source`, each row once; the same on every rank.
 
@@ -43,6 +45,7 @@ def evaluate_model(
         device: where the model is.
         precision: of the forward pass, `float32` or `bfloat16`.
         catalogue: the items that a model for retrieval ranks, on the device.
+        profile: takes the same predictions in, and holds their counts over all ranks afterwards.
 
     Returns:
         Metric key -> value, with `rows_expected` and `rows_seen`; of a model for retrieval with
@@ -53,6 +56,9 @@ def evaluate_model(
     """
     model.eval()
     metrics.reset()
+    metrics.want_groups(profile is not None)
+    if profile is not None:
+        profile.reset()
     ranks = None
     if isinstance(model, Retriever):
         assert catalogue is not None
@@ -71,13 +77,18 @@ def evaluate_model(
         batch = batch.to(device)
         with autocast(device, precision):
             outputs = model(batch.features) if ranks is None else ranks(batch)
-        metrics.update({name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}, batch)
+        outputs = {name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}
+        metrics.update(outputs, batch)
+        if profile is not None:
+            profile.update(outputs, batch)
         rows += batch.rows
     counts = torch.tensor([rows, 0 if ranks is None else int(ranks.unknown)], dtype=torch.int64, device=device)
     seen, unknown = world.sum_(counts).tolist()
     if seen != source.rows_expected:
         raise DataError("the evaluation did not see every row exactly once", expected=source.rows_expected, got=seen)
     result = metrics.compute(world, device=device)
+    if profile is not None:
+        profile.merge(world)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # evaluation batches are larger; training needs that memory back
     counted = {"rows_expected": source.rows_expected, "rows_seen": seen}

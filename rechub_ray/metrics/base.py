@@ -46,6 +46,10 @@ class Metric(abc.ABC):
         SchemaError: unknown label.
         ConfigError: the label is not of the kind that the metric is defined for, `where` is a label of classes, or
             `key` is no word.
+
+    Attributes:
+        wants_groups: whether `compute` of a metric by groups keeps the best and the worst ones, for the report.
+        groups: those that it kept last.
     """
 
     merging: Mapping[str, Literal["sum", "concat"]]
@@ -53,6 +57,8 @@ class Metric(abc.ABC):
     label_kinds: ClassVar[tuple[LabelKind, ...]] = ("binary",)
     registered_name: ClassVar[str]
     own_key: str | None = None  # the name in logs that the configuration gives
+    wants_groups = False
+    groups: Sequence[dict[str, float]] = ()
 
     def __init__(
         self,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from rechub_ray.batch import Batch, Outputs
 from rechub_ray.errors import ConfigError
 from rechub_ray.metrics.base import METRICS, Metric, State
 from rechub_ray.metrics.pairs import count_pairs, scored_rows
 from rechub_ray.schema import Schema
+
+_SHOWN = 10  # groups at each end
 
 
 @METRICS.register("gauc", "session_auc")
@@ -62,9 +65,23 @@ class GAUC(Metric):
         pairs = count_pairs(score, state["label"], weight=weight if len(weight) else None, group=state["group"])
         both = (pairs.positives > 0) & (pairs.negatives > 0)
         auc = pairs.auc[both]
+        if self.wants_groups:
+            ids = torch.unique(state["group"])[both]
+            self.groups = _extremes(ids, auc, pairs.positives[both], pairs.negatives[both])
         size = {
             "impressions": pairs.positives[both] + pairs.negatives[both],
             "clicks": pairs.positives[both],
             "equal": torch.ones_like(auc),
         }[self.weighting].double()
         return float((auc * size).sum() / size.sum())
+
+
+def _extremes(group: Tensor, auc: Tensor, positives: Tensor, negatives: Tensor) -> list[dict[str, float]]:
+    """Return the largest quarter of the groups' best and worst, at most 20: small ones are often 0 or 1 by chance."""
+    size = positives + negatives
+    large = size.argsort(descending=True, stable=True)[: max(len(size) // 4, min(len(size), 2 * _SHOWN))]
+    order = large[auc[large].argsort(descending=True, stable=True)]
+    if len(order) > 2 * _SHOWN:
+        order = torch.cat([order[:_SHOWN], order[-_SHOWN:]])
+    columns = [tensor[order].tolist() for tensor in (group, auc, size, positives)]
+    return [dict(zip(("group", "auc", "rows", "positives"), row, strict=True)) for row in zip(*columns, strict=True)]

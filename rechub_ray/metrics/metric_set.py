@@ -144,6 +144,20 @@ class MetricSet:
                 found[metric.reads] = asked._replace(top=top)
         return found
 
+    @property
+    def rank_names(self) -> tuple[str, ...]:
+        """The names under which metrics of ranks read them, each once."""
+        return tuple(dict.fromkeys(m.reads for m in self._metrics.values() if isinstance(m, RankMetric)))
+
+    def want_groups(self, wanted: bool) -> None:
+        """Have metrics by groups keep the best and worst ones; see `groups`."""
+        for metric in self._metrics.values():
+            metric.wants_groups = wanted
+
+    def groups(self) -> dict[str, list[dict[str, float]]]:
+        """Return by metric the best and worst groups that it kept last, on rank 0."""
+        return {key: list(metric.groups) for key, metric in self._metrics.items() if metric.groups}
+
     def reset(self) -> None:
         """Forget all rows."""
         self._accumulators = {key: Accumulator(metric) for key, metric in self._metrics.items()}

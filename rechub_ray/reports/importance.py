@@ -9,7 +9,7 @@ import numpy as np
 
 from rechub_ray.reports.read import Parameter, SweepData
 
-FEWEST_TRIALS = 10
+FEWEST_TRIALS = 6
 SURE_TRIALS = 30
 LEAST_R2 = 0.2
 _FOLDS = 5
@@ -36,7 +36,7 @@ def importance(data: SweepData) -> Importance | None:
     that a trial does not have is a label, or a value below all others.
 
     Returns:
-        None with fewer than 10 scored trials, or nothing that varies.
+        None with fewer than 6 scored trials, or nothing that varies.
 
     Reference:
         Breiman, Random Forests, 2001, section 10, on held-out folds instead of out-of-bag rows.

@@ -44,12 +44,13 @@ document.addEventListener("keydown", (event) => {
 
 // the table: sorted by a click on a heading, searched by a word, cut until all is asked for
 const table = document.getElementById("trials");
-const body = table.tBodies[0];
+const body = table?.tBodies[0];
 const search = document.getElementById("search");
 const more = document.getElementById("more");
 const FIRST = 30;
-let isWhole = body.rows.length <= FIRST;
+let isWhole = !table || body.rows.length <= FIRST;
 function renew() {
+  if (!table) return;
   const words = search.value.toLowerCase().split(/\s+/);
   let found = 0;
   for (const row of body.rows) {
@@ -60,9 +61,9 @@ function renew() {
   more.hidden = isWhole || found <= FIRST;
   more.textContent = `Show all ${found}`;
 }
-search.addEventListener("input", renew);
-more.addEventListener("click", () => { isWhole = true; renew(); });
-for (const button of table.querySelectorAll("th button")) {
+search?.addEventListener("input", renew);
+more?.addEventListener("click", () => { isWhole = true; renew(); });
+for (const button of table?.querySelectorAll("th button") ?? []) {
   button.addEventListener("click", () => {
     const head = button.closest("th");
     const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
@@ -122,4 +123,19 @@ if (parallel) {
     strip.addEventListener("pointerup", () => { start = null; });
     strip.addEventListener("dblclick", reset);
   });
+}
+
+// a page that is served while its sweep runs: loaded again as long as there is a server, and left as it is afterwards
+if (data.refresh) {
+  const look = async () => {
+    try {
+      await fetch(location.href, { method: "HEAD", cache: "no-store" });
+    } catch {
+      document.querySelector("footer").textContent = "The sweep has ended; report.html in its folder is its last state.";
+      return;
+    }
+    if (pinned === null && !search?.value) location.reload();
+    else setTimeout(look, 1000 * data.refresh);
+  };
+  setTimeout(look, 1000 * data.refresh);
 }

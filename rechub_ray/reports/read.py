@@ -13,8 +13,12 @@ import yaml
 
 from rechub_ray.errors import DataError
 from rechub_ray.reports.front import front
+from rechub_ray.reports.kit import label
+from rechub_ray.reports.run import COUNTS, is_larger_better
 from rechub_ray.space import Space
 from rechub_ray.tracking import read_history
+
+_MOST_CURVES = 4  # metrics that have them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class TrialData:
-    """One line of trials.jsonl, with the trial's learning curve as (epoch or step, value of the first metric).
+    """One line of trials.jsonl, with the trial's learning curves: by metric, (epoch or step, value).
 
     `params` are those of its best score; the last ones are in its record.
     """
@@ -56,7 +60,7 @@ class TrialData:
     score: float | None
     values: tuple[float | None, ...]
     record: dict[str, Any]
-    curve: tuple[tuple[float, float], ...]
+    curves: dict[str, tuple[tuple[float, float], ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,7 @@ class SweepData:
         parameters: the paths that varied.
         constants: path -> the label of the one value that all trials have.
         unit: of the learning curves: `epochs` trained, or `step`.
+        shown: the metrics that have curves: the objectives, then others.
     """
 
     name: str
@@ -84,6 +89,14 @@ class SweepData:
     parameters: tuple[Parameter, ...]
     constants: dict[str, str]
     unit: str
+    shown: tuple[str, ...]
+
+    def mode(self, metric: str) -> str | None:
+        """Return `max` or `min` for a metric; None where neither is known to be better."""
+        if metric in self.metrics:
+            return self.modes[self.metrics.index(metric)]
+        larger = is_larger_better(metric)
+        return None if larger is None else "max" if larger else "min"
 
     def ranked(self) -> list[TrialData]:
         """Return the trials that have a score, best first."""
@@ -109,8 +122,9 @@ def read(directory: Path) -> SweepData:
     metrics, modes = _objectives(info, directory / "sweep.json")
     records = _records(directory / "trials.jsonl")
     histories = [_history(directory / "trials" / record["trial_id"] / "metrics.jsonl") for record in records]
-    key = f"val/{metrics[0]}"
-    evaluations = [_trained([line for line in history if key in line]) for history in histories]
+    evaluations = [_trained([line for line in history if f"val/{metrics[0]}" in line]) for history in histories]
+    logged = [key[4:] for lines in evaluations for line in lines[:1] for key in line if key.startswith("val/")]
+    shown = [name for name in dict.fromkeys([*metrics, *logged]) if name in logged and name not in COUNTS]
     epochs = [[line.get("epoch") for line in lines] for lines in evaluations]
     # with several evaluations in an epoch, only the step tells them apart
     unit = "step" if any(None in e or len({*e}) < len(e) for e in epochs) else "epochs"
@@ -124,11 +138,7 @@ def read(directory: Path) -> SweepData:
             score=_finite(record.get("score")),
             values=tuple(_finite(_value(record, name, i)) for i, name in enumerate(metrics)),
             record=record,
-            curve=tuple(
-                (float(x["step"] if unit == "step" else x["epoch"] + 1), float(x[key]))
-                for x in lines
-                if math.isfinite(x[key])
-            ),
+            curves={name: _curve(lines, name, unit) for name in shown[:_MOST_CURVES]},
         )
         for record, lines in zip(records, evaluations, strict=True)
     ]
@@ -143,23 +153,20 @@ def read(directory: Path) -> SweepData:
         parameters=parameters,
         constants=constants,
         unit=unit,
+        shown=tuple(shown[:_MOST_CURVES]),
     )
+
+
+def _curve(lines: list[dict[str, float]], metric: str, unit: str) -> tuple[tuple[float, float], ...]:
+    found = [
+        (float(x["step"] if unit == "step" else x["epoch"] + 1), float(x.get(f"val/{metric}", math.nan))) for x in lines
+    ]
+    return tuple(point for point in found if math.isfinite(point[1]))
 
 
 def _trained(lines: list[dict[str, float]]) -> list[dict[str, float]]:
     """Leave out the evaluation before training, which would stretch the axis, unless it is the only one."""
     return [line for line in lines if line["step"] > 0] or lines
-
-
-def label(value: Any) -> str:
-    """Return a parameter's value as text; a component is its name."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping) and set(value) == {"name"}:
-        return str(value["name"])
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _parameters(sweep: Mapping[str, Any], trials: list[TrialData]) -> tuple[tuple[Parameter, ...], dict[str, str]]:

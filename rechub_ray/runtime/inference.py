@@ -24,13 +24,16 @@ from rechub_ray.defaults import evaluation_lists, links, metrics_of, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.evaluation import evaluate_model
+from rechub_ray.evaluation.profile import Profile, segment_of
 from rechub_ray.files import absolute, check_writable, is_uri, join, join_all, masked, read_text
+from rechub_ray.files import split as split_path
 from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.metrics import MetricSet
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
-from rechub_ray.outputs import Output, evaluated
+from rechub_ray.outputs import Output, Prediction, evaluated
+from rechub_ray.reports.evidence import Evidence, environment
 from rechub_ray.runtime.parts import QUARANTINE, Parts
 from rechub_ray.runtime.predictions import PART_ROWS, PredictJob, ShardRows, check_kept, served_columns, write_parts
 from rechub_ray.runtime.preflight import check_device
@@ -41,7 +44,7 @@ from rechub_ray.world import World
 
 _log = logging.getLogger(__name__)
 
-_CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling")
+_CHANGEABLE = ("data", "metrics", "train", "trackers", "scaling", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +56,22 @@ class InferenceJob:
         config: its run's, with overrides.
         schema: its run's features and labels, as far as they are read.
         manifest: the rows.
+        split: their name, where predictions are counted for a report.
     """
 
     checkpoint: str
     config: RunConfig
     schema: Schema
     manifest: Manifest
+    split: str | None = None
 
 
 def evaluate(
-    checkpoint: str | Path, *, split: str = "test", overrides: Sequence[str] | dict[str, Any] = ()
+    checkpoint: str | Path,
+    *,
+    split: str = "test",
+    overrides: Sequence[str] | dict[str, Any] = (),
+    report: str | Path | None = None,
 ) -> dict[str, float]:
     """Return the run's metrics for a checkpoint, over every row of a split exactly once.
 
@@ -70,6 +79,7 @@ def evaluate(
         checkpoint: a checkpoint, or a run's folder (its best one).
         split: `train`, `valid`, `test`, or a folder of prepared shards.
         overrides: changes to the run's configuration (data.root, metrics, scaling.num_workers, ...).
+        report: path or URI of a page on the evaluation; None writes none.
 
     Returns:
         Metric key -> value, with `rows_expected` and `rows_seen`.
@@ -83,7 +93,14 @@ def evaluate(
     schema = saved.schema.with_lists(evaluation_lists(config, saved.schema))
     manifest = _manifest(saved, config, split, schema, targets=True)
     job = InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
-    return _launch(infer, job, config)
+    if report is None:
+        return _launch(infer, job, config)
+    from rechub_ray.reports import write_evaluation_report
+
+    check_writable(split_path(absolute(str(report)))[0], what="--report")
+    found = _launch(_profiled, dataclasses.replace(job, split=split), config)
+    write_evaluation_report(absolute(str(report)), config, saved.path, found["metrics"], found["evidence"])
+    return dict(found["metrics"])
 
 
 def predict(
@@ -293,6 +310,24 @@ def infer(
     job: InferenceJob, *, world: World, device: torch.device, reader: Reader, hooks: Hooks | None = None
 ) -> dict[str, float]:
     """Do this worker's share of an evaluation; return the same result on every rank."""
+    return _inferred(job, world, device, reader)[0]
+
+
+def _profiled(
+    job: InferenceJob, *, world: World, device: torch.device, reader: Reader, hooks: Hooks | None = None
+) -> dict[str, Any]:
+    """Do this worker's share of an evaluation for a report; return the metrics, and what the report shows."""
+    metrics, profile, groups = _inferred(job, world, device, reader)
+    assert profile is not None
+    evidence = Evidence(
+        split=job.split, predictions=profile.summary(), groups=groups, environment=environment(device, world)
+    )
+    return {"metrics": metrics, "evidence": evidence}
+
+
+def _inferred(
+    job: InferenceJob, world: World, device: torch.device, reader: Reader
+) -> tuple[dict[str, float], Profile | None, dict[str, list[dict[str, float]]]]:
     model = read(job.checkpoint).build_model().to(device)
     rows = job.config.data.eval_batch_size
     source = EvalSource(
@@ -305,10 +340,32 @@ def infer(
     )
     metrics = _metrics(job.config, job.schema, model.outputs)
     catalogue = Catalogue.read(job.config.data.root, job.schema).to(device) if isinstance(model, Retriever) else None
-    precision = job.config.train.precision
-    return evaluate_model(model, metrics, source, world=world, device=device, precision=precision, catalogue=catalogue)
+    profile = None
+    if job.split is not None:
+        profile = Profile(
+            job.schema,
+            _predictions(job.config, job.schema, model.outputs),
+            ranks=metrics.rank_names,
+            segment=segment_of(job.schema, job.config.report.segment),
+            device=device,
+        )
+    found = evaluate_model(
+        model,
+        metrics,
+        source,
+        world=world,
+        device=device,
+        precision=job.config.train.precision,
+        catalogue=catalogue,
+        profile=profile,
+    )
+    return found, profile, metrics.groups()
 
 
 def _metrics(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> MetricSet:
     metrics = MetricSet(schema, metrics_of(config, schema))
-    return metrics.bind(evaluated(outputs, schema, links(config, schema, outputs)), outputs)
+    return metrics.bind(_predictions(config, schema, outputs), outputs)
+
+
+def _predictions(config: RunConfig, schema: Schema, outputs: Sequence[Output]) -> dict[str, Prediction]:
+    return evaluated(outputs, schema, links(config, schema, outputs))

@@ -58,6 +58,7 @@ class RunResult:
         onnx: the exported file, if any; of a model for retrieval the user tower's, beside the others in `serving`.
         details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
         log_dir: the local folder of its numbers; that of a remote `model_dir` is `runs/<name>`.
+        report: the page on the run, if there is one.
     """
 
     model_dir: str
@@ -67,6 +68,7 @@ class RunResult:
     onnx: str | None
     details: dict[str, Any]
     log_dir: str = ""
+    report: str | None = None
 
     @property
     def model(self) -> Model:
@@ -194,7 +196,18 @@ def _train(
         },
     )
     write_text(join(directory, "result.json"), masked(strict_json(dataclasses.asdict(result))))
-    return result
+    return dataclasses.replace(result, report=_report(directory)) if config.report.page else result
+
+
+def _report(directory: str) -> str | None:
+    """Write the page on a run and return its path; None, and a warning, where that fails: the run is done."""
+    from rechub_ray.reports import write_run_report
+
+    try:
+        return write_run_report(directory)
+    except Exception as error:
+        _log.warning("no report of the run: %s", " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        return None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from rechub_ray.data.plan import geometry
 from rechub_ray.defaults import build_task, evaluation_lists, resolved, retrieves
 from rechub_ray.device import pick_device
 from rechub_ray.errors import ConfigError, ResourceError, named, nearest
+from rechub_ray.evaluation.profile import segment_of
 from rechub_ray.export.index import checked as check_index
 from rechub_ray.files import absolute, check_writable, exists, join, join_all, masked, open_filesystem
 from rechub_ray.fine_tuning import Start, check_start, start_of
@@ -230,6 +231,7 @@ def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
     task = build_task(config, schema, model, world=World())
     metrics = MetricSet(schema, config.metrics or [])
     metrics.bind(evaluated(model.outputs, schema, task.links), model.outputs)
+    segment_of(schema, config.report.segment)
     listeners = ["train.early_stopping.patience"] if config.train.early_stopping.patience is not None else []
     optimizers = build_optimizers(config.optimizers, model, also=task.objective_parameters())
     if config.scaling.num_workers == 0:

@@ -66,6 +66,8 @@ def print_result(result: RunResult) -> None:
     console.print(f"best checkpoint  {masked(result.best_checkpoint)}")
     if result.onnx:
         console.print(f"ONNX             {masked(result.onnx)}")
+    if result.report:
+        console.print(f"report           {masked(result.report)}")
     console.print(f"all files        {masked(result.model_dir)}")
 
 

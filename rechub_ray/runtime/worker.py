@@ -15,11 +15,13 @@ from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.source import EvalSource, Reader, ThreadReader, TrainSource
 from rechub_ray.defaults import evaluation_lists
 from rechub_ray.errors import CheckpointError, RechubError, TrainingError
+from rechub_ray.evaluation.movement import Movement
 from rechub_ray.files import exists, join, masked, open_filesystem, strict_json, write_text
 from rechub_ray.fine_tuning import FILE, initialise_from, is_own, transforms_of
 from rechub_ray.learner import Learner, Progress
 from rechub_ray.loop import Fit, Hooks, schedule_epochs_of, schedule_steps_of
 from rechub_ray.negatives.completer import lists_of
+from rechub_ray.reports.evidence import Evidence, environment
 from rechub_ray.runtime.board import WorkerPlace
 from rechub_ray.runtime.preflight import Job
 from rechub_ray.runtime.separate import open_evaluator
@@ -44,23 +46,42 @@ def execute(job: Job, *, world: World, device: torch.device, reader: Reader, hoo
         total_steps=schedule_steps_of(config, train),
         total_epochs=schedule_epochs_of(config, train),
     )
+    wants_report = config.report.page
+    movement = Movement(learner.model) if wants_report and world.is_main else None
     progress = _restore(learner, store, world, hooks)
+    if config.init_from is not None:  # the weights before are not those that were trained
+        movement = Movement(learner.model) if movement is not None and progress.step == 0 else None
     if world.is_main:
         hooks.started(progress.step)
-    valid = _eval_source(job, "valid", world, reader)
+    valid, test = (_eval_source(job, split, world, reader) for split in ("valid", "test"))
+    profile = learner.profile() if wants_report else None
     with contextlib.ExitStack() as opened:
         evaluator = None
         if world.is_main and valid is not None and config.train.eval_method == "separate":
             evaluator = opened.enter_context(contextlib.closing(open_evaluator(job)))
-        fit = Fit(learner, train, valid, store=store, hooks=hooks, progress=progress, evaluator=evaluator)
+        fit = Fit(
+            learner, train, valid,
+            store=store, hooks=hooks, progress=progress, evaluator=evaluator, profile=profile if test is None else None,
+        )  # fmt: skip
         result = fit.run()
     best = world.broadcast(store.best() or store.newest())
     test_metrics: dict[str, float] = {}
-    test = _eval_source(job, "test", world, reader)
+    summary = fit.summary
     if test is not None:
-        test_metrics = learner.evaluate_saved(read(join(store.location, best)), test)
+        saved = read(join(store.location, best))
+        test_metrics = learner.evaluate_saved(saved, test, profile)
+        summary = None if profile is None else {"step": saved.state["step"], **profile.summary()}
         if world.is_main:
             hooks.log({f"test/{key}": value for key, value in test_metrics.items()}, step=result.steps)
+    if wants_report and world.is_main:
+        evidence = Evidence(
+            split="valid" if test is None else "test",
+            predictions=summary,
+            groups=learner.metrics.groups(),
+            movement=None if movement is None else movement.since(learner.model),
+            environment=environment(device, world),
+        )
+        evidence.keep(config.directory(), hooks.say)
     return {
         **dataclasses.asdict(result),
         "test_metrics": test_metrics,

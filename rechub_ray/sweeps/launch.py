@@ -19,10 +19,10 @@ from typing import Any
 from rechub_ray.config import ScalingSection
 from rechub_ray.data.reader import read_piece
 from rechub_ray.data.source import ReadPiece
-from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError, WriteError
+from rechub_ray.errors import CheckpointError, ConfigError, ResourceError, TrainingError
 from rechub_ray.files import write_text
 from rechub_ray.lock import locked
-from rechub_ray.reports import write_report
+from rechub_ray.reports import missing, write_report
 from rechub_ray.runtime.cluster import connected, nodes_of
 from rechub_ray.runtime.preflight import Node, check_memory
 from rechub_ray.runtime.same_encoding import check_alike
@@ -33,6 +33,7 @@ from rechub_ray.sweeps import sweep as sweep_module
 from rechub_ray.sweeps.console import SweepConsole
 from rechub_ray.sweeps.heartbeat import Watchdog
 from rechub_ray.sweeps.ledger import FINAL, Ledger, Record
+from rechub_ray.sweeps.live import served
 from rechub_ray.sweeps.lost import losses_cost_one_trial
 from rechub_ray.sweeps.objectives import values_of
 from rechub_ray.sweeps.population import Exploit
@@ -57,6 +58,7 @@ def tune(
     *,
     resume: str | Path | None = None,
     verbose: bool = False,
+    serve: int | None = None,
 ) -> SweepResult:
     """Run a sweep and leave its best model in `best/` of its folder.
 
@@ -66,9 +68,11 @@ def tune(
         resume: folder of an interrupted or finished sweep: its finished trials are kept, unfinished ones go on from
             their last checkpoint, and overrides may add trials or lengthen the stop criteria.
         verbose: show progress on stderr: a live table on a terminal, elsewhere a line for each event.
+        serve: port of 127.0.0.1 that shows the sweep's page as long as it runs; 0 takes a free one, None serves none.
 
     Raises:
-        ConfigError: both or none of `source` and `resume` are given, a setting is wrong, or the folder holds a sweep.
+        ConfigError: both or none of `source` and `resume` are given, a setting is wrong, the folder holds a sweep, or
+            the port is not free.
         RechubError: anything else that a user can mend.
         KeyboardInterrupt: after Ctrl-C; what was trained is kept for `resume`.
     """
@@ -82,7 +86,10 @@ def tune(
     checked = check_sweep(sweep)
     sweep = checked.sweep
     directory = sweep.directory()
-    with locked(directory, what="'sweep_dir'", hint="Wait until it has ended, stop it, or name another sweep_dir."):
+    with (
+        served(directory, serve) if serve is not None else contextlib.nullcontext() as address,
+        locked(directory, what="'sweep_dir'", hint="Wait until it has ended, stop it, or name another sweep_dir."),
+    ):
         ledger = Ledger(
             directory, checked.space, objectives=checked.objectives, rungs=rungs(sweep.scheduler, checked.epochs)
         )
@@ -98,6 +105,9 @@ def tune(
         # one Ray for the trials and what comes after them; it starts after the console, which shields it from SIGHUP
         cluster = connected(_alone(checked)) if sweep.refit else contextlib.nullcontext()
         with SweepConsole() if verbose else contextlib.nullcontext() as console, cluster:
+            for line in (address and f"the sweep's page while it runs: {address}", missing()):
+                if console is not None and line:
+                    console.say(line)
             return _run(checked, ledger, console)
 
 
@@ -196,8 +206,8 @@ def _run(checked: CheckedSweep, ledger: Ledger, console: SweepConsole | None) ->
     write_text(f"{directory}/sweep.json", json.dumps(facts, indent=1))
     try:
         watch.say(f"report: {write_report(directory)}")
-    except (ConfigError, WriteError) as error:  # the drawing library is optional, and the sweep is done
-        watch.say(str(error))
+    except Exception as error:  # the sweep is done
+        watch.say(f"no report: {type(error).__name__}: {error}")
     return SweepResult(
         directory=directory,
         metric=checked.metric,

@@ -17,7 +17,7 @@ from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, load_model, read
 from rechub_ray.errors import ExportError
 from rechub_ray.models.base import Model
-from rechub_ray.reports.read import label
+from rechub_ray.reports.kit import label
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.predictor import RawPredictions
 from rechub_ray.runtime.same_encoding import keep_transforms
