@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +27,7 @@ from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
-from tests.worlds import start_process, train_in_processes
+from tests.worlds import train_in_processes, train_until_killed
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -137,18 +135,11 @@ def test_a_file_that_is_replaced_is_refused_while_running_and_on_resume(data: Pa
     assert train(given, resume="must").details["steps"] == 36
 
 
-@pytest.mark.slow
 def test_a_killed_process_resumes_bit_equal(data: Path, tmp_path: Path) -> None:
-    given = {"train__epochs": 15, "checkpoint__every_steps": 10, "train__initial_evaluation": False}
+    given = {"train__epochs": 4, "checkpoint__every_steps": 10, "train__initial_evaluation": False}
     whole = train(settings(data, tmp_path / "whole", **given))
-    process = start_process(train, settings(data, tmp_path / "killed", **given))
-    store = Store(str(tmp_path / "killed"))
-    deadline = time.monotonic() + 60
-    while (store.newest() or "") < "step_0000000040" and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    train_until_killed(settings(data, tmp_path / "killed", **given), 45)
+    assert Store(str(tmp_path / "killed")).newest() == "step_0000000040"
     again = train(settings(data, tmp_path / "killed", **given), resume="must")
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     assert again.test_metrics == whole.test_metrics

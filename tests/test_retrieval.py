@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from rechub_ray.runtime.preflight import check
 from rechub_ray.schema import Schema
 from rechub_ray.tracking import Tracker, read_history
 from tests.small_retrieval import SCHEMA, write_retrieval
-from tests.worlds import start_process, train_in_processes
+from tests.worlds import train_in_processes, train_until_killed
 
 MIXED: list[Any] = ["in_batch", {"name": "uniform", "number": 11}, {"name": "popularity", "number": 5}]
 OF_ROWS: list[Any] = [
@@ -109,15 +107,15 @@ def test_a_killed_run_goes_on_with_the_same_hard_negatives(data: Path, tmp_path:
     """It is killed between refreshes, and checkpoints do not fall on the steps of refreshes."""
     hard = {"name": "hard", "number": 3, "skip": 1, "pool": 40, "refresh_steps": 5}
     given = {"negatives": [*MIXED, hard, {"name": "column", "column": "shown"}], "train__epochs": 4}
-    given |= {"checkpoint__every_steps": 7, "train__initial_evaluation": False, "train__evaluate_every_epochs": 4}
+    given |= {
+        "checkpoint__every_steps": 7,
+        "train__log_every_steps": 1,
+        "train__initial_evaluation": False,
+        "train__evaluate_every_epochs": 4,
+    }
     whole = train(settings(data, tmp_path / "whole", **given))
-    process = start_process(train, settings(data, tmp_path / "killed", **given))
-    store, deadline = Store(str(tmp_path / "killed")), time.monotonic() + 60
-    while (store.newest() or "") < "step_0000000021" and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    train_until_killed(settings(data, tmp_path / "killed", **given), 23)
+    assert Store(str(tmp_path / "killed")).newest() == "step_0000000021"
     again = train(settings(data, tmp_path / "killed", **given), resume="must")
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert not [name for name in a if not torch.equal(a[name], b[name])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from rechub_ray.config import RunConfig
 from rechub_ray.data.source import ThreadReader
+from rechub_ray.runtime.launch import train
 from rechub_ray.runtime.preflight import check
 from rechub_ray.runtime.worker import execute
+from rechub_ray.tracking import Tracker
 from rechub_ray.world import World
 
 T = TypeVar("T")
@@ -118,6 +121,34 @@ def _say(folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> N
     work(*arguments)
 
 
+def command_of(pid: int) -> bytes:
+    """The command line of a process; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def train_until_killed(config: RunConfig, step: int) -> None:
+    """Train in a process of its own that kills itself at the first log from `step` on."""
+    process = start_process(_train_until, config, step)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _train_until(config: RunConfig, step: int) -> None:
+    train(config, trackers=[_KillItself(step)])
+
+
+class _KillItself(Tracker):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def log(self, metrics: Any, *, step: int) -> None:
+        if step >= self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def in_processes(size: int, work: Callable[..., None], *arguments: Any) -> None:
     """Call `work(rank, *arguments)` in `size` processes; the first error that one of them raises is raised."""
     _forks()
@@ -135,7 +166,7 @@ def _forks() -> multiprocessing.context.ForkServerContext:
 
 
 def train_in_processes(size: int, folder: Path, config: RunConfig) -> dict[str, Any]:
-    """What the loop of a worker gives, run in `size` processes, which meet in `folder`."""
+    """What the loop of a worker gives, run in `size` processes, which meet in `folder`; `log` has what it logged."""
     folder.mkdir(exist_ok=True)
     in_processes(size, _train, size, str(folder), config)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
@@ -145,17 +176,22 @@ def train_in_processes(size: int, folder: Path, config: RunConfig) -> dict[str, 
 def _train(rank: int, size: int, folder: str, config: RunConfig) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=size)
-    world, device = World.current(), torch.device("cpu")
-    result = execute(check(config), world=world, device=device, reader=ThreadReader(), hooks=_Silent())
+    world, device, hooks = World.current(), torch.device("cpu"), _Noting()
+    result = execute(check(config), world=world, device=device, reader=ThreadReader(), hooks=hooks)
     if world.is_main:
-        Path(folder, "result.json").write_text(json.dumps(result))
+        Path(folder, "result.json").write_text(json.dumps({**result, "log": hooks.lines}))
     dist.barrier()  # a rank that leaves early takes the connection of a slower one with it
     os._exit(0)  # gloo's threads now and then abort a process that ends in order
 
 
-class _Silent:
+class _Noting:
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self.lines.append({"step": step, **metrics})
+
     def started(self, step: int) -> None: ...
-    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
     def say(self, text: str) -> None: ...
     def evaluated(self, epoch: int, score: float) -> None: ...
     def saved(self, path: str, metrics: dict[str, float]) -> None: ...
