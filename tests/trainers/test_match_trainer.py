@@ -197,7 +197,7 @@ def test_rows_without_negatives_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=() if x in ("dssm", "comirec_sa", "gru4rec") else pytest.mark.long)
+        pytest.param(x, marks=() if x in ("comirec_sa", "gru4rec") else pytest.mark.long)
         for x in MODELS.names()
         if issubclass(MODELS.get(x), Retriever)
     ],
