@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
+import importlib
 import json
 import os
 import resource
@@ -22,8 +25,11 @@ os.environ.update(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",  # as a run sets it that starts Ray
+        "RAY_worker_niceness": "0",  # beside `make test-core`, which gives way to these
     }
 )
+gc.disable()  # until all tests are found: none of what that makes is garbage, and looking took a quarter of it
 ROOT = Path(__file__).resolve().parents[1]
 REAL_DATA = Path(os.environ.get("RECHUB_DATA", ROOT.parent / "shared" / "data"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -44,6 +50,11 @@ from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, Spar
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -179,6 +190,27 @@ def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     schema["labels"].append({"name": "stay", "kind": "regression", "optional": True})
     (root / "schema.json").write_text(json.dumps(schema))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """Exports share the exporter's list of operators, which it makes anew for each: a quarter of a small one's time."""
+    from rechub_ray.export import onnx
+
+    translate = onnx._translate
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def sharing(served: Any) -> Any:
+            module = importlib.import_module("torch.onnx._internal.exporter._registration")  # takes a second
+            cls = getattr(module, "ONNXRegistry", None)
+            make = getattr(cls, "from_torchlib", None)
+            if make is not None and not hasattr(make, "cache_info"):
+                patch.setattr(cls, "from_torchlib", staticmethod(functools.cache(make)))
+            return translate(served)
+
+        patch.setattr(onnx, "_translate", sharing)
+        yield
 
 
 @pytest.fixture(scope="module")

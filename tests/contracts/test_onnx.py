@@ -33,6 +33,9 @@ KINDS = (Label("click"), Label("stars", "multiclass", num_classes=3))
 CHAIN = (Label("click"), Label("buy"))
 # an export is a second or more; of models that share their operators one is enough outside the long tests
 OTHERS = (
+    "lr",
+    "mlp",
+    "dcn_v2",
     "wide_deep",
     "nfm",
     "edcn",
