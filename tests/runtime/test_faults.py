@@ -19,6 +19,7 @@ import yaml
 from rechub_ray.checkpoint import Store, read
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.interrupt import CODE, Process, end_processes, processes_below
+from tests.worlds import command_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -94,13 +95,6 @@ class Run:
     def left(self) -> list[str]:
         """What of its processes is still there."""
         return [command_of(pid).decode() for pid, _ in self.seen if command_of(pid)]
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()  # empty of a process that has ended
-    except OSError:
-        return b""
 
 
 @pytest.fixture

@@ -366,7 +366,16 @@ def test_two_workers_and_a_ray_dataset(tmp_path: Path) -> None:
     assert score == pytest.approx(alone.result.details["best_score"], abs=1e-4)
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], weight, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(trainer.predict(trainer.model, VALID), alone.predict(trainer.model, VALID), rtol=1e-6)
+
+
+@pytest.mark.ray
+@pytest.mark.long  # the command predicts on workers, too
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_predict_what_this_process_does(tmp_path: Path) -> None:
+    trainer, alone = a_trainer(tmp_path, num_workers=2, n_epoch=1), a_trainer(tmp_path / "alone", n_epoch=1)
+    alone.fit(TRAIN, VALID)
+    trainer.model.load_state_dict(alone.model.state_dict())
+    np.testing.assert_allclose(trainer.predict(trainer.model, VALID), alone.predict(alone.model, VALID), rtol=1e-6)
 
 
 def test_a_bad_value_of_the_users_frame_is_one_paragraph_and_nothing_is_trained(tmp_path: Path) -> None:
