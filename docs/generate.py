@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
 
 import rechub_ray  # noqa: E402
-from benchmarks import sequential  # noqa: E402
+from benchmarks import multi_task, published, sequential  # noqa: E402
 from rechub_ray import cli, layers  # noqa: E402
 from rechub_ray.config import RunConfig, read_yaml  # noqa: E402
 from rechub_ray.models import MODELS  # noqa: E402
@@ -318,7 +318,7 @@ def figures() -> dict[str, list[str]]:
         if title not in TABLES:
             continue
         for heads, row in rows(chapter):
-            name = resolved(row, names)
+            name = None if "published" in row[0] else resolved(row, names)
             if name is None:
                 continue
             data = TABLES[title] or heads[0]
@@ -326,18 +326,35 @@ def figures() -> dict[str, list[str]]:
             if ("balancing" in heads) and dict(cells)["balancing"] != "fixed":
                 continue
             values = "; ".join(
-                f"{head} {cell}"
+                cell if head == "where" else f"{head} {cell}"
                 for head, cell in cells
                 if cell and not head.startswith(SKIPPED) and head != "balancing"
             )
             label = "" if normalised(row[0]) == normalised(name) or row[0].startswith("configs/") else f", {row[0]}"
             found.setdefault(name, []).append(f"- {prose(f'{data}{label}: {values}.')}")
-    for title, values in sequential.PUBLISHED.items():  # where the section of its table is not there yet
-        name = names.get(normalised(title))
-        if name is not None and not any("published (TIGER)" in line for line in found.get(name, [])):
-            numbers = "; ".join(f"{c} {v:.4f}" for c, v in zip(sequential.COLUMNS, values, strict=True))
-            found.setdefault(name, []).append(f"- Amazon Beauty, {title}, published (TIGER): {numbers}.")
+    for name, line in published_lines(names):
+        if name not in found:
+            found[name] = ["- Ours: not measured."]
+        if "BARS" not in line or not any("published" in known for known in found[name]):
+            found[name].append(line)
     return found
+
+
+def published_lines(names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the published figures that benchmarks compare with: the model's name, and a line."""
+    for known in published.MODELS.values():
+        mean = "" if known.mean is None else f" (mean of five runs {known.mean:.6f})"
+        is_name = known.title.lower() == known.model["name"].replace("_", "")
+        title = "" if is_name else f" as {known.title}"
+        yield known.model["name"], f"- Published (BARS, Frappe_x1){title}: test AUC {known.auc:.6f}{mean}."
+    for title, (income, never) in multi_task.PUBLISHED.items():
+        text = f"- Published (Torch-RecHub, Census-Income): test AUC of income {income:.4f}; never married {never:.4f}."
+        yield names[normalised(title)], text
+    for title, values in sequential.PUBLISHED.items():
+        name = names.get(normalised(title))
+        if name is not None:
+            numbers = "; ".join(f"{c} {v:.4f}" for c, v in zip(sequential.COLUMNS, values, strict=True))
+            yield name, f"- Published (TIGER, Amazon Beauty): {numbers}."
 
 
 def rows(text: str) -> Iterator[tuple[list[str], list[str]]]:
@@ -379,11 +396,14 @@ def resolved(row: list[str], names: dict[str, str]) -> str | None:
 def prose(text: str) -> str:
     """Return text of a docstring as Markdown on one line: what would be markup is escaped, but for code."""
     pieces = re.split(r"(`[^`]*`)", text.replace("\n", " "))
-    return "".join(one if one.startswith("`") else re.sub(r"([*_<>|\[\]])", _escaped, one) for one in pieces)
+    return "".join(
+        one if one.startswith("`") else re.sub(r"(\*|<|\||(?<!\w)_|_(?!\w)|\](?=[(\[:]))", _escaped, one)
+        for one in pieces
+    )
 
 
 def _escaped(match: re.Match[str]) -> str:
-    return {"<": "&lt;", ">": "&gt;"}.get(match[0], f"\\{match[0]}")
+    return "&lt;" if match[0] == "<" else f"\\{match[0]}"
 
 
 def markdown(text: str) -> str:

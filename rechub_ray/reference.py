@@ -209,6 +209,7 @@ def type_text(hint: Any, metadata: Sequence[Any] = ()) -> str:
             return f"mapping of {type_text(members[1])}" if members[1] is not Any else "mapping"
         inner = [one for one in members if one is not ...]
         of = _listed(list(dict.fromkeys(map(type_text, inner)))) if inner else "any value"
+        of = re.sub(r"\b(integer|number|text|section)\b", r"\1s", of)
         return f"list of {of}{limits}"
     if isinstance(hint, type) and issubclass(hint, pydantic.BaseModel):
         return "section"
@@ -262,7 +263,7 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if abs(value) < 1e6 else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:g}" if abs(value) < 1e6 else f"{value:,}"
 
 
 def _listed(texts: Sequence[str]) -> str:

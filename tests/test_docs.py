@@ -211,7 +211,7 @@ def test_every_component_stands_in_the_reference(kind: str) -> None:
 def test_the_page_of_models_is_current() -> None:
     text = generate().models_page()
     assert pages()[DOCS / "models.md"] == text, "python docs/generate.py writes it"
-    assert "- Frappe: where in process; test AUC, mean" in text
+    assert "- Frappe: in process; test AUC, mean" in text
 
 
 @pytest.mark.parametrize("name", FAMILIES["models"].names())

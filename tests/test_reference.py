@@ -34,14 +34,15 @@ def test_the_examples() -> None:
         (Annotated[int, Ge(1)], "integer, >= 1"),
         (Annotated[float, Gt(0), Le(1)], "number, in (0, 1]"),
         (Annotated[float, Lt(3)], "number, < 3"),
+        (Annotated[int, Ge(1), Lt(2**63)], "integer, >= 1"),
         (bool, "true or false"),
         (str | None, "text or null"),
         (Literal["a", 1] | None, "`a` or `1`, or null"),
-        (tuple[int, ...], "list of integer"),
+        (tuple[int, ...], "list of integers"),
         (dict[str, float], "mapping of number"),
         (dict[str, Any], "mapping"),
         (Any, "any value"),
-        (str | list[str], "text or list of text"),
+        (str | list[str], "text or list of texts"),
     ],
 )
 def test_types_in_words(hint: Any, text: str) -> None:
@@ -97,7 +98,7 @@ def test_sections_and_keys() -> None:
     assert found[0].keys == (
         reference.Key("name", "text", None, "what it is called."),
         reference.Key("inner", "section", "", "What is inside."),
-        reference.Key("several", "list of section, as in `inner`", "[]", "What is inside."),
+        reference.Key("several", "list of sections, as in `inner`", "[]", "What is inside."),
         reference.Key("way", "section or null", "null", "how."),
     )
     assert found[1].keys == (reference.Key("inner.size", "integer, >= 1", "3", "how large, in all."),)
@@ -133,7 +134,7 @@ def test_arguments_of_base_classes_have_their_documentation() -> None:
     assert found.aliases == ("other",)
     assert found.parts["Reference"] == "nobody, 2026."
     assert found.arguments == (
-        reference.Key("units", "list of integer", "[8, 4]", "widths."),
+        reference.Key("units", "list of integers", "[8, 4]", "widths."),
         reference.Key("rate", "number", "0.5", "how fast."),
     )
 
