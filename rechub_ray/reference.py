@@ -209,7 +209,7 @@ def type_text(hint: Any, metadata: Sequence[Any] = ()) -> str:
             return f"mapping of {type_text(members[1])}" if members[1] is not Any else "mapping"
         inner = [one for one in members if one is not ...]
         of = _listed(list(dict.fromkeys(map(type_text, inner)))) if inner else "any value"
-        of = re.sub(r"\b(integer|number|text|section)\b", r"\1s", of)
+        of = re.sub(r"\b(integer|number|text|section|mapping)\b", r"\1s", of)
         return f"list of {of}{limits}"
     if isinstance(hint, type) and issubclass(hint, pydantic.BaseModel):
         return "section"

@@ -61,7 +61,8 @@ def plot(
 
     Args:
         table: from `history`.
-        metrics: columns to draw, or ends of their names (`auc`); None draws the training loss and every metric.
+        metrics: columns to draw, or ends of their names (`auc` of `val/auc`); None draws the training loss and every
+            metric of validation.
         best_step: step of the best checkpoint, which is marked.
         path: file to write, `.png`, `.svg` or `.pdf`; None writes none.
 
@@ -121,14 +122,15 @@ def step_of(checkpoint: str) -> int | None:
 def _chosen(table: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     """Return the columns to draw."""
     names = [str(name) for name in table]
-    known = [name for name in names if name.startswith(("train/loss", "val/")) and "/rows_" not in name]
+    known = [name for name in names if name.startswith("train/loss")]
+    known += [name for name in names if name.startswith("val/") and "/rows_" not in name]
     if metrics is None:
         if not known:
             raise DataError("the run has no numbers to draw yet")
         return known
     chosen = []
     for metric in [metrics] if isinstance(metrics, str) else metrics:
-        fitting = [name for name in names if metric in (name, name.partition("/")[2])]
+        fitting = [metric] if metric in names else [name for name in known if name.partition("/")[2] == metric]
         if not fitting:
             raise ConfigError(f"'metrics': no '{metric}'", hint=nearest(metric, known))
         chosen += fitting

@@ -42,7 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
         data={"root": data.out, "test": None, "batch_size": 64},
         model={"name": "deepfm", "embedding_dim": 4, "hidden_units": [8], "dropout": 0.5},
         train={"epochs": 2, "log_every_steps": 2},
-        trackers=["jsonl"],
         export={"onnx": False},
         model_dir=str(folder / "run"),
     )
@@ -95,6 +94,20 @@ def test_the_plot_of_a_run(run: RunResult, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"matplotlib.*pip install 'rechub_ray\[report\]'"):
         run.plot()
+
+
+def test_what_is_drawn() -> None:
+    columns = ["epoch", "val/auc", "val/click/auc", "val/rows_seen", "train/loss", "train/loss/bce", "test/auc"]
+    table = pd.DataFrame([[0.0] * len(columns)] * 2, columns=columns, index=[1, 2])
+
+    def drawn(metrics: Any = None) -> list[str]:
+        return [axis.get_title() for axis in history.plot(table, metrics).axes if axis.get_visible()]
+
+    assert drawn() == ["train/loss", "train/loss/bce", "val/auc", "val/click/auc"]
+    assert drawn("auc") == ["val/auc"]
+    assert drawn(["click/auc", "test/auc", "loss"]) == ["val/click/auc", "test/auc", "train/loss"]
+    with pytest.raises(DataError, match="no numbers to draw"):
+        history.plot(table[["epoch"]])
 
 
 def step_of(run: RunResult) -> int:
