@@ -228,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
         "--inputs", default="encoded", metavar="FORM", help="encoded (ids and scaled numbers; default), or raw values"
     )
     export.add_argument("--logits", action="store_true", help="logits instead of probabilities")
+    export.add_argument(
+        "--layout", choices=("triton",), help="a model repository of Triton Inference Server, by default in triton/"
+    )
 
     report = add("report", _report, "A page on a run or a sweep, from the files in its folder.")
     report.add_argument("folder", help="a run's folder, or a sweep's")
@@ -396,6 +399,9 @@ def _export(options: argparse.Namespace) -> None:
     from rechub_ray.export.onnx import default_path, export_onnx
 
     _refuse_overrides(options)
+    if options.layout == "triton":
+        _export_triton(options)
+        return
     config = read(options.checkpoint, weights=False).config
     if options.part is None and retrieves(config):
         from rechub_ray.export.towers import default_folder, export_towers
@@ -423,6 +429,21 @@ def _export(options: argparse.Namespace) -> None:
     _print_export(
         export_onnx(options.checkpoint, out, inputs=options.inputs, part=options.part, probabilities=not options.logits)
     )
+
+
+def _export_triton(options: argparse.Namespace) -> None:
+    from rechub_ray.export.towers import default_folder
+    from rechub_ray.export.triton import FOLDER, export_triton
+
+    for name in ("index", "part"):
+        if getattr(options, name) is not None:
+            raise ConfigError(
+                f"--{name} does not go with --layout triton", hint="Both towers are written, and no items."
+            )
+    out = options.out or default_folder(options.checkpoint, FOLDER)
+    for report in export_triton(options.checkpoint, out, inputs=options.inputs, probabilities=not options.logits):
+        _print_export(report)
+    print(f"{masked(out)}: a model repository, as in tritonserver --model-repository={masked(out)}")
 
 
 def _index(text: str) -> Any:

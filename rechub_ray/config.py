@@ -27,7 +27,8 @@ from rechub_ray.optimizers import OPTIMIZERS, by_task, validate_optimizer
 from rechub_ray.registry import Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
-from rechub_ray.yaml_text import parse, plain
+from rechub_ray.yaml_text import parse_override as parse_override
+from rechub_ray.yaml_text import plain, put
 from rechub_ray.yaml_text import read_yaml as read_yaml
 
 Count = Annotated[int, Ge(1)]
@@ -178,6 +179,8 @@ class TrainSection(Section):
         log_every_steps: steps between two log points of the trackers.
         summary_every_steps: least steps between two points of training that TensorBoard, W&B, MLflow and SwanLab get;
             null gives them every log point. Evaluations are always passed on.
+        warnings: say at the end what is doubtful about the data and the result: a feature that tells the label alone or
+            says nothing, splits that differ, an AUC of about .5.
     """
 
     epochs: Count | None = None
@@ -199,6 +202,7 @@ class TrainSection(Section):
     early_stopping: EarlyStopping = EarlyStopping()
     log_every_steps: Count = 50
     summary_every_steps: Count | None = None
+    warnings: bool = True
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -405,19 +409,6 @@ def merge(data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) ->
     return result
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Return the path and the value of `path=value`; the value is read as YAML.
-
-    Raises:
-        ConfigError: there is no path or no `=`, or the value is not YAML.
-    """
-    path, equals, value = text.partition("=")
-    path = path.strip().lstrip("-")
-    if not equals or not path:
-        raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
-    return path, parse(value, f"override {shown(path)}: the value") if value else ""
-
-
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
     # `metrics.0.name=...` changes the default of a list that the file leaves out
     keys = path.split(".")
@@ -428,37 +419,7 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
         data[keys[0]] = plain(usual.get(keys[0], field.default))
     if len(keys) > 1 and keys[0] in _LISTS and isinstance(data.get(keys[0]), (str, dict)):
         data[keys[0]] = [data[keys[0]]]  # one component stands for a list of one
-    here: Any = data
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        done = ".".join(keys[:depth])
-        if isinstance(here, list):
-            is_index = key.isdecimal() and len(key) < 10
-            if not is_index or int(key) > len(here) - (0 if last else 1):
-                raise ConfigError(
-                    f"override {shown(path)}: {shown(done)} is a list of {len(here)}",
-                    expected=f"an index from 0 to {max(len(here) - 1, 0)}",
-                    got=repr(key),
-                )
-            if last and int(key) == len(here):
-                here.append(value)
-            elif last:
-                here[int(key)] = value
-            else:
-                if isinstance(here[int(key)], str):  # a bare name stands for a node
-                    here[int(key)] = {"name": here[int(key)]}
-                here = here[int(key)]
-        elif isinstance(here, dict):
-            if last:
-                here[key] = value
-            else:
-                if here.get(key) is None:
-                    here[key] = {}
-                elif isinstance(here[key], str) and key in ("model", "schedule"):
-                    here[key] = {"name": here[key]}
-                here = here[key]
-        else:
-            raise ConfigError(f"override {shown(path)}: {shown(done)} holds a value, not keys", got=repr(here))
+    put(data, path, value)
 
 
 def validate(data: Mapping[str, Any]) -> RunConfig:

@@ -208,3 +208,61 @@ def plain(value: Any, where: str = "") -> Any:
         expected="text, a number, true, false, null, a list or keys and values",
         got=str(value),
     )
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Return the path and the value of `path=value`; the value is read as YAML.
+
+    Raises:
+        ConfigError: there is no path or no `=`, or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip().lstrip("-")
+    if not equals or not path:
+        raise ConfigError("not an override", expected="path=value, as in optimizers.0.lr=0.01", got=repr(text))
+    return path, parse(value, f"override {shown(path)}: the value") if value else ""
+
+
+def put(data: dict[str, Any], path: str, value: Any) -> None:
+    """Set a value; numbers in its path index lists, and missing mappings are made.
+
+    Args:
+        data: what it is set in.
+        path: keys, with dots between them.
+        value: the value.
+
+    Raises:
+        ConfigError: the path leads into a value or beyond a list.
+    """
+    keys = path.split(".")
+    here: Any = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        done = ".".join(keys[:depth])
+        if isinstance(here, list):
+            is_index = key.isdecimal() and len(key) < 10
+            if not is_index or int(key) > len(here) - (0 if last else 1):
+                raise ConfigError(
+                    f"override {shown(path)}: {shown(done)} is a list of {len(here)}",
+                    expected=f"an index from 0 to {max(len(here) - 1, 0)}",
+                    got=repr(key),
+                )
+            if last and int(key) == len(here):
+                here.append(value)
+            elif last:
+                here[int(key)] = value
+            else:
+                if isinstance(here[int(key)], str):  # a bare name stands for a node
+                    here[int(key)] = {"name": here[int(key)]}
+                here = here[int(key)]
+        elif isinstance(here, dict):
+            if last:
+                here[key] = value
+            else:
+                if here.get(key) is None:
+                    here[key] = {}
+                elif isinstance(here[key], str) and key in ("model", "schedule"):
+                    here[key] = {"name": here[key]}
+                here = here[key]
+        else:
+            raise ConfigError(f"override {shown(path)}: {shown(done)} holds a value, not keys", got=repr(here))

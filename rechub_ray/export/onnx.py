@@ -25,7 +25,8 @@ from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray import defaults
 from rechub_ray.errors import ExportError
 from rechub_ray.export.parity import Check, compare, run
-from rechub_ray.export.serving import Part, Port, ServingModel, Tower
+from rechub_ray.export.ports import Part, Port
+from rechub_ray.export.serving import ServingModel, Tower
 from rechub_ray.export.target import Target
 from rechub_ray.files import absolute, exists, join, open_filesystem, split
 from rechub_ray.models.base import Model

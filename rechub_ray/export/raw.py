@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rechub_ray.checkpoint import Checkpoint
-from rechub_ray.config import RunConfig
 from rechub_ray.data.fingerprint import find
 from rechub_ray.errors import ExportError
+from rechub_ray.export.ports import Port
 from rechub_ray.export.raw_graph import OPSET, VERSIONS, Builder, knows_all, separator
-from rechub_ray.export.serving import Port
-from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.transforms import (
     BucketTransform,
@@ -25,6 +22,10 @@ from rechub_ray.preparation.transforms import (
     Transform,
 )
 from rechub_ray.schema import Schema
+
+if TYPE_CHECKING:
+    from rechub_ray.checkpoint import Checkpoint
+    from rechub_ray.config import RunConfig
 
 VOCABULARY_BYTES = 1536 * 2**20
 """Vocabularies cannot leave the file as weights can, and a protobuf message ends at 2 GiB."""
@@ -143,6 +144,8 @@ def load(saved: Checkpoint) -> RawInputs:
     """
     place = find(saved.path)
     if place is None:
+        from rechub_ray.fine_tuning import without_transforms  # imports PyTorch, which `recommend` does without
+
         raise ExportError(
             f"{saved.path}: its run keeps no transforms, so raw values cannot be its inputs",
             expected="preprocess.json beside the checkpoints, as runs on data of `rechub-ray prepare` have it",

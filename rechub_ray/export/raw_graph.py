@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rechub_ray.export.serving import Port
+from rechub_ray.export.ports import Port
 from rechub_ray.preparation import forms
 from rechub_ray.preparation.transforms import (
     BucketTransform,

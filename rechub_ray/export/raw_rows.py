@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rechub_ray.config import RunConfig
+from rechub_ray.data.block import Array
 from rechub_ray.data.fingerprint import RECIPE, homes
 from rechub_ray.errors import ExportError, RechubError
-from rechub_ray.export.parity import Array, Case, Inputs, reference
 from rechub_ray.export.raw import RawInput, RawInputs
 from rechub_ray.export.raw_graph import knows_all, separator
-from rechub_ray.export.serving import ServingModel
 from rechub_ray.files import join, read_text
 from rechub_ray.preparation.recipe import Recipe
 from rechub_ray.preparation.rows import RowReader, SideTable
@@ -34,6 +32,11 @@ from rechub_ray.preparation.transforms import (
 )
 from rechub_ray.preparation.values import Flaws, flat, is_list, list_array, to_lists, to_text
 from rechub_ray.schema import DenseFeature, SequenceFeature
+
+if TYPE_CHECKING:
+    from rechub_ray.config import RunConfig
+    from rechub_ray.export.parity import Case, Inputs
+    from rechub_ray.export.serving import ServingModel
 
 UNSEEN = "\N{REPLACEMENT CHARACTER} no value of any data"
 """Any text that no vocabulary holds."""
@@ -80,6 +83,8 @@ def raw_rows(raw: RawInputs, count: int, seed: int = 0) -> RawRows:
 
 def cases(served: ServingModel, raw: RawInputs, rows: RawRows, batch_sizes: Sequence[int]) -> Iterator[Case]:
     """Yield for every batch size the raw inputs of the first rows and what PyTorch makes of the encoder's columns."""
+    from rechub_ray.export.parity import reference  # imports PyTorch, which `recommend` does without
+
     for size in batch_sizes:
         inputs: Inputs = {}
         encoded: Inputs = {}

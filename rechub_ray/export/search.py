@@ -7,16 +7,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from rechub_ray.device import on_a_core_each
-from rechub_ray.evaluation.top import merge_top
 from rechub_ray.export.index import Index
 
 Array: TypeAlias = npt.NDArray[Any]
 
 _USERS, _ITEMS = 256, 16_384
 """Users and items that are compared at once: 16 MiB of products."""
+FEW = 32
+"""So many users, such as those of a request, are compared without PyTorch: whoever serves needs its start and memory not."""
 _MOST_MORE = 1024
 """An index is asked for as many more items as a user's list leaves out, and at most for these."""
 
@@ -72,7 +71,6 @@ class Search:
     def __init__(self, vectors: Array, index: Any = None, settings: Index | None = None) -> None:
         self.vectors = np.ascontiguousarray(vectors, np.float32)
         self._index, self._settings = index, settings
-        self._tensor = torch.from_numpy(self.vectors)
 
     def __call__(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
         """Return the first items of each user.
@@ -101,8 +99,36 @@ class Search:
     def exact(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
         """Return the first items of each user among all of them; see `__call__`."""
         left_out = left_out or LeftOut.none()
+        number = min(number, len(self.vectors))
+        if len(users) <= FEW:
+            return self._of_few(np.ascontiguousarray(users, np.float32), number, left_out)
+        return self._of_many(users, number, left_out)
+
+    def _of_few(self, users: Array, number: int, left_out: LeftOut) -> Found:
         count, size = len(self.vectors), max(_ITEMS, 64 * number)
-        number = min(number, count)
+        flat = users.reshape(-1, users.shape[-1])
+        scores, places = np.empty((len(users), 0), np.float32), np.empty((len(users), 0), np.int64)
+        for start in range(0, count, size):
+            block = flat @ self.vectors[start : start + size].T
+            if users.ndim == 3:
+                block = block.reshape(*users.shape[:2], -1).max(1)
+            inside = (left_out.places >= start) & (left_out.places < start + size)
+            block[left_out.rows[inside], left_out.places[inside] - start] = -np.inf
+            best = _largest(block, number)
+            scores = np.concatenate([scores, np.take_along_axis(block, best, 1)], 1)
+            places = np.concatenate([places, best + start], 1)
+            best = _largest(scores, number)
+            scores, places = (np.take_along_axis(some, best, 1) for some in (scores, places))
+        return Found(np.where(scores == -np.inf, -1, places), scores)
+
+    def _of_many(self, users: Array, number: int, left_out: LeftOut) -> Found:
+        import torch
+
+        from rechub_ray.device import on_a_core_each
+        from rechub_ray.evaluation.top import merge_top
+
+        count, size = len(self.vectors), max(_ITEMS, 64 * number)
+        vectors = torch.from_numpy(self.vectors)
         result = Found(np.full((len(users), number), -1), np.full((len(users), number), -np.inf, np.float32))
 
         def of_users(first: int) -> None:
@@ -113,7 +139,7 @@ class Search:
             room = flat.new_empty((len(flat), min(size, count)))  # memory that is new each time takes a third longer
             top: tuple[torch.Tensor, torch.Tensor] | None = None
             for start in range(0, count, size):
-                items = self._tensor[start : start + size]
+                items = vectors[start : start + size]
                 block = torch.mm(flat, items.T, out=room if len(items) == size else None)
                 if part.dim() == 3:
                     block = block.view(len(part), part.shape[1], -1).amax(1)
@@ -125,7 +151,7 @@ class Search:
             result.scores[first : first + _USERS] = best.numpy()
             result.places[first : first + _USERS] = torch.where(best == -torch.inf, -1, at).numpy()
 
-        on_a_core_each(of_users, range(0, len(users), _USERS), self._tensor.device)
+        on_a_core_each(of_users, range(0, len(users), _USERS), vectors.device)
         return result
 
     def from_index(self, users: Array, number: int, left_out: LeftOut | None = None) -> Found:
@@ -158,6 +184,16 @@ class Search:
             scores[first : first + step] = np.matmul(theirs, part.transpose(0, 2, 1)).max(2)
         scores[places < 0] = -np.inf
         return scores
+
+
+def _largest(values: Array, number: int) -> Array:
+    """Return the places of the largest values of each row, in descending order; of fewer than `number` all."""
+    found = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    if number < values.shape[1]:
+        found = np.argpartition(values, -number, 1)[:, -number:]
+    order = np.argsort(-np.take_along_axis(values, found, 1), 1, kind="stable")
+    ordered: Array = np.take_along_axis(found, order, 1)
+    return ordered
 
 
 def recall(search: Search, users: Array, number: int) -> float:

@@ -13,14 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rechub_ray import checkpoint as checkpoint_module
 from rechub_ray.data.fingerprint import FILE, RECIPE, SCHEMA, is_there, keep
-from rechub_ray.defaults import retrieves
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, ExportError, RechubError
 from rechub_ray.export import index as index_module
 from rechub_ray.export.index import INDEXES
+from rechub_ray.export.ports import vector_name
 from rechub_ray.export.search import Search
-from rechub_ray.export.serving import vector_name
 from rechub_ray.files import absolute, join, open_filesystem, read_text, write_text, writing
 from rechub_ray.schema import Schema
 
@@ -196,6 +194,9 @@ def _folder(path: str) -> str:
     for place in places:
         if is_there(join(place, ITEMS)):
             raise ExportError(f"{place} has no {NOTE}, which says what belongs together", hint=_AGAIN)
+    from rechub_ray import checkpoint as checkpoint_module  # imports PyTorch, which is for this error alone
+    from rechub_ray.defaults import retrieves
+
     try:
         config = checkpoint_module.read(path, weights=False).config
     except CheckpointError:

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from rechub_ray.batch import Features, Outputs, PaddedSequences
 from rechub_ray.errors import ExportError
+from rechub_ray.export.ports import Part, Port, vector_name
 from rechub_ray.models.base import Model
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import Link, served
 from rechub_ray.schema import DenseFeature, Schema, SequenceFeature
-
-Part: TypeAlias = Literal["user", "item"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Port:
-    """An input or output of a served model.
-
-    Args:
-        name: the feature's name, or the output's.
-        dtype: `int64` or `float32`.
-        shape: sizes; the free ones by name (`batch`, and one length a sequence).
-        meaning: describes the values, for people.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[str | int, ...]
-    meaning: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 class ServingModel(nn.Module):
@@ -127,12 +105,6 @@ class Tower(Model):
         (output,) = self.outputs
         vectors = self.model.user_vectors if output.part == "user" else self.model.item_vectors
         return {output.name: vectors(features)}
-
-
-def vector_name(schema: Schema, part: Part) -> str:
-    """Return what a tower's vectors are called: `vector`, or `user_vector` where a column of its side has that name."""
-    side = schema.user_side if part == "user" else schema.item_side
-    return f"{part}_vector" if "vector" in side.columns else "vector"
 
 
 def _inputs(schema: Schema) -> tuple[Port, ...]:

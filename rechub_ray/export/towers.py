@@ -27,9 +27,9 @@ from rechub_ray.evaluation.corpus import item_vectors
 from rechub_ray.export import index as index_module
 from rechub_ray.export.index import INDEXES
 from rechub_ray.export.onnx import INPUTS, ExportReport, default_path, export_onnx
+from rechub_ray.export.ports import Part, vector_name
 from rechub_ray.export.search import Search, recall
 from rechub_ray.export.served import FOLDER, ITEMS, fingerprint, keep_preprocessing, write_note
-from rechub_ray.export.serving import Part, vector_name
 from rechub_ray.export.target import Target
 from rechub_ray.files import join, join_all, split
 from rechub_ray.models.matching.base import Retriever
@@ -242,7 +242,7 @@ def export_run(checkpoint: str, directory: str, *, probabilities: bool = True) -
     return (export_onnx(checkpoint, join(directory, "model.onnx"), probabilities=probabilities),)
 
 
-def default_folder(checkpoint: str) -> str:
-    """Return where the export of a model for retrieval goes by default: `serving`; see `default_path`."""
-    folder, name = split(default_path(checkpoint))
-    return join(folder, FOLDER if name == "model.onnx" else f"{name.removesuffix('.onnx')}_{FOLDER}")
+def default_folder(checkpoint: str, name: str = FOLDER) -> str:
+    """Return where an export of several files goes by default: `serving`, or another `name`; see `default_path`."""
+    folder, file = split(default_path(checkpoint))
+    return join(folder, name if file == "model.onnx" else f"{file.removesuffix('.onnx')}_{name}")

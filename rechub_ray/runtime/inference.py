@@ -37,7 +37,7 @@ from rechub_ray.reports.evidence import Evidence, environment
 from rechub_ray.runtime.parts import QUARANTINE, Parts
 from rechub_ray.runtime.predictions import PART_ROWS, PredictJob, ShardRows, check_kept, served_columns, write_parts
 from rechub_ray.runtime.preflight import check_device
-from rechub_ray.runtime.raw_files import READING, RawForm, RawRows, names_of
+from rechub_ray.runtime.raw_files import RawForm, RawRows, names_of, split_settings
 from rechub_ray.runtime.same_encoding import check_encoding, trained_on
 from rechub_ray.schema import Schema
 from rechub_ray.world import World
@@ -228,21 +228,6 @@ def _together(rows: RawRows, parts: Parts, scaling: ScalingSection) -> Iterator[
         if bad:
             parts.take_bad(aside)
         yield rows, bad
-
-
-def split_settings(overrides: Sequence[str] | dict[str, Any], raw: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the overrides of a run's configuration, and those of the recipe that says how raw rows are read.
-
-    Raises:
-        ConfigError: there are some of a recipe, and no raw rows.
-    """
-    pairs = overrides.items() if isinstance(overrides, dict) else map(config_module.parse_override, overrides)
-    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for path, value in pairs:
-        found[path.split(".")[0] in READING][path] = value
-    if found[1] and not raw:
-        raise ConfigError(f"'{next(iter(found[1]))}' is for raw files", expected="--raw FILES beside it")
-    return found
 
 
 def rows_schema(saved: Checkpoint, config: RunConfig) -> Schema:

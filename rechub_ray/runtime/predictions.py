@@ -20,7 +20,7 @@ from rechub_ray.data.source import EvalSource, Reader
 from rechub_ray.defaults import links, retrieves
 from rechub_ray.device import autocast
 from rechub_ray.errors import ConfigError, nearest
-from rechub_ray.export.serving import vector_name
+from rechub_ray.export.ports import vector_name
 from rechub_ray.models.base import Model
 from rechub_ray.outputs import Output, Served, served
 from rechub_ray.preparation.sources import BadRow

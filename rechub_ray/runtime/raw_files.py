@@ -9,20 +9,16 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rechub_ray.checkpoint import Checkpoint
-from rechub_ray.config import RunConfig, merge
 from rechub_ray.data.block import Block
 from rechub_ray.data.fingerprint import RECIPE, digest, find, homes, is_there
 from rechub_ray.data.reader import stack
-from rechub_ray.data.source import Reader
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import absolute, is_uri, join, open_filesystem, read_text
-from rechub_ray.fine_tuning import without_transforms
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.columns import Column, Use
 from rechub_ray.preparation.encoder import Encoder
@@ -32,9 +28,14 @@ from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.rows import ReadyRows, RowReader, SideTable
 from rechub_ray.preparation.runner import run
 from rechub_ray.preparation.sources import BadRow, Source, Task, plan
-from rechub_ray.runtime.predictions import Columns
-from rechub_ray.runtime.same_encoding import trained_on
 from rechub_ray.schema import Schema
+from rechub_ray.yaml_text import parse_override, plain, put
+
+if TYPE_CHECKING:
+    from rechub_ray.checkpoint import Checkpoint
+    from rechub_ray.config import RunConfig
+    from rechub_ray.data.source import Reader
+    from rechub_ray.runtime.predictions import Columns
 
 READING = ("source", "format", "time_format", "joins", "history", "where", "on_bad_rows")
 """The keys of a recipe that say how raw rows are read."""
@@ -88,6 +89,9 @@ class RawForm:
             ConfigError: the run keeps no transforms or no recipe, or the settings are wrong.
             DataError: they cannot be read, or are not those of the model.
         """
+        from rechub_ray.fine_tuning import without_transforms  # import PyTorch, which `recommend` does without
+        from rechub_ray.runtime.same_encoding import trained_on
+
         place = find(saved.path)
         if place is None:
             raise ConfigError(
@@ -226,7 +230,7 @@ class RawRows:
         """Return digests of the files and of how they are read."""
         source = self.reader.source
         infos = source.filesystem.get_file_info(list(self.reader.files))
-        recipe = self.reader.recipe.model_dump_json(exclude={"files", "on_bad_rows"})
+        recipe = self.reader.recipe.model_dump_json(exclude={"files", "on_bad_rows", "warnings"})
         return {
             "raw files": digest([[info.path, info.size, info.mtime_ns] for info in infos]),
             "recipe": digest(recipe),
@@ -260,7 +264,9 @@ class RawRows:
             folder.mkdir(parents=True)
             deal = Deal(reader.source, reader.recipe, reader.files, folder, quarantine, self.buckets)
             bad = sum(run(deal, [(n, task) for n, task in enumerate(self.tasks) if task is not None], use_ray=use_ray))
-            paths = [path for path, _ in run(Gather(reader.recipe, folder), list(range(self.buckets)), use_ray=use_ray)]
+            paths = [
+                path for path, *_ in run(Gather(reader.recipe, folder), list(range(self.buckets)), use_ray=use_ray)
+            ]
             note.write_text(json.dumps({"bad": bad, "paths": paths}))
         found = json.loads(note.read_text())
         rows = dataclasses.replace(
@@ -305,6 +311,21 @@ def _gathered(path: str) -> Task:
     return Task(path, form=Format(type="parquet"), row_groups=groups, columns=columns)
 
 
+def split_settings(overrides: Sequence[str] | dict[str, Any], raw: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the overrides of a run's configuration, and those of the recipe that says how raw rows are read.
+
+    Raises:
+        ConfigError: there are some of a recipe, and no raw rows.
+    """
+    pairs = overrides.items() if isinstance(overrides, dict) else map(parse_override, overrides)
+    found: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for path, value in pairs:
+        found[path.split(".")[0] in READING][path] = value
+    if found[1] and not raw:
+        raise ConfigError(f"'{next(iter(found[1]))}' is for raw files", expected="--raw FILES beside it")
+    return found
+
+
 def names_of(saved: Checkpoint, config: RunConfig) -> dict[str, str]:
     """Return the recipe's names of the shards' row id and group column, where these have others."""
     found: dict[str, str] = {}
@@ -335,7 +356,9 @@ def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], setti
     entries: list[Any] = splits.get(TRAIN) or next(iter(splits.values()), [])
     data = {key: value for key, value in data.items() if key in READING}
     data["format"] = entries[0]["format"] if entries else data.get("format", {})
-    data = merge(data, settings)
+    data = plain(data)
+    for path, value in settings.items():
+        put(data, path, plain(value))
     if data.get("history"):
         data["history"] = {**data["history"], "min_length": 0, "exclude": None, "rows": "each"}
     data["where"] = data.get("where") or ""

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rechub_ray.config import ScalingSection
 from rechub_ray.data.block import Array, Block
 from rechub_ray.data.fingerprint import FILE, digest, is_there
 from rechub_ray.data.reader import stack
@@ -27,9 +26,9 @@ from rechub_ray.preparation.recipe import feature_uses
 from rechub_ray.preparation.rows import ReadyRows
 from rechub_ray.preparation.sources import BadRow, Task
 from rechub_ray.preparation.values import to_lists
-from rechub_ray.runtime.inference import split_settings, write_all
+from rechub_ray.runtime.frames import PLACE, in_file, with_index
 from rechub_ray.runtime.parts import Parts
-from rechub_ray.runtime.raw_files import READING, RawForm, RawRows, ready
+from rechub_ray.runtime.raw_files import READING, RawForm, RawRows, ready, split_settings
 from rechub_ray.schema import Schema
 
 if TYPE_CHECKING:
@@ -79,6 +78,9 @@ def recommend(
         ExportError: the files are not there, do not belong together, or need faiss, which is not installed.
         DataError: a file is damaged, or a users' file, column or row cannot be used.
     """
+    from rechub_ray.config import ScalingSection  # import PyTorch, which answers in memory do without
+    from rechub_ray.runtime.inference import write_all
+
     out = absolute(str(out))
     recommender = Recommender(run, exact=exact, overrides=overrides)
     recommender.check(k, exclude)
@@ -172,8 +174,6 @@ class Recommender:
             ConfigError: an argument is wrong.
             DataError: a column is missing, or a value cannot be read; names column and row (from 1).
         """
-        from rechub_ray.runtime.predictor import PLACE, in_file, with_index
-
         self.check(k, exclude)
         with tempfile.TemporaryDirectory(prefix="rechub-") as folder:
             with in_file(data, folder) as path:
