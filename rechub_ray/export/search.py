@@ -15,7 +15,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _USERS, _ITEMS = 256, 16_384
 """Users and items that are compared at once: 16 MiB of products."""
 FEW = 32
-"""So many users, such as those of a request, are compared without PyTorch: whoever serves needs its start and memory not."""
+"""So many users, as of a request, are compared without PyTorch, whose start and memory a service can do without."""
 _MOST_MORE = 1024
 """An index is asked for as many more items as a user's list leaves out, and at most for these."""
 

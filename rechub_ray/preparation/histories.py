@@ -90,16 +90,16 @@ class Gather:
     recipe: Recipe
     folder: Path
 
-    def __call__(self, bucket: int) -> tuple[str, int]:
+    def __call__(self, bucket: int) -> tuple[str, int, set[tuple[int, float]]]:
         """Write a bucket's rows into one file.
 
         Returns:
-            The file (an empty name where there are no rows), and how many rows have rows of their own moment in their
-            history.
+            The file (an empty name where there are no rows), how many rows have rows of their own moment in their
+            history, and two different moments, or as many as there are; none where rows have no time.
         """
         table = dealt(self.folder, bucket)
         if table is None:
-            return "", 0
+            return "", 0, set()
         user, ordered = user_and_order(self.recipe)
         users = flat(whole_form(to_text(table[user])).dictionary_encode().indices).to_numpy()
         keys = [table[name].to_numpy() for name in reversed(PLACE)]
@@ -109,6 +109,10 @@ class Gather:
         begins, ends = np.repeat(begins, ends - begins), np.repeat(ends, ends - begins)
         table = table.append_column("__from_end", pa.array(ends - 1 - np.arange(len(users))))
         history, tied = self.recipe.history, 0
+        seen: set[tuple[int, float]] = set()
+        if ordered is not None:
+            other = int(np.argmax((keys[-1] != keys[-1][0]) | (keys[-2] != keys[-2][0])))
+            seen = {(int(keys[-1][row]), float(keys[-2][row])) for row in (0, other)}
         if history is not None:
             rows = stops = np.arange(len(users))
             time, fraction = keys[-1][order], keys[-2][order]
@@ -131,7 +135,7 @@ class Gather:
         table = table.sort_by([(name, "ascending") for name in PLACE])
         path = self.folder / f"gathered-{bucket:03d}.parquet"
         pq.write_table(table.drop_columns(["__time", "__fraction"]), path, row_group_size=65_536)
-        return str(path), tied
+        return str(path), tied, seen
 
 
 class _Spans:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rechub_ray.data.doubts import listed
 from rechub_ray.errors import DataError
 from rechub_ray.preparation.encoder import Encoder
 from rechub_ray.preparation.labels import Classes
@@ -18,9 +19,19 @@ from rechub_ray.preparation.rows import SideTable
 from rechub_ray.preparation.transforms import other_form
 from rechub_ray.schema import Schema
 
+_LEAST = 100
+"""In fewer rows one value may be chance."""
+
 
 def notes(
-    recipe: Recipe, schema: Schema, encoder: Encoder, classes: Classes, splits: dict[str, Any], tied: int
+    recipe: Recipe,
+    schema: Schema,
+    encoder: Encoder,
+    classes: Classes,
+    splits: dict[str, Any],
+    tied: int,
+    *,
+    is_one_moment: bool = False,
 ) -> list[str]:
     """Return sentences on the data set.
 
@@ -31,6 +42,7 @@ def notes(
         classes: those of the training split.
         splits: the statistics of each split, as in stats.json.
         tied: rows whose history holds rows of their own moment.
+        is_one_moment: whether the column of time has one value in all rows.
     """
     found = []
     for spec, label in zip(recipe.labels, schema.labels, strict=True):
@@ -53,9 +65,20 @@ def notes(
             found.append(
                 f"feature '{name}': no value is left for its vocabulary, so every row has id 0 (min_frequency?)"
             )
+    alike = [f"'{name}'" for name, numbers in splits[TRAIN]["features"].items() if _is_constant(numbers)]
+    if alike and splits[TRAIN]["rows"] >= _LEAST:
+        found.append(
+            f"one value in all rows of {TRAIN}: {listed(alike)}. Such a feature says nothing: leave it out, or look "
+            "at how its column is read"
+        )
     for name in encoder.counts:
         found += _two_forms(name, encoder)
-    if tied:
+    if is_one_moment and splits[TRAIN]["rows"] >= _LEAST:
+        found.append(
+            f"the column of time '{recipe.time_column}' has one moment in all rows, so the order in histories and "
+            "splits is that of the files: name another column, or say how times are written (time_format)"
+        )
+    elif tied:
         found.append(
             f"the histories of {tied:,} rows hold rows of the same moment, in the order of the files "
             "(`history.ties: exclude` leaves them out)"
@@ -81,6 +104,16 @@ def item_notes(numbers: dict[str, Any], recipe: Recipe) -> list[str]:
 def _only(numbers: dict[str, Any]) -> float | None:
     """Return the value that a label always has; None where it has several, or none."""
     return numbers["min"] if numbers["min"] is not None and numbers["min"] == numbers["max"] else None
+
+
+def _is_constant(numbers: dict[str, Any]) -> bool:
+    """Return whether a feature of the training split has one value and no null."""
+    if numbers["nulls"] or numbers.get("unseen"):
+        return False
+    ends = numbers.get("length", numbers)  # a list of one value may still say how long it is
+    if "distinct" in numbers and numbers["distinct"] != 1:
+        return False
+    return ends.get("min") == ends.get("max") and ("distinct" in numbers or numbers["kind"] == "dense")
 
 
 def _two_forms(name: str, encoder: Encoder) -> list[str]:

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rechub_ray.data.doubts import ROWS, looked_at
 from rechub_ray.preparation.buckets import Dealer
 from rechub_ray.preparation.encoder import Encoder, FitState
 from rechub_ray.preparation.items import RowsOfItems
 from rechub_ray.preparation.labels import Classes
 from rechub_ray.preparation.recipe import TRAIN, WINDOWS, Recipe
 from rechub_ray.preparation.rows import ReadyRows, RowReader
+from rechub_ray.preparation.sketch import SampledRows
 from rechub_ray.preparation.sources import Task
 from rechub_ray.preparation.statistics import SplitStatistics
 from rechub_ray.preparation.writer import Quarantine, ShardWriter
@@ -63,10 +65,12 @@ class FitTask:
 
 
 class Encoded:
-    """Results of the second pass: statistics by split, bad rows, how many rows side tables know, and how many training
-    rows each item id has."""
+    """Results of the second pass: statistics and a sample by split, bad rows, how many rows side tables know, and how
+    many training rows each item id has."""
 
-    def __init__(self, recipe: Recipe, schema: Schema) -> None:
+    def __init__(self, recipe: Recipe, schema: Schema, number: int = -1) -> None:
+        names = recipe.splits if recipe.warnings else ()
+        self.samples = {name: SampledRows(ROWS, (number + 1, place)) for place, name in enumerate(names)}
         self.splits = {name: SplitStatistics() for name in recipe.folders}
         self.bad = self.rows = 0
         ids = 0 if schema.items is None else schema.item_side.sparse[0].vocab_size
@@ -76,6 +80,8 @@ class Encoded:
     def merge(self, other: Encoded) -> None:
         for name, part in other.splits.items():
             self.splits[name].merge(part)
+        for name, sample in other.samples.items():
+            self.samples[name].merge(sample)
         self.matched, self.rows, self.bad = self.matched + other.matched, self.rows + other.rows, self.bad + other.bad
         self.items = self.items + other.items
 
@@ -92,7 +98,8 @@ class EncodeTask:
 
     def __call__(self, item: tuple[int, Task]) -> Encoded:
         number, task = item
-        recipe, found = self.reader.recipe, Encoded(self.reader.recipe, self.schema)
+        recipe, found = self.reader.recipe, Encoded(self.reader.recipe, self.schema, number)
+        read = looked_at(self.schema).columns
         windows = WINDOWS if WINDOWS in recipe.folders else TRAIN
         writers = {name: self._writer(name, number) for name in recipe.folders}
         quarantine = Quarantine(self.staging / "quarantine" / f"part-{number:05d}.jsonl", recipe.on_bad_rows)
@@ -106,6 +113,8 @@ class EncodeTask:
                     ids = columns[self.schema.items.id].to_numpy()
                     found.items += np.bincount(ids, minlength=len(found.items))
                 table = self._table(columns, mine)
+                if name in found.samples:
+                    found.samples[name].add(table.select(read))
                 for folder in [name, *([WINDOWS] if name == TRAIN and WINDOWS in writers else [])]:
                     if folder == windows and mine.window is not None:
                         table, mine = table.filter(pa.array(mine.window)), mine.filter(mine.window)

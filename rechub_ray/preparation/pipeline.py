@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rechub_ray.data.block import Block
+from rechub_ray.data.doubts import doubts, looked_at
 from rechub_ray.data.fingerprint import RECIPE
+from rechub_ray.data.reader import stack
 from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.files import absolute, is_uri
 from rechub_ray.preparation import histories
@@ -110,7 +114,7 @@ def prepare(
         schema, stats = _Run(recipe, staging, use_ray, progress).prepare()
         shutil.rmtree(staging / "work", ignore_errors=True)
         put_in_place(staging, recipe.out)
-    for note in stats["notes"]:
+    for note in stats["notes"] if recipe.warnings else ():
         _log.warning("%s.", note)
     return PrepareResult(recipe.out, schema, stats, time.monotonic() - started)
 
@@ -157,6 +161,7 @@ class _Run:
         self.buckets = bucket_count(sizes)
         self.bucket_bytes = sum(sizes) // self.buckets
         self.bad = self.tied = 0
+        self.moments: set[tuple[int, float]] = set()
         sides = tuple(SideTable.read(source, join, recipe.uses) for join in recipe.joins)
         splits = {task.file_index: task.split for task in self.tasks}
         self.reader = RowReader(source, recipe, files, sides, splits=splits)
@@ -180,7 +185,11 @@ class _Run:
         self._check_shards(encoded)
         splits = {n: numbers.to_dict(schema.features, schema.labels) for n, numbers in encoded.splits.items()}
         said = check_joins(self.reader.sides, encoded.matched, encoded.rows, self._example)
-        said += notes(recipe, schema, encoder, classes, splits, self.tied)
+        said += notes(recipe, schema, encoder, classes, splits, self.tied, is_one_moment=len(self.moments) == 1)
+        if recipe.warnings:
+            said += doubts(
+                {name: _block(rows.table(), schema) for name, rows in encoded.samples.items()}, schema, constants=False
+            )
         for name, how in (self.like or schema).labelled_otherwise(schema).items():
             said.append(f"label '{name}' is {how} in {recipe.like}: no model of that data is measured by it")
         for name, count in self.grown.items():
@@ -210,8 +219,9 @@ class _Run:
         self.tasks = []
         buckets = list(range(self.buckets))
         sizes = [self.bucket_bytes] * self.buckets
-        for path, tied in self._over("histories", histories.Gather(recipe, self.work), buckets, sizes):
+        for path, tied, moments in self._over("histories", histories.Gather(recipe, self.work), buckets, sizes):
             self.tied += tied
+            self.moments = set(sorted(self.moments | moments)[:2])  # whether there is more than one
             if path:
                 file = pq.ParquetFile(path)
                 columns, groups = tuple(map(Column, file.schema_arrow.names)), tuple(range(file.num_row_groups))
@@ -331,3 +341,7 @@ class _Run:
             for value in raw.table[column].drop_null():
                 return value.as_py()
         return None
+
+
+def _block(rows: pa.Table, schema: Schema) -> Block:
+    return stack(rows, looked_at(schema), targets=True, where="the sample")

@@ -69,6 +69,8 @@ class Recipe(Form):
         history: the user's earlier items as a list column.
         features: what models read.
         on_bad_rows: `error` stops at the first one; `quarantine` writes them to `out/quarantine` and counts them.
+        warnings: say at the end what is seldom meant or doubtful (see docs/prepare.md), for which a sample of the rows
+            is looked at.
         labels: may be empty (`[]`), where nothing is predicted from labels.
         items: the item table, for retrieval.
         weight: the column of the rows' weights in losses.
@@ -106,6 +108,7 @@ class Recipe(Form):
     row_id: Name | None = None
     split: SplitSpec | None = None
     on_bad_rows: Literal["error", "quarantine"] = "error"
+    warnings: bool = True
     row_group_rows: Annotated[int, pydantic.Field(ge=1, le=1_000_000)] = 16_384
     shard_rows: Annotated[int, pydantic.Field(ge=1)] = 1_000_000
 

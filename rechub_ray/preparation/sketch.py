@@ -1,9 +1,10 @@
-"""Summaries of a column that can be merged: value counts, moments, quantiles. Each needs bounded work a block."""
+"""Summaries of a column that can be merged: counts, moments, quantiles; rows drawn by chance. Bounded work a block."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -133,3 +134,54 @@ class Quantiles:
         wanted = np.asarray(fractions) * ranks[-1]
         index = np.searchsorted(ranks, wanted * (1 - 1e-12), side="left")
         return [float(x) for x in self.values[np.minimum(index, len(self.values) - 1)]]
+
+
+class SampledRows:
+    """Rows drawn by chance, each as likely as any other, whatever blocks and parts they come in.
+
+    Args:
+        size: how many are wanted, >= 1.
+        seed: of the numbers that are drawn, another one for each part.
+    """
+
+    def __init__(self, size: int, seed: Sequence[int] = ()) -> None:
+        self._size, self._draw = size, np.random.default_rng([*seed])
+        self._parts: list[tuple[npt.NDArray[np.float32], pa.Table]] = []
+        self._rows, self._below = 0, 1.0
+
+    def add(self, table: pa.Table) -> None:
+        """Take in a block."""
+        self._take(self._draw.random(table.num_rows, np.float32), table)
+
+    def merge(self, other: SampledRows) -> None:
+        for numbers, table in other._parts:
+            self._take(numbers, table)
+
+    def table(self) -> pa.Table:
+        """Return the rows."""
+        self._cut()
+        return pa.concat_tables([table for _, table in self._parts]).combine_chunks()
+
+    def _take(self, numbers: npt.NDArray[np.float32], table: pa.Table) -> None:
+        """Keep the rows with the smallest numbers."""
+        mine = _smallest(numbers, self._size)
+        mine = mine[numbers[mine] < self._below]
+        self._parts.append((numbers[mine], table.take(pa.array(mine))))
+        self._rows += len(mine)
+        if self._rows > 2 * self._size:
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._rows > self._size:
+            numbers = np.concatenate([part for part, _ in self._parts])
+            mine = _smallest(numbers, self._size)
+            table = pa.concat_tables([part for _, part in self._parts]).combine_chunks().take(pa.array(mine))
+            self._parts, self._rows = [(numbers[mine], table)], len(mine)
+            self._below = float(numbers[mine].max())
+
+
+def _smallest(numbers: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.int64]:
+    """Return the places of the smallest numbers, ascending."""
+    if len(numbers) <= size:
+        return np.arange(len(numbers))
+    return np.sort(np.argpartition(numbers, size)[:size])

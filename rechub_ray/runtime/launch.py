@@ -30,6 +30,7 @@ from rechub_ray.lock import locked
 from rechub_ray.loop import Hooks
 from rechub_ray.models.base import Model
 from rechub_ray.runtime import same_data
+from rechub_ray.runtime.doubts import of_run
 from rechub_ray.runtime.history import history, plot, step_of
 from rechub_ray.runtime.memory import host_memory
 from rechub_ray.runtime.preflight import Job, Node, check, check_memory, check_resources, evaluating_cpus, local_cpus
@@ -56,7 +57,8 @@ class RunResult:
         metrics: of the best evaluation of the validation split.
         test_metrics: of that model on the test split.
         onnx: the exported file, if any; of a model for retrieval the user tower's, beside the others in `serving`.
-        details: steps, epochs, rows, stopped_early, workers; of this start `rows_here` and seconds (by purpose).
+        details: steps, epochs, rows, stopped_early, workers, warnings (what was said at the end); of this start
+            `rows_here` and seconds (by purpose).
         log_dir: the local folder of its numbers; that of a remote `model_dir` is `runs/<name>`.
         report: the page on the run, if there is one.
     """
@@ -182,6 +184,9 @@ def _train(
         from rechub_ray.export.towers import export_run
 
         onnx = export_run(report["best_checkpoint"], directory, probabilities=config.export.probabilities)[0].path
+    said = of_run(job, best) if config.train.warnings else []
+    for line in said:
+        _log.warning("%s.", line)
     report["seconds"]["run"] = time.perf_counter() - started
     result = RunResult(
         model_dir=directory,
@@ -193,7 +198,8 @@ def _train(
         details={
             k: report[k]
             for k in ("steps", "epochs", "rows", "rows_here", "stopped_early", "workers", "best_score", "seconds")
-        },
+        }
+        | {"warnings": said},
     )
     write_text(join(directory, "result.json"), masked(strict_json(dataclasses.asdict(result))))
     return dataclasses.replace(result, report=_report(directory)) if config.report.page else result

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from rechub_ray.errors import DataError
@@ -93,3 +95,63 @@ def test_one_class_in_validation(lab: Any) -> None:
     lab.write(train__csv="v,y\n7,1\n8,0\n", test__csv="v,y\n7,1\n")
     result = lab.prepare(features=[{"kind": "numeric", "name": "v"}], labels=[{"name": "y"}])
     assert result.stats["notes"] == ["label 'y' is always 1 in test: AUC is not defined there"]
+
+
+def log(rows: int = 400, **columns: Any) -> str:
+    """A log of a user and an item a row, which say something of `y` each; `columns` are added or replaced."""
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {"user": rng.integers(0, 20, rows), "item": rng.integers(0, 30, rows)}
+    found |= {
+        "y": ((found["user"] % 5 + rng.integers(0, 6, rows)) > 4).astype(int),
+        "ts": np.arange(rows) + 1_700_000_000,
+    }
+    found |= {name: np.broadcast_to(make(found), rows) for name, make in columns.items()}
+    return str(pd.DataFrame(found).to_csv(index=False))
+
+
+def columns(*names: str) -> list[dict[str, Any]]:
+    return [{"kind": "categorical", "name": name} for name in names]
+
+
+def test_features_that_say_nothing_or_too_much(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    changes: dict[str, Any] = {
+        "same": lambda found: 7,
+        "zero": lambda found: 0,
+        "told": lambda found: found["y"] * 3 + 1,
+    }
+    lab.write(train__csv=log(**changes))
+    features = [*columns("user", "item", "same", "told"), {"kind": "numeric", "name": "zero"}]
+    first, second = notes(lab, features=features, joins=[])
+    assert first.startswith("one value in all rows of train: 'same', 'zero'. Such a feature says nothing")
+    assert second.startswith("label 'y' is told by one feature alone: 'told' (AUC 1.0000 on rows of train). ")
+    assert caplog.text.count("WARNING") == 2
+    caplog.clear()
+    quiet = notes(lab, features=features, joins=[], warnings=False)
+    assert quiet == [first]  # from statistics, which are there anyway
+    assert not caplog.text
+
+
+def test_splits_that_differ(lab: Any) -> None:
+    lab.write(train__csv=log())
+    split = {"by": "time", "column": "ts", "fractions": {"train": 0.75, "valid": 0.25}}
+    features = [*columns("user", "item"), {"kind": "numeric", "name": "ts"}]
+    (line,) = notes(lab, features=features, joins=[], split=split)
+    assert line.startswith("distributions that differ from those in train (total variation, 0 to 1): 'ts' (")
+    lab.write(train__csv=log(day=lambda found: (found["ts"] - found["ts"][0]) // 20))
+    (line,) = notes(lab, features=columns("user", "item", "day"), joins=[], split=split)
+    assert line.startswith("values that train does not have, or none at all: 'day' (100% in valid). ")
+
+
+@pytest.mark.parametrize(
+    "split", [None, {"by": "leave_last_out", "user": "user", "order": "ts", "valid": 1, "test": 1}]
+)
+def test_a_column_of_time_with_one_moment(lab: Any, split: Any) -> None:
+    given: dict[str, Any] = {"features": columns("user", "item"), "joins": [], "split": split, "labels": []}
+    given["history"] = {"user": "user", "item": "item", "order": "ts", "max_length": 3}
+    lab.write(train__csv=log())
+    assert not notes(lab, **given)
+    lab.write(train__csv=log(ts=lambda found: 1_700_000_000))
+    (line,) = notes(lab, **given)
+    assert line.startswith(
+        "the column of time 'ts' has one moment in all rows, so the order in histories and splits is"
+    )

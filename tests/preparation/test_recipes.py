@@ -56,6 +56,7 @@ def test_frappe(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     assert positives == {"train": 67_604, "valid": 19_063, "test": 9_536}
     # the published LR has 5,390 parameters: one an id, and the bias
     assert sum(feature.vocab_size for feature in result.schema.sparse) == 5_389
+    assert not result.notes
 
 
 @pytest.mark.slow
@@ -68,6 +69,7 @@ def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     label = pq.read_table(Path(result.out) / "train", columns=["income_over_50k", "never_married"])
     assert pc.sum(label["income_over_50k"]).as_py() == 12_382
     assert result.schema.weight == "instance_weight"
+    assert not result.notes
 
 
 @pytest.mark.slow

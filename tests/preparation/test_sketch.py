@@ -8,9 +8,10 @@ from collections import Counter as Count
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import chisquare
 
 from rechub_ray.preparation import sketch
-from rechub_ray.preparation.sketch import Counter, Moments, Quantiles
+from rechub_ray.preparation.sketch import Counter, Moments, Quantiles, SampledRows
 
 
 def test_counter_counts_and_orders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +61,20 @@ def test_quantiles_of_many_values_stay_close(monkeypatch: pytest.MonkeyPatch) ->
     assert len(total.values) <= 1000
     ranks = np.searchsorted(np.sort(values), total.at([0.1, 0.5, 0.9])) / len(values)
     np.testing.assert_allclose(ranks, [0.1, 0.5, 0.9], atol=20 / 2000)
+
+
+def test_rows_by_chance_are_as_many_as_wanted_and_from_everywhere() -> None:
+    whole = SampledRows(400)
+    for part in range(5):
+        rows = SampledRows(400, [part])
+        for start in range(0, 3000, 700):
+            rows.add(pa.table({"row": np.arange(start, min(start + 700, 3000)) + 3000 * part}))
+        whole.merge(pickle.loads(pickle.dumps(rows)))
+    found = whole.table()["row"].to_numpy()
+    assert len(set(found.tolist())) == len(found) == 400
+    counts = np.bincount(found // 1000, minlength=15)
+    assert (counts > 0).all()
+    assert chisquare(counts).pvalue > 0.01
+    few = SampledRows(400)
+    few.add(pa.table({"row": np.arange(7)}))
+    assert few.table()["row"].to_pylist() == list(range(7))

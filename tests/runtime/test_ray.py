@@ -121,6 +121,7 @@ def test_two_workers_give_the_numbers_of_this_process(
 ) -> None:
     (place, alone), (folder, shared) = here, beside
     assert alone.details["rows"] == shared.details["rows"] == STEPS * 256
+    assert alone.details["warnings"] == shared.details["warnings"]
     for split in (shared.metrics, shared.test_metrics):
         assert split["rows_seen"] == split["rows_expected"] == 600
     assert shared.test_metrics["auc"] == pytest.approx(alone.test_metrics["auc"], abs=1e-3)
