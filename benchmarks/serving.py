@@ -28,7 +28,7 @@ def run(settings: Settings) -> dict[str, Any]:
     keys = settings.pick(1_000_000, 5_000)
     found: dict[str, Any] = {}
     for kind in KINDS:
-        folder = _files(settings, kind, keys)
+        folder = files(settings, kind, keys)
         sides: dict[str, list[dict[str, Any]]] = {"encoded": [], "raw": []}
         for _ in range(settings.repeats):
             for side, values in sides.items():
@@ -48,7 +48,7 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"keys": keys, "kinds": found}
 
 
-def _files(settings: Settings, kind: str, keys: int) -> Path:
+def files(settings: Settings, kind: str, keys: int) -> Path:
     """Return the folder of the two files and of rows for each; the model has taken two steps."""
     folder = settings.work / f"serving-{kind}-{keys}"
     if (folder / "raw.onnx").exists():

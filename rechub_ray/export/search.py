@@ -107,7 +107,8 @@ class Search:
     def _of_few(self, users: Array, number: int, left_out: LeftOut) -> Found:
         count, size = len(self.vectors), max(_ITEMS, 64 * number)
         flat = users.reshape(-1, users.shape[-1])
-        scores, places = np.empty((len(users), 0), np.float32), np.empty((len(users), 0), np.int64)
+        scores: Array = np.empty((len(users), 0), np.float32)
+        places: Array = np.empty((len(users), 0), np.int64)
         for start in range(0, count, size):
             block = flat @ self.vectors[start : start + size].T
             if users.ndim == 3:

@@ -38,8 +38,9 @@ def searched(name: str | None) -> Search:
     return Search(VECTORS, build(settings, VECTORS), settings)
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[0, 99], ids=["PyTorch", "NumPy"])
+def small_blocks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setattr(search_module, "FEW", request.param)
     monkeypatch.setattr(search_module, "_USERS", 16)
     monkeypatch.setattr(search_module, "_ITEMS", 200)
 
