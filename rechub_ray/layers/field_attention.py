@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rechub_ray.errors import ConfigError
 from rechub_ray.layers.linear import Linear
@@ -82,8 +83,11 @@ class FieldAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (split_heads(layer(x), self.heads) for layer in (self.query, self.key, self.value))
-        weights = self.dropout(torch.softmax(query @ key.transpose(2, 3) * self.factor, 3))
-        result = join_heads(weights @ value)
+        if (self.training and self.dropout.p > 0) or torch.compiler.is_compiling():
+            weights = self.dropout(torch.softmax(query @ key.transpose(2, 3) * self.factor, 3))
+            result = join_heads(weights @ value)
+        else:  # the same without the weights in memory; with dropout it would take longer on a CPU
+            result = join_heads(F.scaled_dot_product_attention(query, key, value, scale=self.factor))
         if self.residual:
             result = result + (x if self.shortcut is None else self.shortcut(x))
         if self.norm is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rechub_ray.batch import Features, Outputs
 from rechub_ray.layers.inputs import VectorInput, choose
@@ -15,6 +16,8 @@ from rechub_ray.layers.pairs import Pairs
 from rechub_ray.models.base import MODELS
 from rechub_ray.models.ranking.base import Ranker
 from rechub_ray.schema import PositiveInt, Schema
+
+_BLOCK = 2**20  # numbers
 
 
 @MODELS.register("afm")
@@ -57,7 +60,7 @@ class AFM(Ranker):
         self.linear = self.first_order(names, bias=True)
         self.embedding = self.embed(names)
         self.fm_input = VectorInput(self.embedding, names)
-        self.pairs = Pairs(self.fm_input.count)
+        self.pairs, self.attention_dim = Pairs(self.fm_input.count), attention_dim
         self.attention = nn.Sequential(
             Linear(self.fm_input.width, attention_dim), nn.ReLU(), Linear(attention_dim, 1, bias=False)
         )
@@ -67,6 +70,16 @@ class AFM(Ranker):
     def forward(self, features: Features) -> Outputs:
         left, right = self.pairs(self.fm_input(self.embedding.flat(features)))
         products = left * right
-        weights = self.attention_dropout(torch.softmax(self.attention(products), 1))
-        pooled = self.dropout((weights * products).sum(1))
+        weights = self.attention_dropout(torch.softmax(self._scores(products), 1))
+        pooled = self.dropout(torch.bmm(weights.transpose(1, 2), products).squeeze(1))
         return {"logit": self.linear(features) + self.output(pooled).squeeze(1)}
+
+    def _scores(self, products: Tensor) -> Tensor:
+        """Return `<h, relu(W (e_i * e_j) + b)>` of each pair, (B, P, 1)."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            scores: Tensor = self.attention(products)
+            return scores
+        # some rows at a time, and again in backward: the hidden layer of all pairs is too large for any cache
+        rows = max(1, _BLOCK // (products.shape[1] * self.attention_dim))
+        parts = torch.split(products, rows)
+        return torch.cat([checkpoint(self.attention, x, use_reentrant=False, preserve_rng_state=False) for x in parts])

@@ -75,8 +75,8 @@ class FinalMLP(DeepRanker):
         self.streams = nn.ModuleList(MLP(width, units, **self.hidden) for units in (hidden_units, second_units))
         self.output, self.num_heads = Linear(hidden_units[-1] + second_units[-1], 1), num_heads
         self.fusion = nn.Parameter(torch.empty(num_heads, hidden_units[-1] // num_heads, second_units[-1] // num_heads))
-        for matrix in self.fusion:
-            nn.init.xavier_normal_(matrix)
+        # as one linear layer on all products of two heads: with matrices of a layer each, logits would start far from 0
+        nn.init.normal_(self.fusion, std=(2 / (self.fusion.numel() + 1)) ** 0.5)
 
     def _gate(self, key: str, chosen: list[str] | None, units: HiddenUnits, width: int) -> nn.Module:
         if chosen is None:
