@@ -74,7 +74,9 @@ def init(folder: str, data: str, *, label: str | None = None) -> list[str]:
 
 def recipe_text(place: Path, sample: Sample, guesses: Guesses) -> str:
     """Return the recipe, with what was seen as comments."""
-    how_many = f"all of its {sample.rows:,} rows" if sample.is_whole else f"{sample.rows:,} of its rows"
+    how_many = (
+        f"all of its {sample.rows:,} rows" if sample.is_whole else f"{sample.rows:,} of its {sample.total:,} rows or so"
+    )
     lines = [
         f"# What the columns of {sample.file} mean, guessed by `rechub-ray init` from {how_many}. Check the label, the",
         "# split and the kinds of the features. Every key: docs/prepare.md.",
@@ -177,8 +179,7 @@ def config_text(place: Path, sample: Sample, guesses: Guesses) -> str:
     has_ids = _has_ids(guesses)
     model = "shared_bottom" if kind == "multiclass" else "deepfm" if has_ids else "mlp"
     units = "bottom_units: [128], tower_units: [64]" if kind == "multiclass" else "hidden_units: [128, 64]"
-    # some dozens of steps an epoch
-    batch = 4096 if not sample.is_whole else min(max(2 ** int(math.log2(sample.rows / 30 + 1)), 8), 4096)
+    batch = min(max(2 ** int(math.log2(sample.total / 50 + 1)), 8), 4096)  # some dozens of steps an epoch
     data = on_a_line({"root": str(place / "data"), "batch_size": batch})
     lines = [
         f"# {model} on {sample.file}. Any key can be changed on the command line too:",

@@ -22,7 +22,7 @@ from rechub_ray.preparation.values import flat
 
 ROWS = 100_000
 """The most rows that are looked at."""
-_BYTES, _PIECES = 4 << 20, 4
+_BYTES, _PIECES = 4 << 20, 3
 _DELIMITERS = ("\t", ",", ";", "|", "::", " ")
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -43,8 +43,7 @@ class Sample:
         unnamed: how many columns were left out.
         has_names: whether the file names its columns; else they are called c1, c2, ...
         rows: number of rows that were looked at.
-        is_whole: whether these are all of the file.
-        size: bytes of the file.
+        total: number of rows of the file, estimated where it was not read whole.
     """
 
     file: str
@@ -54,8 +53,12 @@ class Sample:
     unnamed: int
     has_names: bool
     rows: int
-    is_whole: bool
-    size: int
+    total: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows of the file were looked at."""
+        return self.rows == self.total
 
 
 def look(path: str) -> Sample:
@@ -80,7 +83,7 @@ def look(path: str) -> Sample:
         with source.filesystem.open_input_file(where) as stream:
             head = stream.read(16)
         read = _parquet if head[:4] == b"PAR1" else _text
-        form, names, columns, is_whole = read(source, where, path)
+        form, names, columns, total = read(source, where, path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"'{path}' cannot be read", got=reason(error)) from None
     rows = len(columns[0]) if columns else 0
@@ -96,10 +99,10 @@ def look(path: str) -> Sample:
     once = collections.Counter(named)
     kept = {name: column for name, column in zip(named, columns, strict=True) if name and once[name] == 1}
     unnamed = len(columns) - len(kept)
-    return Sample(name, folder, form, kept, unnamed, names is not None, rows, is_whole, int(info.size))
+    return Sample(name, folder, form, kept, unnamed, names is not None, rows, max(total, rows))
 
 
-_Read = tuple[dict[str, Any], list[str] | None, list[pa.Array], bool]
+_Read = tuple[dict[str, Any], list[str] | None, list[pa.Array], int]
 
 
 def _parquet(source: Source, where: str, path: str) -> _Read:
@@ -111,12 +114,12 @@ def _parquet(source: Source, where: str, path: str) -> _Read:
             if sum(one.num_rows for one in batches) >= ROWS:
                 break
         table = pa.Table.from_batches(batches, file.schema_arrow)
-        is_whole = table.num_rows == file.metadata.num_rows
-    return {"type": "parquet"}, list(table.column_names), [flat(column) for column in table.columns], is_whole
+        total = int(file.metadata.num_rows)
+    return {"type": "parquet"}, list(table.column_names), [flat(column) for column in table.columns], total
 
 
 def _text(source: Source, where: str, path: str) -> _Read:
-    content, is_whole, encoding = _lines(source, where, path)
+    content, times, encoding = _lines(source, where, path)
     lines = content.split("\n")
     start = next((line for line in lines if line.strip()), "")
     if start.lstrip().startswith(("{", "[")):
@@ -127,7 +130,7 @@ def _text(source: Source, where: str, path: str) -> _Read:
         )
     mark = _delimiter([line for line in lines[:200] if line.strip()])
     rows, is_quoted = _rows(content, mark)
-    step = -(-len(rows) // ROWS)
+    count, step = len(rows), -(-len(rows) // ROWS)
     rows = rows[:1] + rows[1 :: max(step, 1)]
     body = rows[1:]
     others = [value for row in body[:1000] for value in row[1:] if value]
@@ -158,11 +161,14 @@ def _text(source: Source, where: str, path: str) -> _Read:
         form["null_values"] = ["", "nan", "NaN", *found]
     missing = {"", "nan", "NaN", *found}
     arrays = [pa.array([None if v in missing else v for v in column], pa.string()) for column in columns]
-    return form, names, arrays, is_whole and step <= 1
+    return form, names, arrays, round((count - (names is not None)) * times)
 
 
-def _lines(source: Source, where: str, path: str) -> tuple[str, bool, str]:
-    """Return whole lines of a text file, from its start and, where it is large, from places further on too."""
+def _lines(source: Source, where: str, path: str) -> tuple[str, float, str]:
+    """Return whole lines of a text file, from its start and, where it is large, from places further on too.
+
+    With them come how many times as large the file is (a guess where it is compressed), and its encoding.
+    """
     with source.filesystem.open_input_file(where) as file:
         compressed = text.compression(file.read(16), where)
     with text.open_stream(source.filesystem, where, compressed) as stream:
@@ -176,17 +182,23 @@ def _lines(source: Source, where: str, path: str) -> tuple[str, bool, str]:
     parts = [data[: data.rfind(b"\n") + 1] if more else data]
     if more and not compressed:
         with source.filesystem.open_input_file(where) as file:
-            size = file.size()
-            for piece in range(1, _PIECES):
-                file.seek(max(size * piece // _PIECES, _BYTES))
-                block = bytes(file.read(_BYTES // _PIECES))
+            rest = file.size() - _BYTES
+            for piece in range(_PIECES):
+                file.seek(_BYTES + rest * piece // _PIECES)
+                block = bytes(file.read(min(_BYTES // _PIECES, rest // _PIECES)))
                 begin, end = block.find(b"\n") + 1, block.rfind(b"\n") + 1
                 parts.append(block[begin:end])
+            size = file.size()
+    elif more:
+        size = 10 * len(data)
+    else:
+        size = len(data)
     joined = b"".join(parts)
+    times = size / max(len(joined), 1)
     for encoding in ("utf-8", "latin-1"):
         try:
             content = joined.decode(encoding).replace("\r\n", "\n")
-            return content if "\n" in content else content.replace("\r", "\n"), not more, encoding
+            return content if "\n" in content else content.replace("\r", "\n"), times, encoding
         except UnicodeDecodeError:
             continue
     raise AssertionError("latin-1 decodes everything")

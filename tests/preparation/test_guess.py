@@ -81,7 +81,7 @@ def test_labels() -> None:
         columns = {"a": pa.array(draw.integers(0, 5, len(values))), "b": pa.array(draw.normal(size=len(values)))}
         columns[name] = pa.array(values)
         columns["z"] = pa.array(draw.normal(size=len(values)))
-        found = guess(Sample("f", "", {}, columns, 0, names, len(values), True, 1)).label
+        found = guess(Sample("f", "", {}, columns, 0, names, len(values), len(values))).label
         return None if found is None else found.node
 
     ones = draw.integers(0, 2, 100)
@@ -198,6 +198,8 @@ def test_a_large_file_is_looked_at_in_several_places(tmp_path: Path, monkeypatch
     (tmp_path / "sorted.csv").write_text("\n".join(["row_id,kind,label", *lines]) + "\n")
     sample = look(str(tmp_path / "sorted.csv"))
     assert not sample.is_whole
+    assert abs(sample.total - 2000) < 200
+    assert len(set(sample.columns["row_id"].to_pylist())) == sample.rows, "none twice"
     assert set(sample.columns["label"].to_pylist()) == {"0", "1"}, "the start alone has zeros"
     assert set(map(len, sample.columns["row_id"].to_pylist())) <= {1, 2, 3, 4}
     with gzip.open(tmp_path / "sorted.csv.gz", "wt") as file:
