@@ -36,6 +36,7 @@ BENCHMARKS = {
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",
     "losses": "Several losses on Frappe",
     "matching": "Models for retrieval on MovieLens 1M and Amazon Beauty",
+    "matching_protocol": "torch-rechub's own scripts for retrieval on MovieLens 1M",
     "matching_speed": "Speed of a model for retrieval with negatives of the step",
     "sequential": "Models of sequences on Amazon Beauty",
     "sequential_speed": "Speed of a model of sequences, without padding and with it",

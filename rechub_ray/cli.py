@@ -186,7 +186,11 @@ def _parser() -> argparse.ArgumentParser:
         "run_folder", metavar="run", help="a run's folder, whose serving/ is read, or a folder with such files"
     )
     recommend.add_argument(
-        "overrides", nargs="*", default=[], metavar="path=value", help="as in on_bad_rows=quarantine"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="path=value",
+        help="as in on_bad_rows=quarantine scaling.num_workers=2",
     )
     recommend.add_argument(
         "--users", nargs="+", action="extend", required=True, metavar="FILE",

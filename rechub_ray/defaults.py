@@ -52,7 +52,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
             negatives = _usual_negatives(config, losses, schema)
         _check_lists(negatives, schema)
         if issubclass(MODELS.get(config.model["name"]), SequentialRetriever):
-            _check_positions(negatives)
+            _check_positions(negatives, is_last=config.model.get("positions") == "last")
     elif negatives is not None:
         raise ConfigError(
             f"'negatives' are for models for retrieval, and '{config.model['name']}' is none", expected="none"
@@ -93,8 +93,15 @@ def build_task(config: RunConfig, schema: Schema, model: Model, *, world: World 
         world=world,
         parts=config.train.accumulate_steps,
         grouped=config.data.group_by,
+        alone=config.negatives is not None and all(_is_alone(node) for node in config.negatives),
         precision=config.train.precision,
     )
+
+
+def _is_alone(node: Any) -> bool:
+    """Return whether a source of negatives gives each row its own, whatever the other rows of the step are."""
+    source = NEGATIVES.get(node["name"])
+    return source.per_row and not source.of_step
 
 
 def metrics_of(config: RunConfig, schema: Schema) -> list[dict[str, Any]]:
@@ -181,14 +188,20 @@ def _check_lists(negatives: Sequence[dict[str, Any]], schema: Schema) -> None:
             )
 
 
-def _check_positions(negatives: Sequence[dict[str, Any]]) -> None:
-    """Raise ConfigError where a source has negatives for rows, and not for each of their positions."""
+def _check_positions(negatives: Sequence[dict[str, Any]], *, is_last: bool) -> None:
+    """Raise ConfigError where a source has negatives for rows, and not for each of their positions.
+
+    Args:
+        negatives: the sources.
+        is_last: whether the last position of a row is the only one that learns.
+    """
     for i, node in enumerate(negatives):
-        if {"column", "refresh_steps"} & {*node}:
+        if "refresh_steps" in node or ("column" in node and not is_last):
             raise ConfigError(
                 f"'negatives.{i}': '{node['name']}' has items for rows, and a model of sequences learns at several "
                 "positions a row",
-                expected="in_batch, uniform, popularity, in_batch_drawn, uniform_per_row or all",
+                expected="in_batch, uniform, popularity, in_batch_drawn, uniform_per_row or all; column where "
+                "model.positions is last",
             )
 
 

@@ -15,6 +15,7 @@ from rechub_ray.device import autocast
 from rechub_ray.errors import ConfigError, TrainingError
 from rechub_ray.gradients import Averaged, Gradients, merged, products
 from rechub_ray.losses import LOSSES, Loss, build_losses
+from rechub_ray.losses.vectors import TowerLoss
 from rechub_ray.models import Model
 from rechub_ray.outputs import Link, check_outputs, output_of, predictions, untrained_hint
 from rechub_ray.schema import Schema
@@ -58,6 +59,7 @@ class Task(nn.Module):
         world: the ranks that train together; None takes the current ones.
         parts: forward passes a step (`train.accumulate_steps`).
         grouped: whether a step's parts hold whole groups (`data.group_by`); ranks' rows may differ then.
+        alone: whether rows have negatives of their own alone, so that losses of two towers compare no rows.
         precision: of the forward pass, `float32` or `bfloat16`; losses are always float32.
 
     Attributes:
@@ -80,6 +82,7 @@ class Task(nn.Module):
         world: World | None = None,
         parts: int = 1,
         grouped: bool = False,
+        alone: bool = False,
         precision: str = "float32",
     ) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class Task(nn.Module):
         built = build_losses(losses, schema)
         for i, loss in enumerate(built):
             loss.bind(model.outputs, where=f"losses.{i}")
-            _check_scope(loss, f"losses.{i}", parts=parts, grouped=grouped)
+            _check_scope(loss, f"losses.{i}", parts=parts, grouped=grouped, alone=alone)
         self.losses = nn.ModuleList(built)
         self.own_losses = tuple(output.name for output in model.outputs if output.kind == "loss")
         self._has_own = bool(self.own_losses) or any(loss.label is None for loss in built)
@@ -390,13 +393,18 @@ def _example(schema: Schema, device: torch.device) -> Features:
     )
 
 
-def _check_scope(loss: Loss, where: str, *, parts: int, grouped: bool) -> None:
-    if loss.scope == "batch" and parts > 1:
+def _check_scope(loss: Loss, where: str, *, parts: int, grouped: bool, alone: bool) -> None:
+    if loss.scope == "batch" and parts > 1 and not (alone and isinstance(loss, TowerLoss)):
         raise ConfigError(
             f"'{where}': loss '{loss.registered_name}' compares all rows of a step, which {parts} accumulated parts "
             "do not hold at once",
             expected="train.accumulate_steps=1",
-            hint="A larger data.batch_size, or more workers, give it as many rows.",
+            hint="A larger data.batch_size, or more workers, give it as many rows."
+            + (
+                " With `negatives` of single rows alone, as uniform_per_row, rows do not meet."
+                if isinstance(loss, TowerLoss)
+                else ""
+            ),
         )
     if loss.scope == "group" and not grouped:
         raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import matching
+from benchmarks import matching, matching_protocol
 from benchmarks.settings import Settings
 from rechub_ray import config as config_module
 from rechub_ray.defaults import resolved
@@ -51,3 +51,30 @@ def test_its_configurations_fit(data: matching.Data) -> None:
         assert (len(given.optimizers) == 1) == (model in ("MF", *data.sequences))
         early = given.train.model_copy(update={"early_stopping": config_module.EarlyStopping()})
         assert resolved(given.model_copy(update={"metrics": None, "train": early}), SCHEMA).losses
+
+
+def test_torch_rechubs_protocol_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, ran, limit = Settings(work=tmp_path), list[str](), 4
+
+    def answer(settings: Settings, command: list[str], *, name: str) -> dict[str, float]:
+        if len(ran) == limit:
+            raise SystemExit("killed")
+        ran.append(name)
+        hits = 0.3 if command[1] == "ours" else 0.2
+        return {"hit@10": hits, "hit@100": 2 * hits, "seconds": 7.0, "items": 3000.0}
+
+    (tmp_path / "ml-1m").mkdir()
+    (tmp_path / "ml-1m" / "ratings.csv.gz").touch()
+    monkeypatch.setenv("RECHUB_DATA", str(tmp_path))
+    monkeypatch.setattr(matching_protocol, "answer", answer)
+    monkeypatch.setattr(matching_protocol, "missing_torch_rechub", lambda: None)
+    with pytest.raises(SystemExit, match="killed"):
+        matching_protocol.run(settings)
+    limit = 1000
+    result = matching_protocol.run(settings)
+    assert len(ran) == len(set(ran)) == len(result["cells"]) == 18
+    lines = matching_protocol.table(result).splitlines()
+    assert "| DSSM | torch-rechub 0.9.0 | 3 | 0.2000 (0.0000) | 0.4000 (0.0000) | 7 |" in lines
+    assert "| YoutubeDNN | ours, the same script | 3 | 0.3000 (0.0000) | 0.6000 (0.0000) | 7 |" in lines
+    monkeypatch.setenv("RECHUB_DATA", str(tmp_path / "nothing"))
+    assert "Left out" in matching_protocol.table(matching_protocol.run(settings))

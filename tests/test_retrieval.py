@@ -141,6 +141,21 @@ def test_hard_negatives_teach_what_ranks_first(data: Path, tmp_path: Path) -> No
     assert train(settings(data, tmp_path / "r", **given)).metrics["recall@5"] > 0.45
 
 
+@pytest.mark.parametrize("loss", ["bpr_max", "sampled_softmax"])
+def test_a_step_in_parts_of_rows_with_negatives_of_their_own_is_the_whole_step(
+    data: Path, tmp_path: Path, loss: str
+) -> None:
+    hard = {"name": "hard", "number": 2, "pool": 30, "refresh_steps": 4}
+    given = {"negatives": ["uniform_per_row", hard, {"name": "column", "column": "shown"}], "losses": [loss]}
+    given |= {"model__dropout": 0.0, "train__epochs": 1, "train__eval_method": "none"}
+    given |= {"optimizers": [{"name": "sgd", "lr": 0.05}]}
+    train(settings(data, tmp_path / "one", **given))
+    train(settings(data, tmp_path / "two", **given, data__batch_size=32, train__accumulate_steps=2))
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5)
+
+
 def test_metrics_among_a_few_items(data: Path, tmp_path: Path) -> None:
     metrics = ["recall@5", {"name": "hit@5", "candidates": 20}, {"name": "hit@5", "candidates": "shown"}]
     metrics += [{"name": "hit@1", "candidates": 20, "exclude": "history", "per_group": True, "seed": 1}]
@@ -192,7 +207,9 @@ def test_defaults_of_a_model_for_retrieval(data: Path, tmp_path: Path) -> None:
     assert "labels none" in validate(settings(data, tmp_path / "r"))
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "bpr", "hinge", "softmax_cross_entropy", "svg_softmax", "sampled_bce"])
+@pytest.mark.parametrize(
+    "loss", ["info_nce", "bpr", "bpr_max", "hinge", "softmax_cross_entropy", "svg_softmax", "sampled_bce"]
+)
 def test_other_losses_of_two_towers_train_with_drawn_items(data: Path, tmp_path: Path, loss: str) -> None:
     negatives = MIXED if loss == "svg_softmax" else [*MIXED, *OF_ROWS]
     given = {
@@ -223,7 +240,12 @@ def test_other_losses_of_two_towers_train_with_drawn_items(data: Path, tmp_path:
         ({"losses": ["bce"]}, ConfigError, "no label"),
         ({"metrics": ["auc"]}, ConfigError, "no label"),
         ({"metrics": [{"name": "recall@5", "exclude": "words"}]}, ConfigError, "'exclude' is 'words'.*history"),
-        ({"train.accumulate_steps": 2}, ConfigError, "accumulate_steps=1"),
+        ({"train.accumulate_steps": 2}, ConfigError, "accumulate_steps=1.*uniform_per_row"),
+        (
+            {"train.accumulate_steps": 2, "losses": ["bpr"], "negatives": ["in_batch_drawn"]},
+            ConfigError,
+            "accumulate_steps=1",
+        ),
         ({"model": {"name": "lr"}, "metrics": None}, ConfigError, "'negatives' are for models for retrieval"),
     ],
 )

@@ -135,8 +135,9 @@ def close(one: Path, other: Path) -> None:
         torch.testing.assert_close(b[name], a[name], rtol=2e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_a_step_in_parts_is_the_whole_step(data: Path, tmp_path: Path) -> None:
-    given = {**EXACT, "losses": ["full_softmax"], "negatives": None, "train__epochs": 1, "train__eval_method": "none"}
+@pytest.mark.parametrize(("loss", "negatives"), [("full_softmax", None), ("sampled_bce", ["uniform_per_row"])])
+def test_a_step_in_parts_is_the_whole_step(data: Path, tmp_path: Path, loss: str, negatives: Any) -> None:
+    given = {**EXACT, "losses": [loss], "negatives": negatives, "train__epochs": 1, "train__eval_method": "none"}
     train(settings(data, tmp_path / "one", **given))
     train(settings(data, tmp_path / "two", **given, data__batch_size=32, train__accumulate_steps=2))
     close(tmp_path / "one", tmp_path / "two")

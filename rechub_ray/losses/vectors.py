@@ -357,7 +357,7 @@ class TowerLoss(VectorLoss):
             shared = block.others().logical_and_(~block.same_group())
         return torch.cat([shared, lists.are_negatives(group)[block.places]], 1)
 
-    def _chosen(self, values: Tensor, block: Block) -> Tensor:
+    def chosen(self, values: Tensor, block: Block) -> Tensor:
         """Return which columns are negatives of a row that count, (R, C) bool: those of its largest values."""
         negatives = self.negatives(block)
         if self.hardest_negatives is None:
@@ -397,9 +397,7 @@ class TowerLoss(VectorLoss):
         is_free = block.rows.group is None and block.columns.rows.is_there is None
         if is_free and block.listed is None and self.hardest_negatives is None:  # all of them are: no mask, no copy
             return similarity
-        return similarity.masked_fill(
-            (~self._chosen(similarity, block)).scatter_(1, block.own_places, False), -math.inf
-        )
+        return similarity.masked_fill((~self.chosen(similarity, block)).scatter_(1, block.own_places, False), -math.inf)
 
     def mean_over_negatives(self, losses: Tensor, block: Block) -> Tensor:
         """Return the means of the rows' losses over their negatives; 0 where there is none.
@@ -407,7 +405,7 @@ class TowerLoss(VectorLoss):
         Shapes:
             (R, C) -> (R,)
         """
-        negatives = self._chosen(losses, block)
+        negatives = self.chosen(losses, block)
         return torch.where(negatives, losses, 0).sum(1) / negatives.sum(1).clamp(min=1)
 
 

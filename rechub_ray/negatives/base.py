@@ -91,6 +91,7 @@ class Negatives:
         in_batch: see above.
         every: see above.
         per_row: see above.
+        of_step: whether what a row gets depends on the other rows of the step.
         number: columns that are drawn in a step, over all workers; of a source `per_row`, at most those of a row.
         column: the list of items that it reads, of `Items.lists`.
         refresh_steps: steps after which it is to get the vectors of all items again; None never needs them.
@@ -100,6 +101,7 @@ class Negatives:
     in_batch: ClassVar[bool] = False
     every: ClassVar[bool] = False
     per_row: ClassVar[bool] = False
+    of_step: ClassVar[bool] = False
     number: int = 0
     column: str | None = None
     refresh_steps: int | None = None

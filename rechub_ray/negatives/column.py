@@ -30,11 +30,11 @@ class Column(Negatives):
     def of_rows(self, rows: Rows) -> Tensor:
         assert self.column is not None
         lists = rows.lists[self.column]
-        lengths = lists.offsets.diff()
+        lengths, starts = lists.offsets.diff()[rows.of], lists.offsets[rows.of].unsqueeze(1)
         if self.most is not None:
             lengths = lengths.clamp(max=self.most)
         width = int(lengths.max()) if len(lengths) else 0
         place = torch.arange(width, device=lengths.device)
         is_there = place < lengths.unsqueeze(1)
-        ids = lists.values[torch.where(is_there, lists.offsets[:-1].unsqueeze(1) + place, 0)]
+        ids = lists.values[torch.where(is_there, starts + place, 0)]
         return torch.where(is_there, self.catalogue.rows_of(ids), -1)

@@ -20,6 +20,7 @@ class InBatchDrawn(Negatives):
     """
 
     per_row = True
+    of_step = True
 
     def __init__(self, catalogue: Catalogue, *, number: PositiveInt = 1) -> None:
         super().__init__(catalogue)

@@ -94,11 +94,11 @@ def evaluate(
     manifest = _manifest(saved, config, split, schema, targets=True)
     job = InferenceJob(checkpoint=saved.path, config=config, schema=saved.schema, manifest=manifest)
     if report is None:
-        return _launch(infer, job, config)
+        return launch(infer, job, config)
     from rechub_ray.reports import write_evaluation_report
 
     check_writable(split_path(absolute(str(report)))[0], what="--report")
-    found = _launch(_profiled, dataclasses.replace(job, split=split), config)
+    found = launch(_profiled, dataclasses.replace(job, split=split), config)
     write_evaluation_report(absolute(str(report)), config, saved.path, found["metrics"], found["evidence"])
     return dict(found["metrics"])
 
@@ -158,7 +158,7 @@ def predict(
     check_kept(kept, served_columns(saved.schema, config, outputs, probabilities=probabilities))
 
     def write(rows: ShardRows | RawRows, parts: Parts) -> None:
-        _launch(write_parts, PredictJob(saved.path, config, rows, parts, probabilities), config)
+        launch(write_parts, PredictJob(saved.path, config, rows, parts, probabilities), config)
 
     written = write_all(out, count, about, rows, write, scaling=config.scaling)
     if isinstance(rows, ShardRows) and written != rows.manifest.rows:
@@ -273,7 +273,7 @@ def _manifest(saved: Checkpoint, config: RunConfig, split: str, schema: Schema, 
     return manifest
 
 
-def _launch(share: Callable[..., dict[str, Any]], job: Any, config: RunConfig) -> dict[str, Any]:
+def launch(share: Callable[..., dict[str, Any]], job: Any, config: RunConfig) -> dict[str, Any]:
     """Run a share of work in this process or on the workers; return the result of rank 0."""
     if config.scaling.num_workers == 0:
         threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from rechub_ray.data.block import Array, Block
 from rechub_ray.data.fingerprint import FILE, digest, is_there
 from rechub_ray.data.reader import stack
-from rechub_ray.errors import ConfigError, DataError, ExportError
+from rechub_ray.errors import ConfigError, DataError, ExportError, nearest
 from rechub_ray.export.search import LeftOut
 from rechub_ray.export.served import ITEMS, NOTE, Served
 from rechub_ray.files import absolute, is_uri, join, open_filesystem, read_text
@@ -33,6 +33,11 @@ from rechub_ray.schema import Schema
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+    from rechub_ray.config import RunConfig
+    from rechub_ray.data.source import Reader
+    from rechub_ray.world import World
 
 Form: TypeAlias = Literal["lists", "rows"]
 COLUMNS: dict[str, tuple[str, ...]] = {"lists": ("items", "scores"), "rows": ("item", "score", "rank")}
@@ -68,7 +73,8 @@ def recommend(
             history's name stands for all rows of the user.
         form: `lists` has a row a user, `rows` a row an item, with its rank from 1.
         exact: leave an index out.
-        overrides: keys of the recipe that say how rows are read (`format.type`, `history`, `where`, ...).
+        overrides: keys of the recipe that say how rows are read (`format.type`, `history`, `where`, ...), and
+            `scaling.*` (`scaling.num_workers=4`), where workers do it that share `run`, `out` and `users`.
 
     Returns:
         Rows written.
@@ -78,10 +84,10 @@ def recommend(
         ExportError: the files are not there, do not belong together, or need faiss, which is not installed.
         DataError: a file is damaged, or a users' file, column or row cannot be used.
     """
-    from rechub_ray.config import ScalingSection  # import PyTorch, which answers in memory do without
-    from rechub_ray.runtime.inference import write_all
+    from rechub_ray.runtime.inference import launch, write_all  # imports PyTorch, which answers in memory do without
 
-    out = absolute(str(out))
+    run, out = absolute(str(run)), absolute(str(out))  # workers do not share the driver's working folder
+    config, overrides = _split(overrides)
     recommender = Recommender(run, exact=exact, overrides=overrides)
     recommender.check(k, exclude)
     if form not in COLUMNS:
@@ -95,12 +101,13 @@ def recommend(
     about |= {"--exact": exact, **asked.rows.about()}
 
     def write(rows: RawRows, parts: Parts) -> None:
-        for number in parts.missing:
-            task = rows.tasks[number]
-            now = dataclasses.replace(asked, rows=rows)
-            parts.write(number, iter(()) if task is None else recommender.answers(now, task, k, form))
+        job = RecommendJob(run, exact, dataclasses.replace(asked, rows=rows), parts, k, form)
+        if config.scaling.num_workers:
+            launch(_write_share, job, config)
+        else:
+            _write_parts(job, recommender, parts.missing)
 
-    return write_all(out, asked.rows.parts, about, asked.rows, write, scaling=ScalingSection())
+    return write_all(out, asked.rows.parts, about, asked.rows, write, scaling=config.scaling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +124,51 @@ class Asked:
     rows: RawRows
     keep: tuple[str, ...]
     exclude: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RecommendJob:
+    """The data that every worker needs to answer users.
+
+    Args:
+        run: the folder with the files.
+        exact: leave an index out.
+        asked: the users.
+        parts: where the answers go.
+        k: how many items.
+        form: as for `recommend`.
+    """
+
+    run: str
+    exact: bool
+    asked: Asked
+    parts: Parts
+    k: int
+    form: Form
+
+
+def _write_share(
+    job: RecommendJob, *, world: World, device: torch.device, reader: Reader, hooks: Any = None
+) -> dict[str, Any]:
+    """Write this worker's share of the parts that are missing."""
+    _write_parts(job, Recommender(job.run, exact=job.exact), job.parts.missing[world.rank :: world.size])
+    return {}
+
+
+def _write_parts(job: RecommendJob, recommender: Recommender, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        task = job.asked.rows.tasks[number]
+        job.parts.write(number, iter(()) if task is None else recommender.answers(job.asked, task, job.k, job.form))
+
+
+def _split(overrides: Sequence[str] | dict[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the workers' part of overrides, as that of a run, and the others."""
+    from rechub_ray import config as config_module
+
+    changes, settings = split_settings(overrides, raw=True)
+    of_workers = {key: value for key, value in changes.items() if key.partition(".")[0] == "scaling"}
+    others = {key: value for key, value in changes.items() if key not in of_workers}
+    return config_module.load({"model": "mf"}, of_workers), {**others, **settings}
 
 
 class Recommender:
@@ -225,6 +277,29 @@ class Recommender:
             encoder=self._encoder,
         )
         form = dataclasses.replace(form, more=tuple(feature_uses(form.encoder.specs)) if served.is_raw else ())
+        try:
+            return self._read(form, keep, exclude)
+        except DataError as error:
+            known = self._known_lists(form.recipe.history)
+            if exclude is None or exclude in known or f"no column '{exclude}'" not in error.message:
+                raise
+            raise ConfigError(
+                f"'exclude': there is no list '{exclude}'",
+                expected=f"{', '.join(known)}, or a list column of the files"
+                if known
+                else "a list column of the files",
+                hint=nearest(exclude, known),
+            ) from None
+
+    def _known_lists(self, history: History | None) -> list[str]:
+        """Return the lists of items that have names without the files: features, and what is made of logs."""
+        items = self.served.schema.items
+        made = [history.name] if history is not None else []
+        seen = [items.exclude] if items is not None and items.exclude is not None else []
+        return list(dict.fromkeys([*self._lists(), *made, *seen]))
+
+    def _read(self, form: RawForm, keep: Sequence[str] | None, exclude: str | None) -> Asked:
+        """Return the users of files, whose rows hold their history, or are logs."""
         history = form.recipe.history
         if history is None:
             return self._planned(form, None, keep, exclude)

@@ -171,10 +171,14 @@ class Trainer:
             path = self._stored(data, join(folder, "data"), model, what="the evaluation data")
             return inference.evaluate(checkpoint, split=path)
 
-    def _predictions(self, model: Model, data: Any) -> pa.Table:
-        """Return what is served of each row, in the data's order; labels are not needed."""
+    def _predictions(self, model: Model, data: Any, *, schema: Schema | None = None) -> pa.Table:
+        """Return what is served of each row, in the data's order; labels are not needed.
+
+        Args:
+            schema: the columns that are read; None takes those of the model.
+        """
         with self._checkpoint_of(model) as (checkpoint, folder):
-            path = self._stored(data, join(folder, "data"), model, what="the data", targets=False)
+            path = self._stored(data, join(folder, "data"), model, what="the data", targets=False, schema=schema)
             out = join(folder, "predictions")
             inference.predict(checkpoint, out, split=path)
             filesystem, root = open_filesystem(out)

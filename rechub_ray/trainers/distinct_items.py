@@ -78,6 +78,21 @@ def write_distinct_items(train: str, valid: str | None, root: str, schema: Schem
     return len(places)
 
 
+def write_all_ids(train: str | None, root: str, schema: Schema) -> None:
+    """Write the item table of all ids from 1 on, with the number of training rows of each.
+
+    Args:
+        train: the shards of the training rows; None where there are none yet.
+        root: the folder of the data set.
+        schema: of its rows; its items have no features.
+    """
+    item = schema.item_side.sparse[0]
+    counts = np.zeros(item.vocab_size, np.int64)
+    for rows in _tables(train, [item.name]) if train is not None else ():
+        counts += np.bincount(rows[item.name].to_numpy(), minlength=item.vocab_size)
+    _write(pa.table({item.name: np.arange(1, item.vocab_size), COUNT: counts[1:]}), join(root, ITEMS))
+
+
 def copy_items(source: str, root: str) -> None:
     """Copy the item table of a prepared data set, where it has one, into the folder of another."""
     filesystem, folder = open_filesystem(join(source, ITEMS))

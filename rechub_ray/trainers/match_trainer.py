@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from rechub_ray.models.base import Model
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.schema import Schema
 from rechub_ray.trainers.base import Trainer
-from rechub_ray.trainers.distinct_items import copy_items, with_items, write_distinct_items
+from rechub_ray.trainers.distinct_items import copy_items, with_items, write_all_ids, write_distinct_items
 from rechub_ray.world import World
 
 _LOSSES = {0: "sampled_bce", 1: "bpr", 2: "sampled_softmax"}
@@ -125,12 +125,23 @@ class MatchTrainer(Trainer):
             if given and not in_batch_neg:
                 raise ConfigError(f"'{name}' chooses among the items of the other rows", expected="in_batch_neg=True")
         in_batch_neg = in_batch_neg or bool(model.__dict__.get("in_batch_neg"))  # of models of compat
-        self._mode, self._keeps = mode, mode == 0 and not in_batch_neg and bool(model.schema.labels)
+        self._item_of = model.__dict__.get("item_of")  # of models of compat: makes the column of the rows' items
+        has_labels = bool(model.schema.labels) and self._item_of is None
+        self._mode, self._keeps = mode, mode == 0 and not in_batch_neg and has_labels
         metrics = ["recall@10", "ndcg@10", "mrr@10"]
-        if mode == 0 and model.schema.labels:
+        if mode == 0 and has_labels:
             metrics = [*metrics, "auc"] if in_batch_neg else ["auc", *metrics]
         self._score = earlystop_metric or metrics[0]
         name = "sampled_softmax" if in_batch_neg and mode == 0 else _LOSSES[mode]
+        own = None if in_batch_neg else model.__dict__.get("negatives")  # of models of compat
+        if own is not None and "losses" in model.__dict__:
+            if mode not in model.__dict__["losses"]:
+                raise ConfigError(
+                    "'mode': labels of this model are the ids of items, which are compared with all others",
+                    expected="2, in_batch_neg=True, or a model with an `item_feature`",
+                    got=mode,
+                )
+            name = model.__dict__["losses"][mode]
         loss: dict[str, Any] = {"name": name}
         if temperature is None and name == "sampled_softmax":
             temperature = model.__dict__.get("temperature")  # of models of compat
@@ -142,6 +153,8 @@ class MatchTrainer(Trainer):
             negatives = ["in_batch"]
         elif in_batch_neg:
             negatives = [{"name": "in_batch_drawn", "number": in_batch_neg_ratio}]
+        elif own is not None:
+            negatives = list(own)
         elif not self._keeps and not _names("negatives", overrides):
             negatives = [{"name": "column", "column": _list_of(model.schema, mode)}]
         objective: dict[str, Any] = {"losses": [loss], "negatives": negatives, "metrics": metrics}
@@ -258,12 +271,12 @@ class MatchTrainer(Trainer):
 
     def _rows(self, data: Any) -> Any:
         labels = [label.name for label in self.model.schema.labels]
-        if self._mode == 0 and labels:
+        if self._mode == 0 and labels and self._item_of is None:
             return data
         if isinstance(data, pd.DataFrame):
             return data.assign(**dict.fromkeys([name for name in labels if name not in data.columns], 1.0))
         is_table = isinstance(data, pa.Table) or hasattr(data, "iter_batches")
-        return data if is_table or not isinstance(data, Iterable) else _Chosen(data, len(labels))
+        return data if is_table or not isinstance(data, Iterable) else _Chosen(data, len(labels), self._item_of)
 
     def _row_schema(self) -> Schema:
         return with_items(self.model.schema)
@@ -271,6 +284,8 @@ class MatchTrainer(Trainer):
     def _store_items(self, data: Any, train: str, valid: str | None, root: str) -> None:
         if isinstance(data, str | os.PathLike):
             copy_items(split(train)[0], root)
+        elif self._item_of is not None:
+            write_all_ids(train, root, self.model.schema)
         else:
             write_distinct_items(train, valid, root, self.model.schema)
         # evaluation ranks the items of these rows
@@ -283,14 +298,17 @@ class _Chosen:
     Args:
         batches: of `(columns, labels)`, or of columns.
         labels: how many labels the model has, 0 or 1.
+        item_of: makes more columns of a batch's columns and its labels.
     """
 
-    def __init__(self, batches: Iterable[Any], labels: int) -> None:
-        self._batches, self._labels = batches, labels
+    def __init__(self, batches: Iterable[Any], labels: int, item_of: Callable[..., Mapping[str, Any]] | None) -> None:
+        self._batches, self._labels, self._item_of = batches, labels, item_of
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches:
-            columns = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+            columns, given = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+            if self._item_of is not None:
+                columns = {**columns, **self._item_of(columns, given)}
             rows = len(next(iter(columns.values()), ())) if isinstance(columns, Mapping) else 0
             yield (columns, torch.ones(rows, self._labels)) if self._labels else columns
 

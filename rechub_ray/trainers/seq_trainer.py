@@ -12,25 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import torch
 
-from rechub_ray.data.fingerprint import ITEMS
-from rechub_ray.data.shard import SealedWriter
+from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.errors import ConfigError
 from rechub_ray.export.onnx import ExportReport
-from rechub_ray.files import join, open_filesystem, split
+from rechub_ray.export.ports import vector_name
+from rechub_ray.files import join, split
 from rechub_ray.models.base import Model
 from rechub_ray.models.sequential.base import SequentialRetriever
-from rechub_ray.schema import COUNT
 from rechub_ray.tracking import Tracker
 from rechub_ray.tracking.adapter import Logger
 from rechub_ray.trainers.base import Trainer
-from rechub_ray.trainers.distinct_items import copy_items
+from rechub_ray.trainers.distinct_items import copy_items, write_all_ids
 
 _ACCURACY, _LOSS = "recall@1", "full_log_loss"
-_ROW_GROUP_ROWS = 16_384
 _TEMPERATURES = {"cross_entropy": 1.0, "nce": 0.1}
+_PRODUCTS = 2**24
+"""Products that are held at once: 64 MiB in float32."""
 
 
 class SeqTrainer(Trainer):
@@ -135,10 +134,40 @@ class SeqTrainer(Trainer):
         """
         if data_loader is None:
             model, data_loader = self.model, model
-        if self._config.data.root != (root := join(self.model_path, "data")):
-            self._write_items(None, root)
+        self._root()
         found = self._metrics(model, data_loader)
         return found[_LOSS], found[_ACCURACY]
+
+    def predict(self, model: Any, data_loader: Any = None, *, k: int = 1) -> npt.NDArray[np.int64]:
+        """Return the ids of the items that are most likely next, (rows, k), the best one first, in the data's order.
+
+        Items are those of the last `fit`; before it, all ids from 1 on.
+
+        Args:
+            model: may be left out, and is then the trainer's.
+            data_loader: the rows; their own items are not read, but for a DataLoader of tokens.
+            k: number of items, >= 1.
+
+        Raises:
+            ConfigError: there are fewer items.
+        """
+        if data_loader is None:
+            model, data_loader = self.model, model
+        own, root = _sequential(model), self._root()
+        catalogue = Catalogue.read(root, own.schema)
+        if not 1 <= k <= catalogue.rows:
+            raise ConfigError("'k', the number of items", expected=f"1 to {catalogue.rows:,}", got=k)
+        column = self._predictions(model, data_loader, schema=own.user_schema)[vector_name(own.schema, "user")]
+        vectors = torch.tensor(column.combine_chunks().flatten().to_numpy(zero_copy_only=False))
+        own.eval()
+        with torch.no_grad():
+            device = next(own.parameters()).device
+            items = own.item_vectors(catalogue.to(device).features).float().cpu()
+            best = [
+                (users @ items.T).topk(k).indices
+                for users in torch.split(vectors.view(-1, own.width), max(1, _PRODUCTS // len(items)))
+            ]
+        return np.asarray(catalogue.ids.cpu()[torch.cat(best)])
 
     def export_onnx(  # type: ignore[override]
         self,
@@ -190,23 +219,16 @@ class SeqTrainer(Trainer):
         else:
             self._write_items(train, root)
 
+    def _root(self) -> str:
+        """Return the folder of the item table, which is written where there was no `fit` yet."""
+        root = join(self.model_path, "data")
+        if self._config.data.root != root:
+            self._write_items(None, root)
+        return root
+
     def _write_items(self, train: str | None, root: str) -> None:
-        """Write the item table of all ids, with the number of training rows of each."""
-        item = _sequential(self.model).item_schema.sparse[0]
-        counts = np.zeros(item.vocab_size, np.int64)
-        if train is not None:
-            filesystem, folder = open_filesystem(train)
-            for batch in ds.dataset(folder, filesystem=filesystem, format="parquet").to_batches(columns=[item.name]):
-                counts += np.bincount(batch[item.name].to_numpy(), minlength=item.vocab_size)
-        table = pa.table({item.name: np.arange(1, item.vocab_size), COUNT: counts[1:]})
-        filesystem, folder = open_filesystem(join(root, ITEMS))
-        filesystem.create_dir(folder, recursive=True)
-        filesystem.delete_dir_contents(folder)
-        with (
-            filesystem.open_output_stream(f"{folder}/part-00000.parquet") as sink,
-            SealedWriter(sink, table.schema) as out,
-        ):
-            out.write_table(table, _ROW_GROUP_ROWS)
+        """Write the item table, and have the data of the run there."""
+        write_all_ids(train, root, self.model.schema)
         self._config = self._changed(data={"root": root})
 
 

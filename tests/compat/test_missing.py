@@ -34,7 +34,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("from rechub_ray.compat.models.matching import NARM", "does not have Torch-RecHub's NARM yet"),
+        ("from rechub_ray.compat.utils.match import Annoy", "does not have Torch-RecHub's Annoy yet"),
         ("from rechub_ray.compat.models.generative import HLLMModel", "does not have Torch-RecHub's HLLMModel yet"),
         ("import rechub_ray.compat.serving", "does not have Torch-RecHub's serving yet"),
         ("from rechub_ray.compat.basic.loss_func import HingeLoss", "has: BPRLoss, RegularizationLoss"),

@@ -17,11 +17,12 @@ from rechub_ray.losses import LOSSES, vectors
 from rechub_ray.losses.vectors import TowerLoss
 from rechub_ray.schema import Label, Schema
 from rechub_ray.world import World
+from tests.losses import test_bpr_max
 from tests.losses.test_sampled_softmax import OUTPUTS
 from tests.worlds import on_ranks
 
 SCHEMA = Schema((), (Label("y"),), weight="w")
-LOSSES_OF_LISTS = ["sampled_softmax", "info_nce", "softmax_cross_entropy", "bpr", "hinge", "sampled_bce"]
+LOSSES_OF_LISTS = ["sampled_softmax", "info_nce", "softmax_cross_entropy", "bpr", "bpr_max", "hinge", "sampled_bce"]
 ROWS, DRAWN = 5, 3
 
 
@@ -118,6 +119,8 @@ class Step:
             return None
         if name == "bpr":
             return float(np.mean([math.log(1 + math.exp(s - own)) for s in others]))
+        if name == "bpr_max":
+            return test_bpr_max.of_row(own, np.array(others))
         if name == "hinge":
             return float(np.mean([max(0.0, 1 + s - own) for s in others]))
         return math.log(sum(math.exp(s) for s in [own, *others])) - own

@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
 }
 
 
-class _KillOne(Tracker):
+class KillOne(Tracker):
     """Kills a Ray Train worker process, once, at the first log from `step` on."""
 
     def __init__(self, step: int, own_processes: Callable[[str], list[int]]) -> None:
@@ -57,7 +57,7 @@ def test_a_killed_worker_leaves_no_trace(
 
     # without Ray, and reads every epoch anew; the other run keeps what it read
     whole = train_in_processes(2, tmp_path / "meet", settings("whole"))
-    killer = _KillOne(31, own_processes)
+    killer = KillOne(31, own_processes)
     survived = train(settings("killed"), trackers=[killer])
     assert killer.killed
     assert survived.details["rows"] == whole["rows"]

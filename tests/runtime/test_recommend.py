@@ -424,7 +424,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(home: Path, tmp_path: 
     refused(ConfigError, r"'k'.*1 to 230.*Got: 231", k=231)
     refused(ConfigError, "'k'", k=0)
     refused(ConfigError, "'exclude': 'town' is no list of items.*history", exclude="town")
-    refused(DataError, "no column 'had'", exclude="had")
+    refused(ConfigError, "'exclude': there is no list 'histry'.*Did you mean 'history'", exclude="histry")
     refused(ConfigError, "'form'.*lists or rows", form="table")
     refused(ConfigError, "--keep: 'items'", keep=["items"])
     refused(DataError, "no column 'colour'", keep=["colour"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from rechub_ray import config as config_module
 from rechub_ray.balancing import BALANCING
 from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.shard import SealedWriter
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, RechubError, ResourceError
 from rechub_ray.lock import locked
@@ -34,6 +37,7 @@ from rechub_ray.sweeps.schedulers import Asha, HyperBand, rungs
 from rechub_ray.sweeps.sweep import CheckedSweep, check_sweep, dump, load
 from rechub_ray.sweeps.trial import TrialJob, continue_from, fork, set_aside
 from rechub_ray.tracking import read_history
+from tests.small_retrieval import SCHEMA, write_retrieval
 
 BASE: dict[str, Any] = {
     "name": "t",
@@ -419,9 +423,26 @@ READY = sorted((Path(__file__).resolve().parents[2] / "tune_configs").glob("*.ya
 
 def test_the_ready_files_are_these() -> None:
     assert [file.stem for file in READY] == [
-        "dcn_v2_pbt", "deepfm_asha", "deepfm_bohb", "deepfm_multi_objective", "multi_task", "ranking_shootout",
-        "smoke", "wide_deep_hyperband",
+        "dcn_v2_pbt", "deepfm_asha", "deepfm_bohb", "deepfm_multi_objective", "dssm_asha", "multi_task",
+        "ranking_shootout", "sasrec_asha", "smoke", "wide_deep_hyperband",
     ]  # fmt: skip
+
+
+OF_RETRIEVAL = ("dssm_asha", "sasrec_asha")
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of users and items, with the windows of sequences, and the list of what users have seen."""
+    root = write_retrieval(tmp_path_factory.mktemp("retrieval") / "data")
+    assert SCHEMA.items is not None
+    dataclasses.replace(SCHEMA, items=dataclasses.replace(SCHEMA.items, exclude="seen")).save(root / "schema.json")
+    for file in (*(root / "valid").iterdir(), *(root / "test").iterdir()):
+        table = pq.read_table(file)
+        with SealedWriter(file, table.append_column("seen", table["shown"]).schema) as writer:
+            writer.write_table(table.append_column("seen", table["shown"]), 128)
+    shutil.copytree(root / "train", root / "windows")
+    return root
 
 
 def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
@@ -433,12 +454,15 @@ def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
 
 
 @pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
-def test_a_ready_file_is_valid(data: Path, two_tasks: Path, tmp_path: Path, file: Path) -> None:
+def test_a_ready_file_is_valid(data: Path, two_tasks: Path, retrieval: Path, tmp_path: Path, file: Path) -> None:
     if file.stem == "deepfm_bohb":
         pytest.importorskip("hpbandster")
     if file.stem == "deepfm_multi_objective":
         pytest.importorskip("optuna")
-    found = ready(file, two_tasks if file.stem == "multi_task" else data, tmp_path)
+    if file.stem == "dssm_asha":
+        pytest.importorskip("faiss")
+    own = {"multi_task": two_tasks, **dict.fromkeys(OF_RETRIEVAL, retrieval)}
+    found = ready(file, own.get(file.stem, data), tmp_path)
     assert found.sweep.name == file.stem, "the name is the file's, so that sweeps/<name> tells where it came from"
     base = Path(yaml.safe_load(file.read_text())["base"])
     assert base.parts[:2] == ("..", "configs"), "the data of a configuration has a recipe"

@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rechub_ray import config as config_module
 from rechub_ray.checkpoint import Store, read
+from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, TrainingError
 from rechub_ray.interrupt import processes_below
+from rechub_ray.models.matching.base import Retriever
 from rechub_ray.runtime.inference import evaluate
 from rechub_ray.runtime.launch import train
 from rechub_ray.sweeps import SweepResult, tune
 from rechub_ray.sweeps.schedulers import Asha, rungs
 from rechub_ray.tracking import read_history
+from tests import test_retrieval
+from tests.small_retrieval import write_retrieval
 from tests.worlds import command_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
@@ -401,3 +406,37 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(data: Path, tmp_path: P
             epochs = [line["epoch"] for line in history if "val/auc" in line and line["epoch"] >= 0]
             assert epochs == list(range(20)), "an epoch was lost or repeated"
             assert new["starts"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
+def test_every_trial_of_a_model_for_retrieval_leaves_its_towers(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    data, changes = write_retrieval(tmp_path / "data"), {"train.epochs": 4, "train.initial_evaluation": False}
+    given = {
+        "base": test_retrieval.BASE,
+        "overrides": {"data.root": str(data), **changes, "export.onnx": True, "export.index": "flat"},
+        "space": {RATE: {"loguniform": [1e-5, 1e-1]}},
+        "scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 2},
+        "max_concurrent": 1,
+        "sweep_dir": str(tmp_path / "s"),
+        **points(0.01, 1e-5),
+    }
+    result = tune(given)
+    assert result.metric == "recall@10"
+    assert [r["epochs"] for r in records(result)] == [4, 1], "asha stops the second one"
+    files = {"user.onnx", "item.onnx", "items.parquet", "index.faiss", "serving.json", "schema.json"}
+    for r in result.trials:  # that which was stopped too
+        assert r["onnx"]["max_abs_difference"] < 1e-4
+        assert files <= {p.name for p in Path(result.directory, "trials", r["trial_id"], "serving").iterdir()}
+    best = Path(result.directory, "best")
+    assert files <= {p.name for p in (best / "serving").iterdir()}
+    assert result.onnx == str(best / "serving" / "user.onnx")
+    told = json.loads((best / "metrics.json").read_text())
+    assert evaluate(best / "checkpoint", split="valid")["recall@10"] == pytest.approx(told["score"], abs=1e-9)
+    items = pq.read_table(best / "serving" / "items.parquet")
+    model, catalogue = result.model, Catalogue.read(data, read(best / "checkpoint").schema)
+    assert isinstance(model, Retriever)
+    vectors = model.item_vectors(catalogue.features).detach()
+    torch.testing.assert_close(torch.tensor(np.stack(items["vector"].to_numpy())), vectors, rtol=0, atol=1e-5)
+    assert all(r["trial_id"] in (tmp_path / "s" / "report.html").read_text() for r in result.trials)

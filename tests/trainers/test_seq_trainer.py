@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
@@ -90,6 +91,10 @@ def test_it_trains_on_loaders_of_tokens(tmp_path: Path, norm: str) -> None:
     assert found == pytest.approx(accuracy)
     right = expected(trainer.model, arguments["temperature"])  # type: ignore[arg-type]
     assert (loss, found) == pytest.approx(right, rel=1e-4)
+    in_order = SequenceDataGenerator(*arrays(1)).generate_dataloader(batch_size=32, shuffle=False)[0]
+    best = trainer.predict(in_order, k=5)
+    assert best.shape == (ROWS, 5)
+    assert (best[:, 0] == arrays(1)[2]).mean() == pytest.approx(accuracy)
     last = [line for line in logger.lines if "val/accuracy" in line]
     assert max(line["val/accuracy"] for line in last) == pytest.approx(accuracy)
     assert all(line["auc"] == line["val/accuracy"] and line["val/loss"] > 0 for line in last)
@@ -115,6 +120,12 @@ def test_it_trains_on_prepared_data(tmp_path: Path) -> None:
     assert metrics is not None
     assert metrics["rows_seen"] == 160
     assert trainer.evaluate(str(data / "valid")) == pytest.approx((metrics["full_log_loss"], accuracy), rel=1e-6)
+    with pytest.raises(ConfigError, match=r"'k', the number of items\. Expected: 1 to 60"):
+        trainer.predict(str(data / "valid"), k=61)
+    rows = pq.read_table(sorted((data / "valid").glob("*.parquet")))
+    best = trainer.predict(rows.drop_columns(["item"]), k=60)
+    assert (np.sort(best) == np.arange(1, ITEMS)).all()
+    assert (best[:, 0] == rows["item"].to_numpy()).mean() == pytest.approx(accuracy)
 
 
 def test_parts_of_the_rows_are_loaded_apart() -> None:

@@ -46,7 +46,7 @@ def build_retriever(
     *,
     item_id: str | None = None,
     lists: Sequence[str] = (),
-    temperature: float = 1.0,
+    loss_temperature: float = 1.0,
     **arguments: Any,
 ) -> Model:
     """Return rechub_ray's model `name` for retrieval, as `build` does.
@@ -59,7 +59,7 @@ def build_retriever(
         item_features: of the item tower.
         item_id: the item feature that names items; None takes the one whose table a user feature shares, or the first.
         lists: columns of the rows with lists of negatives.
-        temperature: see above.
+        loss_temperature: see above.
         arguments: of the model.
 
     Raises:
@@ -83,7 +83,7 @@ def build_retriever(
     schema = house.Schema(rows, (house.Label(LABEL),), items=table)
     model = MODELS.build({"name": name, **arguments}, schema, where="model")
     _initialise(model, by_name)
-    model.__dict__["temperature"] = temperature
+    model.__dict__["temperature"] = loss_temperature
     return model
 
 

@@ -24,9 +24,9 @@ class GRU4Rec(SequentialRetriever):
     as the items' vectors; an item's vector is its row in the table that the history is read from. Steps are computed
     for the rows that are long enough, without padding.
 
-    It is published with a softmax over sampled items, some of the step's other rows and some by popularity:
-    `losses: [sampled_softmax]`, `negatives: [in_batch, {name: popularity, number: 2048, alpha: 0.5}]`; `bpr` takes the
-    same candidates.
+    It is published with losses of sampled items, some of the step's other rows and some by popularity:
+    `losses: [bpr_max]` or `[sampled_softmax]`, with
+    `negatives: [in_batch, {name: popularity, number: 2048, alpha: 0.5}]`.
 
     When to use: sessions and histories in which what came last matters most; time grows with their length, and not with
     its square.

@@ -119,3 +119,87 @@ def test_what_does_not_fit_is_said() -> None:
         matching.FaceBookDSSM(USER, ITEM, [SparseFeature("neg", 6, 4)], TOWER, TOWER)
     with pytest.raises(ConfigError, match="'dims' of a tower is empty"):
         matching.DSSM(USER, ITEM, {"dims": []}, TOWER)
+
+
+@pytest.mark.parametrize("name", ["NARM", "STAMP", "SINE", "GRU4Rec", "SASRec"])
+def test_a_script_with_an_item_column_trains_models_of_histories(name: str, tmp_path: Path) -> None:
+    hist, item = LISTED[0], SparseFeature("item", ITEMS + 1, 8)
+    build = {
+        "NARM": lambda: matching.NARM(hist, 16, 0.1, 0.1, item_feature=item),
+        "STAMP": lambda: matching.STAMP(hist, 0.05, 0.1, item_feature=item),
+        "SINE": lambda: matching.SINE(
+            ["hist_item"], ["item"], ["neg_items"], ITEMS + 1, 8, 16, 10, 2, 6, temperature=0.1
+        ),
+        "GRU4Rec": lambda: matching.GRU4Rec(USER, LISTED, ITEM[:1], NEGATIVES, {"dims": [16, 8]}, temperature=0.2),
+        "SASRec": lambda: matching.SASRec([hist], max_len=6, dropout_rate=0.1, item_feature=item),
+    }[name]
+    with_lists = name in ("SINE", "GRU4Rec")
+    np.random.seed(0)
+    torch.manual_seed(0)
+    frame = log()
+    users, items = frame[["user", "sex"]].drop_duplicates("user"), frame[["item", "brand"]].drop_duplicates("item")
+    train, test = generate_seq_feature_match(frame, "user", "item", "time", mode=2, neg_ratio=3)
+    x, x_test = (
+        gen_model_input(part, users, "user", items, "item", seq_max_len=6, padding="post", truncating="post")
+        for part in (train, test)
+    )
+    loaders = MatchDataGenerator(x, np.zeros(len(train))).generate_dataloader(
+        x_test, df_to_dict(items), batch_size=64, num_workers=0
+    )
+    run = str(tmp_path / "run")
+    trainer = MatchTrainer(
+        build(), mode=2, in_batch_neg=not with_lists, optimizer_params={"lr": 0.02}, n_epoch=6, model_path=run
+    )
+    trainer.fit(loaders[0])
+    vectors = [trainer.inference_embedding(trainer.model, part, loader, run)  # type: ignore[arg-type]
+               for part, loader in zip(("user", "item"), loaders[1:], strict=True)]  # fmt: skip
+    best = items["item"].to_numpy()[(vectors[0] @ vectors[1].T).topk(10).indices.numpy()]
+    assert (best == np.asarray(x_test["item"])[:, None]).any(1).mean() > 0.4
+
+
+@pytest.mark.parametrize("name", ["NARM", "STAMP"])
+def test_labels_that_are_items_are_compared_with_all_items(name: str, tmp_path: Path) -> None:
+    """As torch-rechub's example of sessions: rectangles of any width a batch, the next item as the label."""
+    rng, hist = np.random.default_rng(0), LISTED[0]
+    batches = []
+    for _ in range(40):
+        taste, width = rng.integers(0, 3, 32), int(rng.integers(2, 7))
+        ids = 1 + 3 * rng.integers(0, 10, (32, width)) + taste[:, None]
+        ids[rng.random(ids.shape) < 0.2] = 0
+        ids[:, 0] = 1 + taste
+        batches.append(({"hist_item": torch.tensor(ids)}, torch.tensor(1 + 3 * rng.integers(0, 10, 32) + taste)))
+    model = matching.NARM(hist, 16, 0.1, 0.1) if name == "NARM" else matching.STAMP(hist, 0.05, 0.1)
+    trainer = MatchTrainer(model, mode=2, optimizer_params={"lr": 0.02}, n_epoch=3, batch_size=32,
+                           model_path=str(tmp_path / "run"))  # fmt: skip
+    recall, metrics = trainer.fit(batches[:30], batches[30:])
+    assert metrics is not None
+    assert recall > 0.8, "a user's items are ten of thirty"
+    assert trainer.inference_embedding(model, "item", pd.DataFrame({"target": np.arange(1, ITEMS + 1)})).shape == (
+        30,
+        8,
+    )
+    with pytest.raises(ConfigError, match="labels of this model are the ids of items"):
+        MatchTrainer(model, mode=0)
+
+
+def test_sasrec_learns_from_what_comes_next(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    batches = []
+    for _ in range(30):
+        start = rng.integers(0, ITEMS, (32, 1))
+        walk = 1 + (start + np.arange(7)) % ITEMS
+        walk[:, 5:][rng.random(32) < 0.5] = 0
+        batches.append({"seq": torch.tensor(walk[:, :6] * (walk[:, 1:] > 0)), "pos": torch.tensor(walk[:, 1:]),
+                        "neg": torch.tensor(rng.integers(1, ITEMS + 1, (32, 6)))})  # fmt: skip
+    lists = [SequenceFeature(key, ITEMS + 1, 8, pooling="concat") for key in ("seq", "pos", "neg")]
+    model = matching.SASRec(lists, max_len=6, dropout_rate=0.0, num_blocks=1)
+    trainer = MatchTrainer(model, mode=1, optimizer_params={"lr": 0.02}, n_epoch=2, batch_size=32,
+                           model_path=str(tmp_path / "run"))  # fmt: skip
+    recall, metrics = trainer.fit(batches[:24], batches[24:])
+    assert metrics is not None
+    assert metrics["mrr@10"] > 0.5
+    assert recall > 0.9
+    with pytest.raises(ConfigError, match=r"'features'\. Expected: the lists of the history"):
+        matching.SASRec(lists[:1])
+    with pytest.raises(ConfigError, match="'num_heads': attention has one head"):
+        matching.SINE(["hist_item"], ["item"], ["neg_items"], 31, 8, 16, 10, 2, 6, num_heads=2)

@@ -9,11 +9,24 @@ from typing import Any
 from rechub_ray.compat.basic.features import SequenceFeature
 from rechub_ray.compat.missing import refuse
 from rechub_ray.compat.models.build import Feature, build_retriever, mlp_arguments, names
+from rechub_ray.compat.models.matching.sessions import NARM, SINE, STAMP, GRU4Rec, SASRec
 from rechub_ray.errors import ConfigError
 from rechub_ray.models.base import Model
 
-__all__ = ["DSSM", "MIND", "ComirecDR", "ComirecSA", "FaceBookDSSM", "YoutubeDNN", "YoutubeSBC"]
-_MISSING = ("GRU4Rec", "NARM", "SASRec", "SINE", "STAMP")
+__all__ = [
+    "DSSM",
+    "MIND",
+    "NARM",
+    "SINE",
+    "STAMP",
+    "ComirecDR",
+    "ComirecSA",
+    "FaceBookDSSM",
+    "GRU4Rec",
+    "SASRec",
+    "YoutubeDNN",
+    "YoutubeSBC",
+]
 
 
 def DSSM(
@@ -130,7 +143,7 @@ def _two_towers(
         item_features,
         item_id=item_id,
         lists=lists,
-        temperature=temperature,
+        loss_temperature=temperature,
         vector_dim=width,
         user_units=user["hidden_units"],
         item_units=item["hidden_units"],
@@ -173,7 +186,7 @@ def YoutubeDNN(
         user_features,
         item_features,
         lists=names(neg_item_feature),
-        temperature=temperature,
+        loss_temperature=temperature,
         similarity="cosine",
         **user,
     )
@@ -258,7 +271,7 @@ def _interests(
         [*user_features, read],
         item_features,
         lists=names(neg_item_feature),
-        temperature=temperature,
+        loss_temperature=temperature,
         history=history.name,
         similarity="cosine",
         **arguments,
@@ -275,4 +288,4 @@ def _tower(params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
 
 
 def __getattr__(name: str) -> Any:
-    refuse(__name__, name, known=__all__, missing=_MISSING)
+    refuse(__name__, name, known=__all__, missing=())
