@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 WIDTH, HEIGHT = 380.0, 235.0
-_LETTER = 6.4  # width of a digit at the charts' 12 px
+_LETTER = 6.9  # width of a letter at the charts' 12 px
 _RIGHT, _SHAPES = 14.0, {"dot": "circle", "ring": "circle", "star": "path", "cross": "path", "square": "rect"}
 
 Point = tuple[float, float]

@@ -170,7 +170,7 @@ def _cell(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, Cell):
-        return value.kind == "best"
+        return value.kind in ("best", "number")
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rechub_ray.reports.chart import Bars, Dots, Line, Scale, Shape, chart
-from rechub_ray.reports.kit import Cell, figure, figures, note, number, table
+from rechub_ray.reports.kit import COLOURS, Cell, figure, figures, note, number, table
 
 _POINTS, _GROUPS, _BARS = 120, 15, 25
 Array = npt.NDArray[np.float64]
@@ -42,8 +42,8 @@ def predictions(found: Mapping[str, Any], names: Mapping[int, str], split: str) 
         own = (segments.get("labels") or {}).get(name)
         if own:
             parts.append(_segments(segments["feature"], own, names, bool(segments.get("last_is_rest"))))
-    for name, ranks in (found.get("ranks") or {}).items():
-        parts.append(_hits(name, ranks))
+    if found.get("ranks"):
+        parts.append(_hits(found["ranks"]))
     if found.get("failure"):
         parts.append(note(f"Not all predictions could be counted: {found['failure']}"))
     if not any(parts):
@@ -185,34 +185,39 @@ def _segments(feature: str, rows: Sequence[Mapping[str, Any]], names: Mapping[in
     return table(caption, [feature, "rows", "of all", "AUC (bar from 0.5)", "mean label", "mean prediction"], lines)
 
 
-def _hits(name: str, ranks: Mapping[str, Any]) -> str:
-    hits = ranks["hits"]
-    places = sorted({*range(1, 21), *(round(1000 ** (i / 60)) for i in range(61))} & {*range(1, len(hits) + 1)})
-    points = [(float(k), hits[k - 1]) for k in places]
-    marks = [(float(k), hits[k - 1]) for k in (1, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= len(hits)]
-    shapes: list[Shape] = [
-        Line(points, "a"),
-        Dots(marks, "a", tips=[f"{y:.2%} of rows among the first {x:,.0f}" for x, y in marks]),
-    ]
+def _hits(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return for each ranking the share of rows whose item is among the first k, for every k."""
+    shapes: list[Shape] = []
+    columns = []
+    shown = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
+    for (name, ranks), colour in zip(found.items(), COLOURS, strict=False):
+        hits, words = ranks["hits"], _ranking_name(name)
+        places = sorted({*range(1, 21), *(round(1000 ** (i / 60)) for i in range(61))})
+        shapes.append(Line([(float(k), hits[k - 1]) for k in places], colour, words))
+        tips = [f"{hits[k - 1]:.2%} of rows among the first {k:,}" for k in shown]
+        shapes.append(Dots([(float(k), hits[k - 1]) for k in shown], colour, tips=tips))
+        columns.append((words, hits))
     drawing = chart(
         shapes,
         Scale("first k items", log=True),
         Scale("share of rows whose item is among them", low=0.0),
-        name=name.replace("/", "-"),
+        name="hits",
         description="Share of rows whose item is among the first k.",
     )
-    kind = name.removeprefix("rank").strip("/").replace("_", " ")
-    rows = [[f"{k:,.0f}", f"{y:.2%}"] for k, y in marks]
-    return figures(
-        [
-            figure(
-                "Hits by length of the list" + (f" ({kind})" if kind else ""),
-                drawing,
-                text=f"Of {ranks['rows']:,.0f} rows.",
-            ),
-            table("Rows whose item is among the first k", ["k", "rows"], rows),
-        ]
+    rows = [[f"{k:,}", *(f"{hits[k - 1]:.2%}" for _, hits in columns)] for k in shown]
+    count = ", ".join(dict.fromkeys(f"{ranks['rows']:,.0f} rows" for ranks in found.values()))
+    return figures([figure("Hits by length of the list", drawing, shapes, f"Of {count}.")]) + table(
+        "Rows whose item is among the first k", ["k", *(words for words, _ in columns)], rows
     )
+
+
+def _ranking_name(name: str) -> str:
+    """Return what a ranking is of, by the name of its ranks: `rank`, with a list left out, with a few candidates."""
+    words = [
+        part.strip("_").replace("_", " ") if part.startswith("_among") else f"without {part}"
+        for part in name.split("/")[1:]
+    ]
+    return ", ".join(words) or "among all items"
 
 
 def groups(found: Mapping[str, Sequence[Mapping[str, float]]], column: str) -> str:

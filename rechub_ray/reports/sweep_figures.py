@@ -391,10 +391,10 @@ def time(data: SweepData) -> str:
     """Draw when each trial ran, packed into as few rows as they overlap."""
     spans = []
     for trial in data.trials:
-        start, end = _seconds(trial.record.get("started")), _seconds(trial.record.get("ended"))
+        start, end = seconds(trial.record.get("started")), seconds(trial.record.get("ended"))
         if start is not None:
-            seconds = float(trial.record.get("seconds") or 0)
-            spans.append((start, max(end if end is not None else start + seconds, start), trial))
+            lasted = float(trial.record.get("seconds") or 0)
+            spans.append((start, max(end if end is not None else start + lasted, start), trial))
     if not spans:
         return ""
     spans.sort(key=lambda span: span[:2])
@@ -498,7 +498,7 @@ def _short(name: str, length: int = _LONGEST_NAME) -> str:
     return name if len(name) <= length else f"{name[: length // 3]}…{name[1 - length + length // 3 :]}"
 
 
-def _seconds(moment: Any) -> float | None:
+def seconds(moment: Any) -> float | None:
     """Return a moment, ISO text or a number, as seconds since 1970; None for anything else."""
     if isinstance(moment, (int, float)):
         return float(moment)
@@ -508,5 +508,5 @@ def _seconds(moment: Any) -> float | None:
         return None
 
 
-def _time_unit(seconds: float) -> tuple[float, str]:
-    return (3600, "hours") if seconds > 7200 else (60, "minutes") if seconds > 180 else (1, "seconds")
+def _time_unit(span: float) -> tuple[float, str]:
+    return (3600, "hours") if span > 7200 else (60, "minutes") if span > 180 else (1, "seconds")

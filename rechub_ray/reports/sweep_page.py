@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 import statistics
+import time
 from collections import Counter
 from typing import Any
 
@@ -45,7 +47,7 @@ def sweep_page(data: SweepData, shares: Importance | None, *, refresh: int | Non
         _trials(data),
         _titled(
             "Hyperparameters",
-            (figures([important]) + _limits(data, shares) if data.parameters and data.trials else "")
+            (figures([important]) + _limits(data, shares) if data.parameters and data.ranked() else "")
             + figures([*sweep_figures.pairs(data, shares), parallel]),
         ),
         _titled(
@@ -114,11 +116,19 @@ def _facts(data: SweepData) -> str:
     if len(data.metrics) > 1:
         items.append(("On the front", f"{len(data.front())}", f"of {len(data.trials)} trials"))
     items += [(_WORDS.get(s, s).capitalize(), f"{counts[s]}", f"of {len(data.trials)} trials") for s in counts]
-    items.append(("Wall time", duration(data.info.get("wall_seconds")), ""))
+    items.append(("Wall time", duration(_wall(data)), ""))
     share = _training_share(data)
     if share is not None:
         items.append(("Training", f"{share:.0%}", "of wall time × concurrent trials"))
     return facts(items)
+
+
+def _wall(data: SweepData) -> Any:
+    """Return the seconds that the sweep has taken; of one that runs, those since its first trial began."""
+    if data.info.get("finished", True) or not data.trials:
+        return data.info.get("wall_seconds")
+    starts = [start for t in data.trials if (start := sweep_figures.seconds(t.record.get("started"))) is not None]
+    return max(time.time() - min(starts), 0.0) if starts else None
 
 
 def _winner(data: SweepData) -> str:
@@ -161,6 +171,7 @@ def _trials(data: SweepData) -> str:
     ]
     rows = []
     for rank, trial in enumerate([*ranked, *others], start=1):
+        lasted = float(trial.record.get("seconds") or 0.0)
         status, found, test = (
             html.escape(trial.status),
             trial.record.get("metrics") or {},
@@ -176,7 +187,7 @@ def _trials(data: SweepData) -> str:
                 *(found.get(key) for key in more),
                 *(test.get(key) for key in tested),
                 trial.record.get("epochs"),
-                trial.record.get("seconds"),
+                Cell(f"{lasted:,.1f}", lasted, "number"),
                 *(trial.params.get(p.path) for p in data.parameters),
                 Cell(html.escape((trial.reason or "")[:300]), kind="text"),
             ]
@@ -233,14 +244,17 @@ def _rungs(data: SweepData) -> str:
     stopped = [t for t in data.trials if t.status == "stopped_early"]
     rows = []
     better, worse = (max, min) if data.modes[0] == "max" else (min, max)
-    for rung in data.info.get("rungs") or []:
+    rungs = data.info.get("rungs") or []
+    for place, rung in enumerate(rungs, start=1):
         there = [t for t in data.trials if float(t.record.get("epochs") or 0) >= rung]
+        if not there:
+            continue
         curves = [t.curves.get(data.metrics[0], ()) for t in there] if data.unit == "epochs" else []
         scores = [better(v for x, v in curve if x <= rung) for curve in curves if any(x <= rung for x, _ in curve)]
-        ended = sum(t.record.get("rung") == rung for t in stopped)
+        ended = sum(t.record.get("rung") == place for t in stopped)
         row = [better(scores), statistics.median(scores), worse(scores)] if scores else [None] * 3
         rows.append([f"{rung:g}", len(there), *row, ended])
-    counts = Counter((t.record.get("rung"), t.reason or "") for t in stopped)
+    counts = Counter((t.record.get("rung"), re.sub(r" with .*", "", t.reason or "")) for t in stopped)
     why = [
         ["" if rung is None else f"{rung:g}", reason, f"{count}"]
         for (rung, reason), count in sorted(counts.items(), key=lambda item: (item[0][0] or 0, item[0][1]))
@@ -248,7 +262,7 @@ def _rungs(data: SweepData) -> str:
     metric = data.metrics[0]
     heads = ["epochs", "trials that came here", f"best {metric}", f"median {metric}", f"worst {metric}", "stopped here"]
     parts = table("Trials at each rung, by their best score until then", heads, rows) if rows else ""
-    parts += table("Trials stopped at each rung", ["rung", "reason", "trials"], why) if why else ""
+    parts += table("Trials stopped at each rung", ["rung", "reason", "trials"], why) if why and not rungs else ""
     return _titled("Rungs and early stops", parts)
 
 
@@ -295,7 +309,7 @@ def _resources(data: SweepData) -> str:
     )
     share = _training_share(data)
     items = [
-        ["wall time", duration(data.info.get("wall_seconds"))],
+        ["wall time", duration(_wall(data))],
         ["trials at the same time", str(data.info.get("concurrency", "unknown"))],
         ["time of all trials together", duration(busy)],
         ["of which training steps", duration(training)],

@@ -189,7 +189,7 @@ def test_retrieval_shows_hits_and_leaves_the_rest_out(tmp_path: Path) -> None:
         {"data.root": str(root), "model_dir": str(tmp_path / "run")},
     )
     page = Page(result.report or "")
-    assert {"rank", "metric-recall@10", "metric-coverage@10"} <= {*page.figures()}
+    assert {"hits", "metric-recall@10", "metric-coverage@10"} <= {*page.figures()}
     assert not any((name or "").startswith(("roc", "calibration", "pr-")) for name in page.figures())
     hits = evidence(result)["predictions"]["ranks"]["rank"]["hits"]
     assert hits[9] == pytest.approx(result.test_metrics["recall@10"], abs=1e-6)

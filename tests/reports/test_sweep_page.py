@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import html.parser
+import importlib.util
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from rechub_ray.errors import DataError
-from rechub_ray.reports import live_page, write_report
+from rechub_ray.reports import live_page, missing, write_report
 from rechub_ray.reports.importance import importance
 from rechub_ray.reports.read import read
 from rechub_ray.reports.sweep_figures import course
@@ -394,3 +395,12 @@ def test_the_page_of_a_running_sweep_loads_itself_again(tmp_path):
     assert '"refresh":5' in page
     assert "connect-src 'self'" in page
     assert "running" in page
+
+
+def test_without_scikit_learn_it_is_said_and_the_rest_is_drawn(tmp_path, monkeypatch):
+    assert missing() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'rechub_ray[report]'" in missing()
+    page = Page(write_report(write_sweep(tmp_path / "s", make_trials(9))))
+    assert "scikit-learn is not installed" in page.source
+    assert {"curves", "history", "parallel"} <= {*page.figures()}
