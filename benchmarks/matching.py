@@ -31,7 +31,7 @@ class Data:
     Args:
         recipe: in configs/data. folder: of the raw files, below $RECHUB_DATA. config: in configs, of all runs.
         columns: of the table. published: what others report. models: name in the table, and node of the model.
-        sequences: name in the table, and the configuration of a model of sequences.
+        own: name in the table, and the configuration of a model that has its own.
     """
 
     recipe: str
@@ -40,10 +40,9 @@ class Data:
     columns: dict[str, str]
     published: str
     models: dict[str, dict[str, Any]]
-    sequences: dict[str, str] = dataclasses.field(default_factory=dict)
+    own: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-MF = {"name": "mf", "embedding_dim": 64}
 DATA = {
     "MovieLens 1M": Data(
         "ml_1m_retrieval",
@@ -52,13 +51,12 @@ DATA = {
         {**GIVEN, **ALL},
         "among the 99 most popular .4531 and .2542, a well-tuned factorisation about .729 and .452",
         {
-            "MF": MF,
             "DSSM": {"name": "dssm", "embedding_dim": 32},
             "DSSM-SENet": {"name": "dssm_senet", "embedding_dim": 32},
             "FaceBookDSSM": {"name": "facebook_dssm", "embedding_dim": 32},
             "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
         },
-        {"SASRec": "sasrec_full_softmax_amazon_beauty", "GRU4Rec": "gru4rec_amazon_beauty"},
+        {"MF": "mf_ml_1m", "SASRec": "sasrec_full_softmax_amazon_beauty", "GRU4Rec": "gru4rec_amazon_beauty"},
     ),
     "Amazon Beauty": Data(
         "amazon_beauty_retrieval",
@@ -67,7 +65,7 @@ DATA = {
         ALL,
         "GRU4Rec .0283 and .0137, SASRec .0605 and .0318",
         {
-            "MF": MF,
+            "MF": {"name": "mf", "embedding_dim": 64},
             "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
             "MIND": {"name": "mind", "embedding_dim": 64, "user_features": ["history"]},
             "ComiRec-SA": {"name": "comirec_sa", "embedding_dim": 64},
@@ -99,18 +97,18 @@ def config(root: Path, data: Data, model: str, *, seed: int, quick: bool = False
     Args:
         root: from `prepared`. data: its data set. model: key of its models. seed: of the run. quick: one epoch.
     """
-    given = read_yaml(ROOT / "configs" / f"{data.sequences.get(model, data.config)}.yaml")
+    given = read_yaml(ROOT / "configs" / f"{data.own.get(model, data.config)}.yaml")
     given["data"] = {**given["data"], "root": str(root)}
     given["train"] = {**given["train"], "threads": 1, "initial_evaluation": False}
     if model in data.models:
         given["model"] = data.models[model]
     else:
         given["metrics"] = [{"name": name, "exclude": "seen"} for name in ("recall@10", "ndcg@10")]
-        given["train"]["epochs"] = 60
+        given["train"]["epochs"] = min(60, given["train"]["epochs"])
     if quick:
         given["train"] |= {"epochs": 1, "evaluate_every_epochs": 1}
         given["data"]["train"] = "windows"  # fewer rows
-    if model == "MF":  # it has tables alone
+    if data.models.get(model, {}).get("name") == "mf":  # it has tables alone
         given["optimizers"] = [{"name": "rowwise_adagrad", "lr": given["optimizers"][0]["lr"]}]
     if GIVEN.items() <= data.columns.items():
         given["metrics"] += [{"name": name, "candidates": "negatives"} for name in ("hit@10", "ndcg@10")]
@@ -132,7 +130,7 @@ def run(settings: Settings) -> dict[str, Any]:
         _name(name, model, seed): functools.partial(one, name, model, seed)
         for seed in seeds
         for name in roots
-        for model in (*DATA[name].models, *DATA[name].sequences)
+        for model in (*DATA[name].models, *DATA[name].own)
     }
     own = {name: config(Path(), DATA[cell.args[0]], cell.args[1], seed=cell.args[2]) for name, cell in cells.items()}
     skipped = [data.folder for name, data in DATA.items() if name not in roots]
@@ -156,7 +154,7 @@ def table(result: dict[str, Any]) -> str:
             parts.append(f"{name} is left out: set RECHUB_DATA to a folder with {data.folder}.")
             continue
         lines = [f"| {name} | seeds | {' | '.join(data.columns)} |", "|---" * (2 + len(data.columns)) + "|"]
-        for model in (*data.models, *data.sequences):
+        for model in (*data.models, *data.own):
             runs = [result["cells"][_name(name, model, seed)] for seed in result["seeds"]]
             numbers = [mean_and_spread([found[key] for found in runs]) for key in data.columns.values()]
             lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")

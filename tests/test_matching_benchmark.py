@@ -33,7 +33,7 @@ def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, mo
     before, limit = set(trained), 1000
     assert len(before) == 7
     result = matching.run(settings)
-    every = 3 * sum(len(data.models) + len(data.sequences) for data in matching.DATA.values())
+    every = 3 * sum(len(data.models) + len(data.own) for data in matching.DATA.values())
     assert len(trained) == len(set(trained)) == len(result["cells"]) == every
     assert "| MIND | 3 | 0.2027 (0.0002) | 0.2027 (0.0002) |" in matching.table(result)
     monkeypatch.setitem(matching.DATA["Amazon Beauty"].models, "MIND", {"name": "mind", "embedding_dim": 32})
@@ -46,9 +46,9 @@ def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, mo
 
 @pytest.mark.parametrize("data", matching.DATA.values(), ids=lambda data: data.folder)
 def test_its_configurations_fit(data: matching.Data) -> None:
-    for model in (*data.models, *data.sequences):
+    for model in (*data.models, *data.own):
         given = config_module.load(matching.config(Path("data"), data, model, seed=1))
-        assert (len(given.optimizers) == 1) == (model in ("MF", *data.sequences))
+        assert (len(given.optimizers) == 1) == (model in ("MF", *data.own))
         early = given.train.model_copy(update={"early_stopping": config_module.EarlyStopping()})
         assert resolved(given.model_copy(update={"metrics": None, "train": early}), SCHEMA).losses
 
