@@ -1,9 +1,10 @@
 """Steps of a ranking model with Torch-RecHub's arguments, on one side, with its batches in memory and cut beforehand.
 
-Usage: python -m benchmarks.ranking_side ours|torch-rechub MODEL --steps N --warm-up N --threads N
+Usage: python -m benchmarks.ranking_side ours|torch-rechub MODEL --steps N --warm-up N
 
-Both sides build the model by the same call: ours by `rechub_ray.compat`, theirs by torch-rechub 0.9.0, whose trainer
-gets the batches as a loader. Ours takes its optimizers of the other benchmarks, theirs dense Adam without weight decay.
+Seconds are CPU time, which on one thread is what steps take on a machine that does nothing else. Both sides build the
+model by the same call: ours by `rechub_ray.compat`, theirs by torch-rechub 0.9.0, whose trainer gets the batches as a
+loader. Ours takes its optimizers of the other benchmarks, theirs dense Adam without weight decay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def batch_of(schema: Schema, rows: Columns, labels: torch.Tensor) -> Batch:
 
 
 def ours(name: str, steps: int, warm_up: int) -> float:
-    """Seconds of the steps after the warm-up."""
+    """CPU seconds of the steps after the warm-up."""
     from rechub_ray.compat.basic import features as kinds
     from rechub_ray.compat.models import ranking
     from rechub_ray.config import validate
@@ -144,26 +145,35 @@ def ours(name: str, steps: int, warm_up: int) -> float:
     batches = [batch_of(schema, *cut) for cut in _cuts(data, labels)]
     for number, batch in enumerate(batches):
         if number == warm_up:
-            started = time.perf_counter()
+            started = time.process_time()
         learner.train_step(batch, step=number)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def theirs(name: str, steps: int, warm_up: int) -> float:
-    """Seconds of the steps after the warm-up."""
+    """CPU seconds of the steps after the warm-up."""
     from torch_rechub.trainers import CTRTrainer
-
-    from benchmarks.torch_rechub_side import Timed
 
     kinds = importlib.import_module("torch_rechub.basic.features")
     model = MODELS[name](importlib.import_module("torch_rechub.models.ranking"), Given(kinds))
-    timed = Timed(_cuts(*columns(steps * BATCH)), steps)
+    timed = Clocked(_cuts(*columns(steps * BATCH)))
     with tempfile.TemporaryDirectory() as folder:
         trainer = CTRTrainer(
             model, optimizer_params={"lr": 1e-3}, n_epoch=1, loss_mode=name not in WITH_LOSS, model_path=folder
         )
         trainer.train_one_epoch(timed)
     return timed.asked[-1] - timed.asked[warm_up]
+
+
+class Clocked(list[Any]):
+    """Batches that note the CPU time when each is asked for, which tells when the one before was done."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.asked: list[float] = []
+        for batch in super().__iter__():
+            self.asked.append(time.process_time())
+            yield batch
+        self.asked.append(time.process_time())
 
 
 def _cuts(data: Columns, labels: torch.Tensor) -> list[tuple[Columns, torch.Tensor]]:
@@ -177,9 +187,8 @@ def main() -> None:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--warm-up", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     side = ours if options.side == "ours" else theirs
     seconds = side(options.model, options.steps, options.warm_up)

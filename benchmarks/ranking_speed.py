@@ -1,38 +1,42 @@
-"""Steps of every ranking model that torch-rechub has, too: its trainer and ours, on batches that are ready."""
+"""Steps of every ranking model that torch-rechub has, too: its trainer and ours, on batches that are ready.
+
+Every finished side is written into `ranking_speed.json` under `--work`: after an interruption the same command goes on.
+"""
 
 from __future__ import annotations
 
-import os
+import functools
 import statistics
-import sys
 from typing import Any
 
+from benchmarks.cells import finished
 from benchmarks.compare import OTHER, answer, missing_torch_rechub, ratio
 from benchmarks.ranking_side import MODELS
 from benchmarks.settings import Settings
 from benchmarks.workload import BATCH, IDS, middle
 
-THREADS, STEPS, WARM_UP = 2, 16, 4
+STEPS, WARM_UP = 8, 2
 SIDES = {"theirs": "torch-rechub", "ours": "ours"}
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Rows a second of both sides of each model, one after the other, `repeats` times."""
     skipped = missing_torch_rechub()
-    speeds: dict[str, dict[str, list[float]]] = {}
-    for _ in range(settings.repeats):
+    steps, warm_up = settings.pick(STEPS, 2), settings.pick(WARM_UP, 1)
+    cells = {}
+    for number in range(settings.repeats):
         for model in MODELS:
             for key, side in SIDES.items():
-                if key == "theirs" and skipped is not None:
-                    continue
-                command = ["ranking_side", side, model, "--threads", str(THREADS)]
-                command += ["--steps", str(settings.pick(STEPS, 2)), "--warm-up", str(settings.pick(WARM_UP, 1))]
-                value = answer(settings, command)["rows_per_second"]
-                speeds.setdefault(model, {}).setdefault(key, []).append(value)
-                load = os.getloadavg()[0]
-                print(f"  {model}, {key}: {value:,.0f} rows/s (load {load:.1f})", file=sys.stderr, flush=True)
-    found = {model: {key: middle(values) for key, values in sides.items()} for model, sides in speeds.items()}
-    return {"speeds": found, "skipped": skipped}
+                command = ["ranking_side", side, model, "--steps", str(steps), "--warm-up", str(warm_up)]
+                if key == "ours" or skipped is None:
+                    cells[f"{model} {key} {number}"] = functools.partial(answer, settings, command)
+    done = finished(settings.work / "ranking_speed.json", {"steps": [steps, warm_up]}, cells, at_once=1)
+    speeds: dict[str, dict[str, list[float]]] = {}
+    for name, found in done.items():
+        model, key, _ = name.split()
+        speeds.setdefault(model, {}).setdefault(key, []).append(found["rows_per_second"])
+    middles = {model: {key: middle(values) for key, values in sides.items()} for model, sides in speeds.items()}
+    return {"speeds": middles, "skipped": skipped}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -46,8 +50,9 @@ def table(result: dict[str, Any]) -> str:
     if ratios:
         lines.append(f"| median | | | {statistics.median(ratios.values()):.1f} |")
     head = (
-        f"{IDS:,} ids, {BATCH:,} rows a step, {THREADS} threads, batches in memory and cut beforehand; the same call "
-        "builds both models."
+        f"{IDS:,} ids, {BATCH:,} rows a step, one thread, CPU time, batches in memory and cut beforehand; the same "
+        "call builds both models. AFM there attends to the sum of the pairs (every weight is 1), here to each of the "
+        "325."
     )
     skipped = f"\n\ntorch-rechub was left out: {result['skipped']}." if result["skipped"] else ""
     return head + "\n\n" + "\n".join(lines) + skipped

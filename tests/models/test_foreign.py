@@ -206,3 +206,29 @@ class TestTorchRecHub:
         np.testing.assert_allclose(trainer.predict(model, [(x, y)]), found[0] if loss else found, rtol=1e-4, atol=1e-6)
         if not loss:  # theirs cannot be exported with lists of any length, by anybody
             assert all(check.passed for check in trainer.export_onnx(tmp_path / "model.onnx").checks)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_tries_its_arguments(ray_cluster: None, tmp_path: Path) -> None:
+    from rechub_ray import tune
+    from rechub_ray.data.convert import write_rows
+
+    for name, rows in (("train", TRAIN), ("valid", VALID)):
+        write_rows(rows, str(tmp_path / "data" / name), SCHEMA)
+    SCHEMA.save(tmp_path / "data" / "schema.json")
+    base = {
+        "name": "t",
+        "data": {"root": str(tmp_path / "data"), "test": None, "batch_size": 128},
+        "model": {"name": "tests.foreign_models.Plain"},
+        "optimizers": [{"name": "adam", "lr": 0.02}],
+        "train": {"epochs": 2, "threads": 1},
+        "trackers": [],
+    }
+    space = {"model.width": {"grid": [2, 6]}}
+    result = tune({"base": base, "space": space, "sweep_dir": str(tmp_path / "s"), "trials": 2, "search": "random"})
+    assert [trial["status"] for trial in result.trials] == ["finished"] * 2
+    best: Any = load_model(tmp_path / "s" / "best" / "checkpoint")
+    assert best.module.tables["user"].weight.shape[1] in (2, 6)
+    assert (tmp_path / "s" / "best" / "model.onnx").exists()

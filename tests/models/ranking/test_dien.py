@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rechub_ray.errors import ConfigError
+from rechub_ray.layers.interest import AttentionalGRU
 from tests.by_hand import LISTS, OTHERS, Histories, sigmoid, softmax
 
 NODE = {"name": "dien", "auxiliary_weight": 0.5}
@@ -70,3 +71,18 @@ def test_without_the_auxiliary_loss_there_is_one_output() -> None:
 def test_histories_and_other_ids_come_in_pairs() -> None:
     with pytest.raises(ConfigError, match=r"negative_features.*1 names.*Got: 0"):
         Histories({**NODE, "negative_features": []})
+
+
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_the_gradient_of_a_recurrence_is_that_of_its_states(is_weighted: bool) -> None:
+    torch.manual_seed(0)
+    layer = AttentionalGRU(2).double()
+    mask = torch.arange(3) < torch.tensor([[2], [0], [3], [2]])
+    weights = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+    given = (torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True), weights, *layer.parameters())
+
+    def states(x: Any, a: Any, *_: Any) -> Any:
+        every, last = layer(x, mask, a * mask if is_weighted else None)
+        return every * mask.unsqueeze(2), last
+
+    assert torch.autograd.gradcheck(states, given)

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from rechub_ray.layers.bilinear import Bilinear
 from tests.by_hand import pairs
 
 
@@ -34,3 +36,10 @@ def test_bilinear_products_of_plain_and_weighted_embeddings(by_hand: Any, kind: 
     x = np.concatenate([*products(case.vectors), *products(weighted), case.dense], 1)
     deep = case.layer(np.tanh(case.layer(x, "mlp.0")), "mlp.2")[:, 0]
     np.testing.assert_allclose(case.logit, case.linear + deep, rtol=1e-8)
+
+
+def test_the_gradient_of_products_with_a_matrix_each_is_theirs() -> None:
+    torch.manual_seed(0)
+    layer = Bilinear(4, 2, "field_interaction").double()
+    vectors = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, _: layer(x), (vectors, layer.weight))
