@@ -13,6 +13,7 @@ from rich.progress import Progress as Display
 
 T = TypeVar("T")
 _listener: Callable[[int, int, float], None] | None = None
+_described: Callable[[str | None], None] | None = None
 
 
 def tick(rows: int, *, size: int = 0, share: float = 0.0) -> None:
@@ -27,6 +28,12 @@ def tick(rows: int, *, size: int = 0, share: float = 0.0) -> None:
     """
     if _listener is not None:
         _listener(rows, size, share)
+
+
+def waits_for(what: str | None) -> None:
+    """Show what a pass waits for, in the place of its name; None: for nothing any more."""
+    if _described is not None:
+        _described(what)
 
 
 class Progress:
@@ -52,8 +59,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _listener
-        _listener = None
+        global _listener, _described
+        _listener = _described = None
         if self._display is not None:
             self._display.stop()
 
@@ -65,25 +72,28 @@ class Progress:
             results: one a task, in the order of the tasks.
             sizes: the bytes of each task.
         """
-        global _listener
+        global _listener, _described
         if self._display is None:
             yield from results
             return
         display = self._display
         bar = display.add_task(what, total=max(sum(sizes), 1), rows=0)
         done = seen = number = 0
-        inside = 0.0
+        inside, is_here = 0.0, False
 
         def listen(rows: int, size: int, share: float) -> None:
-            nonlocal inside, seen
+            nonlocal inside, is_here, seen
+            is_here = True
             inside, seen = min(inside + size + share * sizes[number], sizes[number]), seen + rows
             display.update(bar, completed=done + inside, rows=seen)
 
-        _listener = listen
+        _listener, _described = listen, lambda text: display.update(bar, description=text or what)
         for result in results:
             done, inside = done + sizes[number], 0.0
             number = min(number + 1, len(sizes) - 1)
-            display.update(bar, completed=done)
+            if not is_here:  # the blocks were read elsewhere; most results count them
+                seen += int(getattr(result, "rows", 0))
+            display.update(bar, completed=done, rows=seen)
             yield result
-        _listener = None
+        _listener = _described = None
         display.remove_task(bar)

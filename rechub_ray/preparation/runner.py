@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from rechub_ray.errors import RechubError
+from rechub_ray.preparation import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,7 +54,9 @@ def _ray(function: Callable[[T], R], items: list[T]) -> Iterator[tuple[int, Any]
     import ray.data
 
     if not ray.is_initialized():
+        progress.waits_for("starting Ray")
         ray.init(log_to_driver=False, include_dashboard=False)
+        progress.waits_for(None)
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
     logger = logging.getLogger("ray.data")

@@ -102,7 +102,7 @@ def run_on_workers(
             ),
         )
         wanted, free = scaling.num_workers * resources["CPU"], float(ray.available_resources().get("CPU", 0.0))
-        room = f" ({wanted:g} CPU wanted, {free:g} free)" if free < wanted else ""
+        room = f" ({wanted:g} CPU wanted, {free:g} free)" if free < wanted else ", whose processes load PyTorch"
         with Waiting(f"starting {scaling.num_workers} worker(s){room}") as waiting:
             ear = _Ear(scaling, hear, waiting, again)
             pump = Pump(ray, board, ear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,3 +81,19 @@ def test_an_error_ends_the_display(lab: Any, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Exception, match="expected 0 or 1"):
         prepare(lab.single(features=[{"kind": "categorical", "name": "x"}]))
     assert progress._listener is None
+
+
+def test_tasks_that_run_elsewhere_count_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress.Progress() as display:
+        for _ in display.over("fitting", (SimpleNamespace(rows=500) for _ in range(3)), [1000] * 3):
+            progress.waits_for("starting Ray")
+            display._display.refresh()  # type: ignore[union-attr]
+            progress.waits_for(None)
+    shown = terminal.getvalue()
+    assert "starting Ray" in shown
+    assert "1,000 rows" in shown
+    assert progress._described is None
