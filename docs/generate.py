@@ -77,16 +77,17 @@ def keys_page(name: str) -> str:
 def section(part: Section) -> list[str]:
     heading = part.path + (f" with {part.variant}" if part.variant else "")
     lines = [f"## {heading}", ""] if heading else []
-    return [*lines, markdown(part.summary), "", *key_table(part.keys), ""]
+    return [*lines, markdown(part.summary), "", *key_table(part.keys, anchored=not part.variant), ""]
 
 
-def key_table(keys: Iterable[Key]) -> list[str]:
+def key_table(keys: Iterable[Key], *, anchored: bool) -> list[str]:
     lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     for key in keys:
         page = COMPONENT_KEYS.get(key.name)
         takes = f"{prose(key.type)}: [which]({page})" if page else prose(key.type)
         default = "required" if key.default is None else f"`{key.default}`" if key.default else ""
-        lines.append(f'| <a id="{key.name}"></a>`{key.name}` | {takes} | {default} | {prose(key.meaning)} |')
+        anchor = f'<a id="{key.name}"></a>' if anchored else ""
+        lines.append(f"| {anchor}`{key.name}` | {takes} | {default} | {prose(key.meaning)} |")
     return lines
 
 
@@ -129,6 +130,8 @@ def commands_page() -> str:
                 continue
             shown = ", ".join(action.option_strings) or action.metavar or action.dest
             value = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or 'VALUE'}"
+            if action.choices is not None:
+                value = f" {'|'.join(map(str, action.choices))}"
             lines.append(f"| `{shown}{value}` | {prose(action.help or '')} |")
         lines.append("")
     return "\n".join(lines)
