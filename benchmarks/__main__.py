@@ -29,6 +29,7 @@ BENCHMARKS = {
     "memory": "Memory by the number of rows",
     "startup": "Start-up, and what is not training",
     "serving": "Raw values in onnxruntime",
+    "http": "Raw values over HTTP",
     "frappe": "Published results on Frappe, in process and on Ray",
     "quality frappe": "Every published model on Frappe",
     "ranking_speed": "Speed of the ranking models that torch-rechub has, too",

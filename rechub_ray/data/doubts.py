@@ -13,7 +13,7 @@ from rechub_ray.data.plan import Piece
 from rechub_ray.data.reader import read_piece
 from rechub_ray.schema import Schema
 
-ROWS = 16_384
+ROWS = 8_192
 """Rows of a split that are looked at."""
 FILES = 8
 """Row groups, and files, that they are taken from."""

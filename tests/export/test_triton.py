@@ -54,13 +54,7 @@ OF_ONNX = {"tensor(string)": "STRING", "tensor(int64)": "INT64", "tensor(float)"
 
 
 def model_config() -> Any:
-    """The class of ModelConfig: that of tritonclient where it is installed, else made of the table above."""
-    try:
-        from tritonclient.grpc.model_config_pb2 import ModelConfig
-    except ImportError:
-        pass
-    else:
-        return ModelConfig
+    """The class of ModelConfig, made of the table above."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
     enum = file.enum_type.add(name="DataType")
