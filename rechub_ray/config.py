@@ -275,7 +275,7 @@ class ExportSection(Section):
 
 
 class ReportSection(Section):
-    """The page on the run, report.html.
+    """The page on the run, report.html; `report: false` stands for `report: {page: false}`.
 
     Args:
         page: write it when training ends; false also leaves out the counts of predictions that it is drawn from.
@@ -434,6 +434,8 @@ def validate(data: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("'imports'", expected="a list of modules, as in [my_package.my_model]", got=repr(modules))
     for module in modules:
         _import(module)
+    if isinstance(data.get("report"), bool):
+        data["report"] = {"page": data["report"]}
     _check_keys(RunConfig, data, "")
     for key, registry in _LISTS.items():
         if data.get(key) is not None:

@@ -225,7 +225,8 @@ def groups(found: Mapping[str, Sequence[Mapping[str, float]]], column: str) -> s
     parts = []
     for metric, rows in found.items():
         lines = [
-            [f"{row['group']:.0f}", row["auc"], f"{row['rows']:,.0f}", row["positives"] / row["rows"]] for row in rows
+            [f"{row['group']:.0f}", f"{row['auc']:.4f}", f"{row['rows']:,.0f}", row["positives"] / row["rows"]]
+            for row in rows
         ]
         caption = f"{metric}: the best and the worst of the quarter of groups with the most rows"
         parts.append(table(caption, [column, "AUC", "rows", "mean label"], lines))

@@ -13,7 +13,7 @@ from rechub_ray import config as config_module
 from rechub_ray.balancing import BALANCING
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import ConfigError, DataError
-from rechub_ray.files import absolute, is_uri, join, read_text
+from rechub_ray.files import absolute, is_uri, join, read_text, reason
 from rechub_ray.losses import LOSSES
 from rechub_ray.metrics import METRICS
 from rechub_ray.models import MODELS
@@ -99,7 +99,7 @@ def read_run(directory: str | Path) -> RunData:
     except (OSError, ValueError) as error:
         raise DataError(
             f"'{directory}' is no run: it has no config.yaml that can be read",
-            got=getattr(error, "strerror", None) or error,
+            got=reason(error),
             hint="Name a folder that `rechub-ray train` wrote (`model_dir`).",
         ) from None
     content = parse(text, f"{directory}/config.yaml")

@@ -140,7 +140,7 @@ def test_the_curves_of_predictions_have_the_metrics_areas(whole: RunResult) -> N
 
 
 def test_without_it_the_run_is_the_same(start: Start, whole: RunResult) -> None:
-    bare = start("bare", report__page=False)
+    bare = start("bare", report=False)
     assert bare.report is None
     assert not {"report.html", "report.json"} & {path.name for path in Path(bare.model_dir).iterdir()}
     assert (bare.metrics, bare.test_metrics) == (whole.metrics, whole.test_metrics)
