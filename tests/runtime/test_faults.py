@@ -138,8 +138,9 @@ def waits_for_scores(run: Run) -> bool:
     "moment",
     [
         lambda run: run.processes("gcs_server"),
-        lambda run: run.processes("ray::RayTrainWorker"),
-        pytest.param(trains, marks=pytest.mark.long),  # as the last one, but easier
+        # between the first one and `hangs`, and easier than that
+        pytest.param(lambda run: run.processes("ray::RayTrainWorker"), marks=pytest.mark.long),
+        pytest.param(trains, marks=pytest.mark.long),
         hangs,
         pytest.param(waits_for_scores, marks=pytest.mark.long),
     ],
