@@ -311,6 +311,7 @@ def _kill_a_peer(trials: Path, own_processes: Callable[[str], list[int]]) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_trial_of_two_workers_has_the_numbers_of_a_run_and_outlives_a_worker(
     data: Path, tmp_path: Path, own_processes: Callable[[str], list[int]]
 ) -> None:
