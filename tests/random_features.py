@@ -33,3 +33,8 @@ def take(features: Features, rows: Tensor) -> Features:
     assert isinstance(features.sequences, PaddedSequences)
     sequences = PaddedSequences(tuple(ids[rows] for ids in features.sequences.ids))
     return Features(features.sparse[rows], features.dense[rows], sequences)
+
+
+def in_float64(features: Features) -> Features:
+    """The same with numbers in float64, in which rounding does not hide what rows have to do with each other."""
+    return Features(features.sparse, features.dense.double(), features.sequences)

@@ -19,7 +19,7 @@ from rechub_ray.outputs import check_outputs
 from rechub_ray.schema import DenseFeature, Label, Schema, SequenceFeature, SparseFeature
 from rechub_ray.task import Task
 from tests import random_features
-from tests.random_features import ragged, take
+from tests.random_features import in_float64, ragged, take
 
 SCHEMA = Schema(
     features=(
@@ -130,20 +130,20 @@ def test_every_parameter_gets_a_gradient(node: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("node", CASES)
 def test_rows_are_independent_in_evaluation(node: dict[str, Any]) -> None:
-    model = build({**node, "init_std": 0.3}).eval()
-    features, rows = draw(9), torch.tensor([4, 0, 7])
+    model = build({**node, "init_std": 0.3}).eval().double()
+    features, rows = in_float64(draw(9)), torch.tensor([4, 0, 7])
     whole, part = model(features), model(take(features, rows))
     for name in [output.name for output in model.outputs if output.kind != "loss"]:
-        torch.testing.assert_close(part[name], whole[name][rows], rtol=1e-5, atol=3e-6)
+        torch.testing.assert_close(part[name], whole[name][rows])
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_ragged_and_padded_sequences_give_the_same(node: dict[str, Any]) -> None:
-    model = build({**node, "init_std": 0.3}).eval()
-    features = draw(9)
+    model = build({**node, "init_std": 0.3}).eval().double()
+    features = in_float64(draw(9))
     padded, compact = model(features), model(ragged(features))
     for name in padded:
-        torch.testing.assert_close(padded[name], compact[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(padded[name], compact[name])
 
 
 @pytest.mark.parametrize("node", CASES)

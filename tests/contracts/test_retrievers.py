@@ -15,7 +15,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.outputs import check_outputs
 from rechub_ray.task import Task
-from tests.random_features import draw, ragged, take
+from tests.random_features import draw, in_float64, ragged, take
 from tests.small_retrieval import SCHEMA
 
 USER, ITEM = SCHEMA.user_side, SCHEMA.item_side
@@ -94,18 +94,18 @@ def test_every_parameter_gets_a_gradient(node: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("node", CASES)
 def test_rows_are_independent_in_evaluation(node: dict[str, Any]) -> None:
-    model = build({**node, "init_std": 0.3}).eval()
+    model = build({**node, "init_std": 0.3}).eval().double()
     for schema, tower in ((USER, model.user_vectors), (ITEM, model.item_vectors)):
-        features, rows = draw(schema, 9), torch.tensor([4, 0, 7])
-        torch.testing.assert_close(tower(take(features, rows)), tower(features)[rows], rtol=1e-5, atol=5e-6)
+        features, rows = in_float64(draw(schema, 9)), torch.tensor([4, 0, 7])
+        torch.testing.assert_close(tower(take(features, rows)), tower(features)[rows])
 
 
 @pytest.mark.parametrize("node", CASES)
 def test_ragged_and_padded_sequences_give_the_same(node: dict[str, Any]) -> None:
-    model = build({**node, "init_std": 0.3}).eval()
+    model = build({**node, "init_std": 0.3}).eval().double()
     for schema, tower in ((USER, model.user_vectors), (ITEM, model.item_vectors)):
-        features = draw(schema, 9)
-        torch.testing.assert_close(tower(features), tower(ragged(features)), rtol=1e-5, atol=3e-6)
+        features = in_float64(draw(schema, 9))
+        torch.testing.assert_close(tower(features), tower(ragged(features)))
 
 
 @pytest.mark.parametrize("node", CASES)
