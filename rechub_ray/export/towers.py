@@ -93,6 +93,7 @@ def export_towers(
     batch_sizes: Sequence[int] = (1, 7, 257),
     index: str | Mapping[str, Any] | None = None,
     index_threads: int = 1,
+    transforms: str | None = None,
 ) -> TowersReport:
     """Export a model for retrieval: both towers, each compared with PyTorch, and all that `recommend` reads.
 
@@ -108,6 +109,7 @@ def export_towers(
         index: name of an index (`flat`, `hnsw`, `ivf`), or a mapping with its arguments too; None makes none, and users
             are compared with all items.
         index_threads: threads that make the index, >= 1; on one it is the same every time.
+        transforms: the folder with the transforms of the model's data; None takes those that the run keeps.
 
     Raises:
         CheckpointError: no complete checkpoint there.
@@ -126,9 +128,9 @@ def export_towers(
         export_onnx(saved.path, join(folder, f"{part}{suffix}.onnx"), part=part, inputs=inputs, batch_sizes=batch_sizes)
         for part in PARTS
     )
-    path = join(folder, ITEMS)
-    vectors = write_item_vectors(model, catalogue, path, keys=_raw_keys(saved, catalogue))
-    keep_preprocessing(find(saved.path), saved.schema, folder)
+    path, place = join(folder, ITEMS), transforms or find(saved.path)
+    vectors = write_item_vectors(model, catalogue, path, keys=_raw_keys(place, catalogue))
+    keep_preprocessing(place, saved.schema, folder)
     report, note = None, None
     if settings is not None:
         report = _write_index(settings, saved, model, vectors, folder, index_threads)
@@ -208,9 +210,9 @@ def _user_vectors(saved: checkpoint_module.Checkpoint, model: Retriever) -> tupl
     return None, ""
 
 
-def _raw_keys(saved: checkpoint_module.Checkpoint, catalogue: Catalogue) -> pa.Array | None:
-    """Return the items' raw keys by the transforms that a run keeps; None where it keeps none."""
-    place, feature = find(saved.path), catalogue.schema.sparse[0]
+def _raw_keys(place: str | None, catalogue: Catalogue) -> pa.Array | None:
+    """Return the items' raw keys by the transforms in a folder; None where there is none."""
+    feature = catalogue.schema.sparse[0]
     if place is None or feature.name == "key":
         return None
     from rechub_ray.preparation.encoder import Encoder  # takes a while to import
@@ -225,20 +227,25 @@ def _raw_keys(saved: checkpoint_module.Checkpoint, catalogue: Catalogue) -> pa.A
     return values.take(pa.array(catalogue.ids.numpy() - 1))
 
 
-def export_run(checkpoint: str, directory: str, *, probabilities: bool = True) -> tuple[ExportReport, ...]:
+def export_run(
+    checkpoint: str, directory: str, *, probabilities: bool = True, transforms: str | None = None
+) -> tuple[ExportReport, ...]:
     """Export a run's model into its folder: `model.onnx`, or `serving/` of a model for retrieval; return the ONNX ones.
 
     Args:
         checkpoint: as for `export_onnx`.
         directory: the run's folder.
         probabilities: as for `export_onnx`.
+        transforms: as for `export_towers`.
 
     Raises:
         RechubError: as for `export_onnx` and `export_towers`.
     """
     config = checkpoint_module.read(checkpoint, weights=False).config
     if retrieves(config):
-        return export_towers(checkpoint, join(directory, FOLDER), index=config.export.index).towers
+        return export_towers(
+            checkpoint, join(directory, FOLDER), index=config.export.index, transforms=transforms
+        ).towers
     return (export_onnx(checkpoint, join(directory, "model.onnx"), probabilities=probabilities),)
 
 

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rechub_ray.checkpoint import read
 from rechub_ray.errors import RechubError
 from rechub_ray.export.served import FOLDER
 from rechub_ray.export.towers import export_run
+from rechub_ray.fine_tuning import transforms_of
 
 NAME = "model.onnx"
 
@@ -41,7 +43,9 @@ def export_trial(checkpoint: str | Path, directory: str | Path, *, probabilities
         for old in Path(directory).glob(f"{NAME}*"):  # of an earlier, worse checkpoint
             old.unlink()
         shutil.rmtree(Path(directory, FOLDER), ignore_errors=True)
-        reports = export_run(str(checkpoint), str(directory), probabilities=probabilities)
+        # a trial keeps none itself: all of them read the same data
+        transforms = transforms_of(read(checkpoint, weights=False).config)
+        reports = export_run(str(checkpoint), str(directory), probabilities=probabilities, transforms=transforms)
         outcome = {"max_abs_difference": max(report.max_abs_difference for report in reports)}
     except RechubError as error:
         outcome = {"error": str(error)}

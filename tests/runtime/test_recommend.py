@@ -30,7 +30,7 @@ from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.collate import batch_from_table
 from rechub_ray.data.fingerprint import keep
 from rechub_ray.errors import ConfigError, DataError, ExportError
-from rechub_ray.export import ExportReport, TowersReport, export_towers, towers
+from rechub_ray.export import ExportReport, export_towers, towers
 from rechub_ray.export.served import Served
 from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
@@ -39,6 +39,7 @@ from rechub_ray.runtime import recommend as recommend_module
 from rechub_ray.runtime.parts import Parts
 from rechub_ray.runtime.recommend import Recommender, recommend
 from rechub_ray.schema import Schema
+from rechub_ray.sweeps.exports import export_trial
 
 USERS, ITEMS, K = 60, 230, 100
 SEEN = {u: [f"i{(7 * u + 11 * place * place) % ITEMS}" for place in range(3 + u % 9)] for u in range(USERS)}
@@ -101,7 +102,9 @@ def make_run(folder: Path, model: dict[str, Any], recipe: dict[str, Any] | None 
     return folder / "run"
 
 
-def export_files(run: Path | str, folder: Path | str, *, like: Path | None = None, **given: Any) -> TowersReport:
+def export_files(
+    run: Path | str, folder: Path | str, *, like: Path | None = None, how: Any = export_towers, **given: Any
+) -> Any:
     """The export without the item tower, which `recommend` does not read, and with that of users from `like`."""
     real = towers.export_onnx
 
@@ -115,7 +118,7 @@ def export_files(run: Path | str, folder: Path | str, *, like: Path | None = Non
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(towers, "export_onnx", export)
-        return export_towers(run, folder, **given)
+        return how(run, folder, **given)
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +400,22 @@ def test_a_killed_command_goes_on(home: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(recommend_module, "_BATCH", 7)
     recommend(home / "files", tmp_path / "small", **given)
     check(answered(tmp_path / "small"), *expected(home, people(range(USERS))), k=5)
+
+
+def test_a_trial_of_a_sweep_answers_users(home: Path, tmp_path: Path) -> None:
+    """Its folder keeps no transforms: they are those of the data."""
+    checkpoint = make_run(tmp_path, DSSM) / "checkpoints" / "step_0000000007"
+    for name in ("preprocess.json", "recipe.json", "schema.json"):
+        (checkpoint.parent / name).unlink()
+    (tmp_path / "trial").mkdir()
+
+    def export(checkpoint: Path, folder: Path) -> dict[str, Any]:
+        return export_trial(checkpoint, folder.parent, probabilities=True)
+
+    told = export_files(checkpoint, tmp_path / "trial" / "serving", like=home / "files", how=export)
+    assert "error" not in told
+    recommend(tmp_path / "trial", tmp_path / "out", users=str(home / "users.csv"), k=5)
+    check(answered(tmp_path / "out"), *expected(home, people(range(USERS))), k=5)
 
 
 def test_bad_rows_are_set_aside(home: Path, tmp_path: Path) -> None:
