@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import html
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rechub_ray.reports.chart import Bars, Dots, Line, Scale, Shape, chart, px, short, svg
+from rechub_ray.reports.chart import Bars, Dots, Line, Scale, Shape, chart
 from rechub_ray.reports.importance import Importance
-from rechub_ray.reports.kit import figure, label, thinned
+from rechub_ray.reports.kit import figure, thinned
 from rechub_ray.reports.read import Parameter, SweepData, TrialData
 
 STATUS = {"finished": "finished", "stopped_early": "stopped", "failed": "failed"}
@@ -22,9 +21,9 @@ WORDS = {"stopped": "stopped early", "other": "running or pending"}
 MOST_POINTS = 30  # of a curve
 MOST_SLICES = 18
 MOST_PAIRED = 3
-_RANKS = 5
+RANKS = 5
 _FIFTHS = ("worst fifth", "4th", "3rd", "2nd", "best fifth")
-_MOST_NAMED_LABELS = 12
+MOST_NAMED_LABELS = 12
 _LONGEST_NAME = 34
 
 
@@ -128,92 +127,11 @@ def pareto(data: SweepData) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """A vertical axis of the parallel coordinates: where values lie between 0 and 1, and its ticks' texts."""
-
-    name: str
-    places: dict[int, float]
-    ticks: list[tuple[float, str]]
-
-
-def parallel_axes(data: SweepData) -> list[Axis]:
-    """Return the axes: hyperparameters, then objectives, the score last; trials without a score have no line."""
-    ranked = data.ranked()
-    axes = []
-    for p in data.parameters:
-        found = {t.number: p.position(t.params) for t in ranked}
-        known = [x for x in found.values() if x is not None]
-        low, high = min(known, default=0.0), max(known, default=1.0)
-        span = high - low or 1.0
-        places = {n: -0.1 if x is None else (x - low) / span for n, x in found.items()}
-        ticks = [((x - low) / span, name) for x, name in _ticks(p, low, high)]
-        axes.append(Axis(p.path, places, ticks + ([(-0.1, "not set")] if None in found.values() else [])))
-    for k in reversed(range(len(data.metrics))):  # the score is the last one
-        values = {trial.number: trial.values[k] or 0.0 for trial in ranked}
-        low, high = _bounds(list(values.values()), data.modes[k])
-        span = high - low or 1.0
-        places = {n: min(max((x - low) / span, 0.0), 1.0) for n, x in values.items()}
-        marks = [low + span * i / 4 for i in range(5)]
-        axes.append(Axis(data.metrics[k], places, [((x - low) / span, short(x)) for x in marks]))
-    return axes
-
-
-_LOW, _TOP, _BOTTOM, _LEFT, _RIGHT = -0.14, 52.0, 400.0, 40.0, 110.0
-
-
-def parallel(data: SweepData) -> tuple[str, dict[str, Any] | None]:
-    """Draw a line a trial through an axis a hyperparameter; return it with what page.js filters trials by."""
-    ranked = data.ranked()
-    if not ranked or not data.parameters:
-        return "", None
-    axes = parallel_axes(data)
-    width = max(1060.0, 150.0 * len(axes))
-    xs = [_LEFT + (width - _LEFT - _RIGHT) * i / (len(axes) - 1) for i in range(len(axes))]
-
-    def height(place: float) -> float:
-        return _TOP + (_BOTTOM - _TOP) * (1 - (place - _LOW) / (1 - _LOW))
-
-    parts = []
-    for i, trial in reversed(list(enumerate(ranked))):
-        colour = "best" if i == 0 else f"rank{(len(ranked) - 1 - i) * _RANKS // len(ranked)}"
-        stroke = 2.6 if i == 0 else 1.2 if len(ranked) <= 60 else 0.6
-        path = "L".join(f"{px(x)} {px(height(axis.places[trial.number]))}" for x, axis in zip(xs, axes, strict=True))
-        line = f'<path d="M{path}" fill="none" stroke="var(--{colour})" stroke-width="{stroke:g}"/>'
-        parts.append(f'<g data-t="{trial.number}">{line}</g>')
-    for i, (x, axis) in enumerate(zip(xs, axes, strict=True)):
-        parts.append(f'<path class="axis" d="M{px(x)} {px(_TOP)}V{px(_BOTTOM)}"/>')
-        up = 20.0 if i % 2 and len(axes) > 4 else 38.0
-        anchor = "start" if i == 0 else "end" if i == len(axes) - 1 else "middle"
-        shift = -_LEFT + 4 if i == 0 else _RIGHT - 4 if i == len(axes) - 1 else 0
-        place = f'x="{px(x + shift)}" y="{px(up)}" text-anchor="{anchor}"'
-        parts.append(f'<text class="strong" {place}>{html.escape(_short(axis.name, 30))}</text>')
-        parts += [
-            f'<text x="{px(x + 5)}" y="{px(height(y) + 4)}">{html.escape(_short(name, 16))}</text>'
-            for y, name in axis.ticks
-        ]
-    drawing = svg(
-        "".join(parts),
-        width,
-        _BOTTOM + 12,
-        name="parallel",
-        description="Parallel coordinates of all trials with a score.",
-    )
-    text = (
-        "One line a trial; the better its rank, the stronger its colour. Drag along an axis to see only the trials "
-        "that pass there; a double "
-        "click takes it back. The lowest tick, 'not set', is for trials without that hyperparameter."
-    )
-    places = {str(t.number): [round(axis.places[t.number], 4) for axis in axes] for t in ranked}
-    script = {"x": [round(x, 1) for x in xs], "top": _TOP, "bottom": _BOTTOM, "low": _LOW, "places": places}
-    return figure("Parallel coordinates", drawing, text=text, wide=True), script
-
-
 def importances(data: SweepData, shares: Importance) -> str:
     """Draw the share of each hyperparameter."""
     order = sorted(zip(shares.shares, data.parameters, strict=True), key=lambda item: item[0])
     spans = [(0.0, share, y - 0.36, y + 0.36) for y, (share, _) in enumerate(order)]
-    ticks = [(float(y), f"{_short(p.path, 28)} {share:.0%}") for y, (share, p) in enumerate(order)]
+    ticks = [(float(y), f"{shortened(p.path, 28)} {share:.0%}") for y, (share, p) in enumerate(order)]
     shapes = [Bars(spans, "finished", tips=[f"{p.path}: {share:.1%}" for share, p in order])]
     drawing = chart(
         shapes,
@@ -241,7 +159,7 @@ def slices(data: SweepData) -> list[str]:
             name=f"slice-{i}",
             description=f"{data.metrics[0]} against {parameter.path}.",
         )
-        found.append(figure(_short(parameter.path), drawing))
+        found.append(figure(shortened(parameter.path), drawing))
     return found
 
 
@@ -261,10 +179,10 @@ def pairs(data: SweepData, shares: Importance | None) -> list[str]:
             if len(trials) < 6:
                 continue
             points = [(_slice_place(first, t), _slice_place(second, t)) for t in trials]
-            fifth = [(len(trials) - 1 - k) * _RANKS // len(trials) for k in range(len(trials))]
+            fifth = [(len(trials) - 1 - k) * RANKS // len(trials) for k in range(len(trials))]
             is_smooth = "category" not in (first.scale, second.scale) and len(trials) >= 10
             shapes: list[Shape] = list(_surface(first, second, trials, fifth)) if is_smooth else []
-            for level in range(_RANKS):
+            for level in range(RANKS):
                 own = [k for k in range(len(trials)) if fifth[k] == level]
                 tips = [f"rank {k + 1}: {data.metrics[0]} {trials[k].score:.4f}" for k in own]
                 shapes.append(
@@ -278,17 +196,17 @@ def pairs(data: SweepData, shares: Importance | None) -> list[str]:
                     )
                 )
             shapes.append(Dots(points[:1], "best", "best", symbol="star", size=5.0, marks=[trials[0].number]))
-            scale = dataclasses.replace(_scale(second), title=_short(second.path))
+            scale = dataclasses.replace(_scale(second), title=shortened(second.path))
             drawing = chart(
                 shapes,
-                dataclasses.replace(_scale(first), title=_short(first.path)),
+                dataclasses.replace(_scale(first), title=shortened(first.path)),
                 scale,
                 name=f"pair-{first.path}-{second.path}",
                 description=f"Ranks of trials over {first.path} and {second.path}.",
             )
             found.append(
                 figure(
-                    f"{_short(first.path, 24)} and {_short(second.path, 24)}",
+                    f"{shortened(first.path, 24)} and {shortened(second.path, 24)}",
                     drawing,
                     [s for s in shapes if isinstance(s, Dots)],
                 )
@@ -311,7 +229,7 @@ def _surface(first: Parameter, second: Parameter, trials: Sequence[TrialData], f
         value = float(low[k] + span[k] * share)
         return 10**value if parameter.scale == "log" else value
 
-    tiles: list[list[tuple[float, float, float, float]]] = [[] for _ in range(_RANKS)]
+    tiles: list[list[tuple[float, float, float, float]]] = [[] for _ in range(RANKS)]
     for y in range(rows):
         start = 0
         for x in range(1, columns + 1):  # neighbours of one colour are one tile
@@ -428,8 +346,8 @@ def time(data: SweepData) -> str:
 def _scale(parameter: Parameter) -> Scale:
     if parameter.scale != "category":
         return Scale(log=parameter.scale == "log")
-    every = math.ceil(len(parameter.labels) / _MOST_NAMED_LABELS)
-    ticks = [(float(i), _short(name, 14)) for i, name in enumerate(parameter.labels) if i % every == 0]
+    every = math.ceil(len(parameter.labels) / MOST_NAMED_LABELS)
+    ticks = [(float(i), shortened(name, 14)) for i, name in enumerate(parameter.labels) if i % every == 0]
     return Scale(low=-0.5, high=len(parameter.labels) - 0.5, ticks=ticks)
 
 
@@ -461,15 +379,7 @@ def _scatter(trials: Sequence[TrialData], xs: Sequence[Any], ys: Sequence[Any], 
     return shapes
 
 
-def _ticks(parameter: Parameter, low: float, high: float) -> list[tuple[float, str]]:
-    if parameter.scale == "category":
-        every = math.ceil(len(parameter.labels) / _MOST_NAMED_LABELS)
-        return [(float(i), name) for i, name in enumerate(parameter.labels) if i % every == 0]
-    values = [low + (high - low) * i / 4 for i in range(5)]
-    return [(x, label(10**x if parameter.scale == "log" else x)) for x in values]
-
-
-def _bounds(values: list[Any], mode: str) -> tuple[float, float]:
+def bounds(values: list[Any], mode: str) -> tuple[float, float]:
     """Return the range to show: all of it, unless a few bad values would press the good ones together."""
     ordered = sorted(values, reverse=mode == "min")  # from bad to good
     good, bad = ordered[-1], ordered[0]
@@ -483,7 +393,7 @@ def _bounds(values: list[Any], mode: str) -> tuple[float, float]:
 def _limited(title: str, values: list[Any], mode: str | None) -> Scale:
     if mode is None:
         return Scale(title)
-    low, high = _bounds(values, mode)
+    low, high = bounds(values, mode)
     if (low, high) == (min(values), max(values)):
         return Scale(title)
     margin = 0.05 * (high - low)
@@ -494,7 +404,8 @@ def _goal(mode: str) -> str:
     return "higher is better" if mode == "max" else "lower is better"
 
 
-def _short(name: str, length: int = _LONGEST_NAME) -> str:
+def shortened(name: str, length: int = _LONGEST_NAME) -> str:
+    """Return a name with its middle left out where it is longer than that."""
     return name if len(name) <= length else f"{name[: length // 3]}…{name[1 - length + length // 3 :]}"
 
 

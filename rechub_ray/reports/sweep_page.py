@@ -14,6 +14,7 @@ from typing import Any
 from rechub_ray.reports import sweep_figures
 from rechub_ray.reports.importance import FEWEST_TRIALS, LEAST_R2, SURE_TRIALS, Importance
 from rechub_ray.reports.kit import Cell, duration, facts, figures, label, note, number, page, table
+from rechub_ray.reports.parallel import parallel
 from rechub_ray.reports.read import SweepData, TrialData
 
 _WORDS = {"stopped_early": "stopped early"}
@@ -28,7 +29,7 @@ def sweep_page(data: SweepData, shares: Importance | None, *, refresh: int | Non
         shares: the importance of its hyperparameters, where it was estimated.
         refresh: of a sweep that runs: seconds after which a browser loads the page again.
     """
-    parallel, script = sweep_figures.parallel(data)
+    coordinates, script = parallel(data)
     important = sweep_figures.importances(data, shares) if shares is not None else ""
     slices = sweep_figures.slices(data)
     content: dict[str, Any] = {"trials": {str(t.number): _tip(data, t) for t in data.trials}}
@@ -48,7 +49,7 @@ def sweep_page(data: SweepData, shares: Importance | None, *, refresh: int | Non
         _titled(
             "Hyperparameters",
             (figures([important]) + _limits(data, shares) if data.parameters and data.ranked() else "")
-            + figures([*sweep_figures.pairs(data, shares), parallel]),
+            + figures([*sweep_figures.pairs(data, shares), coordinates]),
         ),
         _titled(
             f"{data.metrics[0]} against each hyperparameter",
