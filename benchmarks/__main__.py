@@ -30,7 +30,7 @@ BENCHMARKS = {
     "startup": "Start-up, and what is not training",
     "serving": "Raw values in onnxruntime",
     "http": "Raw values over HTTP",
-    "frappe": "Published results on Frappe, in process and on Ray",
+    "frappe": "Published results on Frappe",
     "quality frappe": "Every published model on Frappe",
     "ranking_speed": "Speed of the ranking models that torch-rechub has, too",
     "multi_task": "Multi-task models and balancing on Census-Income",

@@ -187,6 +187,13 @@ class Registry(Generic[T]):
         adopted = self._adopted_from(name) if isinstance(name, str) and self._adopt is not None else None
         if adopted is not None:
             return adopted
+        failure = _import_failure(name) if isinstance(name, str) and self._adopt is not None else None
+        if failure is not None:
+            raise ConfigError(
+                f"{_at(where)}unknown {self.kind} {shown(name)}: it cannot be imported",
+                got=failure,
+                hint="It must be found where you run (PYTHONPATH=. for a file beside you) and on every worker.",
+            )
         raise ConfigError(
             f"{_at(where)}unknown {self.kind} {shown(name)}",
             hint=nearest(str(name), [*self._classes, *self._aliases, *(_siblings(str(name)) if self._adopt else [])]),
@@ -354,6 +361,18 @@ def _module(name: str) -> Any:
         return importlib.import_module(path)
     except Exception:  # whatever a module does that has nothing to do with us
         return None
+
+
+def _import_failure(name: str) -> str | None:
+    """Return why the module of a dotted name cannot be imported; None where it can, or there is no dot."""
+    path = name.rpartition(".")[0]
+    if not path or not all(part.isidentifier() for part in path.split(".")):
+        return None
+    try:
+        importlib.import_module(path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _siblings(name: str) -> list[str]:

@@ -167,6 +167,11 @@ def test_what_does_not_fit_is_said(make: Any, arguments: dict[str, Any], message
 def test_a_module_alone_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rechub_ray\.models\.adapted"):
         CTRTrainer(others.Plain(SCHEMA), model_path=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown model 'nowhere\.build': it cannot be imported.*No module named 'nowhere'.*PYTHONPATH",
+    ):
+        MODELS.get("nowhere.build")
     with pytest.raises(ConfigError, match=r"unknown model .tests\.foreign_models\.SCHEMA."):
         MODELS.get("tests.foreign_models.SCHEMA")
 
