@@ -23,7 +23,7 @@ USER, ITEM = SCHEMA.user_side, SCHEMA.item_side
 # arguments beside the defaults, one list a model: every structure that a model has is a case of its own
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dssm": [
-        {"batch_norm": True, "similarity": "dot"},
+        {"batch_norm": True, "similarity": "dot", "linear_end": False},
         {"user_features": ["history"], "item_features": ["genre", "tags"], "item_units": []},
     ],
     "youtube_dnn": [{"batch_norm": True, "similarity": "cosine"}, {"user_features": ["history", "age"]}],

@@ -35,6 +35,8 @@ class DSSM(Retriever):
         dropout: in the hidden layers, in [0, 1).
         batch_norm: whether the hidden layers are batch-normalised. In the item tower that is by the items of training
             steps, of which the popular ones are many, while all items are served.
+        linear_end: whether the vectors are one more linear layer of the last hidden one; False makes them a hidden
+            layer themselves, with its batch norm, activation and dropout.
         user_features: names of the user tower's features; None takes all of the rows but the item's id.
         item_features: names of the item tower's features; None takes the id and all of the item table.
         similarity: `cosine` divides the vectors by their lengths; `dot` leaves them.
@@ -61,6 +63,7 @@ class DSSM(Retriever):
         activation: Activation = "relu",
         dropout: Probability = 0.0,
         batch_norm: bool = False,
+        linear_end: bool = True,
         user_features: list[str] | None = None,
         item_features: list[str] | None = None,
         similarity: Similarity = "cosine",
@@ -76,8 +79,8 @@ class DSSM(Retriever):
         self.user_mlp, self.item_mlp = (
             MLP(
                 width,
-                units,
-                output_dim=vector_dim,
+                units if linear_end else (*units, vector_dim),
+                output_dim=vector_dim if linear_end else None,
                 activation=activation,
                 dropout=dropout,
                 batch_norm=batch_norm,

@@ -25,8 +25,9 @@ HISTORY = [SequenceFeature("hist_item", ITEMS + 1, 8, pooling="mean", shared_wit
 LISTED = [SequenceFeature("hist_item", ITEMS + 1, 8, pooling="concat", shared_with="item")]
 NEGATIVES = [SequenceFeature("neg_items", ITEMS + 1, 8, pooling="concat", shared_with="item")]
 TOWER = {"dims": [16, 8], "activation": "prelu", "dropout": 0.1}
+PLAIN = {"dims": [16, 8], "activation": "prelu"}
 MODELS: dict[str, tuple[int, Any, type[Any] | str]] = {
-    "DSSM": (0, lambda m: m.DSSM(USER + HISTORY, ITEM, TOWER, TOWER, temperature=0.1), "dssm"),
+    "DSSM": (0, lambda m: m.DSSM(USER + HISTORY, ITEM, PLAIN, PLAIN, temperature=0.1), "dssm"),
     "YoutubeDNN": (
         2,
         lambda m: m.YoutubeDNN(USER + HISTORY, ITEM[:1], NEGATIVES, {"dims": [16, 8]}, 0.1),
@@ -81,7 +82,8 @@ def test_a_script_trains_and_gives_vectors(name: str, tmp_path: Path) -> None:
     assert model.registered_name == ours
     y = x["label"] if mode == 0 else (() if mode == 1 else np.zeros(len(train)))
     loaders = MatchDataGenerator(x, y).generate_dataloader(x_test, df_to_dict(items), batch_size=64, num_workers=0)
-    trainer = MatchTrainer(model, mode=mode, optimizer_params={"lr": 0.02}, n_epoch=4, model_path=str(tmp_path / "r"))
+    trainer = MatchTrainer(model, mode=mode, optimizer_params={"lr": 0.02}, n_epoch=8 if name == "DSSM" else 4,
+                           model_path=str(tmp_path / "r"))  # fmt: skip
     trainer.fit(loaders[0])
     vectors = [
         trainer.inference_embedding(model, part, loader, tmp_path / "r")  # type: ignore[arg-type]

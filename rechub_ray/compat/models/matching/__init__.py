@@ -148,6 +148,7 @@ def _two_towers(
         user_units=user["hidden_units"],
         item_units=item["hidden_units"],
         similarity="cosine",
+        linear_end=name != "dssm",  # whose last layer Torch-RecHub normalises and activates
         **rest[0],
     )
 
