@@ -28,8 +28,12 @@ def test_a_notebook_is_kept_without_its_output(path: Path) -> None:
     assert all(part in text for part in ("result.history", "result.plot(", "result.model.predict("))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    # a kernel takes some 10 s: by default one shows that cells run, the text of all is compiled above
+    [pytest.param(p, marks=pytest.mark.slow if p.stem == "ranking" else pytest.mark.long) for p in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -261,7 +261,7 @@ def test_items_are_those_of_the_recommender(home: Path, items: Service) -> None:
         ({"users": [{"user": "u1"}]}, ["users"], "history"),
         ({"k": 0}, ["k"], "greater than or equal to 1"),
         ({"k": 5000}, ["k"], "as many as items.parquet has"),
-        ({"exclude": "nowhere"}, ["users"], "nowhere"),
+        ({"exclude": "nowhere"}, ["exclude"], "nowhere"),
         ({"users": [{"user": "u1", "history": ["i1"]}, {"user": {}, "history": []}]}, ["users", 1, "user"], "a text"),
     ],
 )

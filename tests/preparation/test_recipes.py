@@ -27,8 +27,8 @@ from rechub_ray.world import World
 
 FOLDER = Path(__file__).parents[2] / "configs" / "data"
 NAMES = [
-    *("amazon_beauty", "amazon_beauty_retrieval", "census_income", "criteo", "frappe", "frappe_users"),
-    *("ml_100k", "ml_100k_retrieval", "ml_1m", "ml_1m_retrieval"),
+    *("amazon_beauty", "amazon_beauty_retrieval", "census_income", "criteo", "demo_retrieval", "frappe"),
+    *("frappe_users", "ml_100k", "ml_100k_retrieval", "ml_1m", "ml_1m_retrieval"),
 ]
 
 

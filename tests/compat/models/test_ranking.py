@@ -129,8 +129,8 @@ def test_rows_of_another_shape_are_refused() -> None:
 
 
 def test_a_model_that_is_missing_says_what_is_there() -> None:
-    with pytest.raises(ImportError, match="GRU4Rec"):
-        from rechub_ray.compat.models.matching import GRU4Rec  # noqa: F401
+    with pytest.raises(ImportError, match="GRU5Rec"):
+        from rechub_ray.compat.models.matching import GRU5Rec  # noqa: F401
     with pytest.raises(ImportError, match="DepFM"):
         from rechub_ray.compat.models.ranking import DepFM  # noqa: F401
 
