@@ -48,6 +48,8 @@ OTHERS = (
     "dien",
     "ple",
     "destine",
+    "stem",
+    "fm",
 )
 CASES = [
     pytest.param(

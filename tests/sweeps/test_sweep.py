@@ -453,7 +453,12 @@ def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
     )
 
 
-@pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    # the shoot-out takes some 10 s to check, which its own test does
+    [pytest.param(f, marks=pytest.mark.long if f.stem == "ranking_shootout" else ()) for f in READY],
+    ids=lambda file: file.stem,
+)
 def test_a_ready_file_is_valid(data: Path, two_tasks: Path, retrieval: Path, tmp_path: Path, file: Path) -> None:
     if file.stem == "deepfm_bohb":
         pytest.importorskip("hpbandster")

@@ -215,7 +215,8 @@ def test_a_population_clones_weights_and_changes_hyperparameters(data: Path, tmp
             tmp_path / "s",
             **points(0.03, 0.02, 1e-5),
             space={RATE: {"uniform": [1e-5, 1e-1]}},
-            scheduler={"name": name, "quantile": quantile, "interval_epochs": 1},
+            # they wait for each other: a trial that starts late finds nobody to copy otherwise
+            scheduler={"name": name, "quantile": quantile, "interval_epochs": 1, "synchronous": True},
             overrides={"train.epochs": 4, "checkpoint.keep": 100},
             keep=None,
         )
