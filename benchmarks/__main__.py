@@ -135,9 +135,8 @@ def run_program(name: str, settings: Settings) -> dict[str, Any]:
     run_process([sys.executable, "-m", f"benchmarks.{name}", *(quick if settings.quick else full)], log=log)
     text = log.read_text(errors="replace")
     log.unlink()
-    figures = re.search(
-        r"^[\d,]+ (rows|mutations|users), ", text, re.MULTILINE
-    )  # before them stands what its runs print
+    # before the figures stands what the runs print
+    figures = re.search(r"^[\d,]+ (rows|mutations|users), ", text, re.MULTILINE)
     return {"text": text[figures.start() :] if figures else text}
 
 

@@ -276,6 +276,23 @@ def default_signals() -> Iterator[None]:
 
 
 @pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in an empty folder: exit code, standard output, standard error."""
+    from rechub_ray import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def main(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return main
+
+
+@pytest.fixture
 def file_limit() -> Iterator[Callable[[int | None], None]]:
     """Sets the largest size of a file (None: no limit): a write beyond it fails as it does on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

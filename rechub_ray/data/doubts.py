@@ -110,9 +110,8 @@ def _constant(train: str, block: Block, schema: Schema) -> Iterator[str]:
             f"one value in all {block.rows:,} rows of {train} that were looked at: {listed(found)}. Such a feature "
             "says nothing: leave it out, or look at how its column is read"
         )
-    for place, label in enumerate(
-        schema.labels if schema.items is None else ()
-    ):  # rows of retrieval are what was liked
+    labels = schema.labels if schema.items is None else ()  # rows of retrieval are what was liked
+    for place, label in enumerate(labels):
         known = block.labels[:, place][~np.isnan(block.labels[:, place])]
         if len(known) >= _LEAST and known.min() == known.max():
             yield (

@@ -203,9 +203,9 @@ class TowerLoss(VectorLoss):
     Rows whose label is above 0 count, and all rows of data without labels. What a user is compared with are the
     items of all rows of the step, and, of a model for retrieval, the candidates (`negatives` of the run): a column of
     the row's own item is no negative, and a row without negatives, or whose item is not in the item table, does not
-    count. An item that several of a row's columns hold counts as often (and is compared once, by its
-    first column, in losses of `takes_counts`). Of several vectors a user a row has one: that
-    which suits its own item best, or what the output's `attention_power` makes of them.
+    count. An item that several of a row's columns hold counts as often; in losses of `takes_counts` it is compared
+    once, by the vector of its first column (an item's columns differ by dropout in its tower alone). Of several vectors
+    a user a row has one: that which suits its own item best, or what the output's `attention_power` makes of them.
 
     Args:
         schema: has the labels and features.

@@ -23,18 +23,6 @@ Run = Callable[..., tuple[int, str, str]]
 QUICK = ["train.epochs=1", "train.threads=1", "export.onnx=false", "trackers=[]"]
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def main(*arguments: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return main
-
-
 def log(rows: int = 600) -> pd.DataFrame:
     draw = np.random.default_rng(0)
     return pd.DataFrame(
