@@ -97,6 +97,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def table(result: dict[str, Any]) -> str:
     lines = ["The model of `serving` with 100,000 texts in its largest vocabulary, raw values in."]
+    lines += ["The service has one core and its clients another; the model alone has the first, in turn with it."]
     lines += ["A second of CPU time is one of a core that does nothing else; the others are those of a clock.", ""]
     lines.append(
         "| rows a request | clients | requests/s | median, ms | 99 of 100, ms | requests a second of its CPU time | "

@@ -107,7 +107,7 @@ def table(result: dict[str, Any]) -> str:
         aucs = [cell["test_auc"] for cell in found]
         difference = mean["test_auc"] - known.auc
         if abs(difference) > CLOSE_OF.get(name, CLOSE):
-            far.append(f"{known.title} ({difference:+.4f})")
+            far.append(f"{known.title} ({difference:+.4f}{'. ' + known.note.rstrip('.') if known.note else ''})")
         lines.append(
             f"| {known.title} | {path(name).relative_to(ROOT)} | {len(found)} "
             f"| {mean['test_auc']:.6f} ({max(aucs) - min(aucs):.4f}) | {known.auc:.6f}"
