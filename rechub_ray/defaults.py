@@ -30,7 +30,7 @@ _METRICS: dict[LabelKind, tuple[str, ...]] = {
 }
 
 
-def resolved(config: RunConfig, schema: Schema) -> RunConfig:
+def resolved(config: RunConfig, schema: Schema, *, built: Model | None = None) -> RunConfig:
     """Return the configuration with all that its labels decide written out; one that is resolved stays the same.
 
     Without `losses`, every label gets one by its kind; without `metrics`, those of its kind. Each loss gets its label's
@@ -41,6 +41,7 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     Args:
         config: the run.
         schema: the features and labels in use.
+        built: the configuration's model, where the caller has it.
 
     Raises:
         ConfigError: a loss that does not fit the model or its label, see `Task`, or the negatives.
@@ -60,16 +61,17 @@ def resolved(config: RunConfig, schema: Schema) -> RunConfig:
     if losses is None:
         losses = [LOSSES.validate({"name": _LOSS[x.kind], "label": x.name}) for x in schema.labels]
     metrics = metrics_of(config, schema)
-    built = build_losses(losses, schema)
-    model = _with_heads(config.model, schema, built)
+    bound = build_losses(losses, schema)
+    model = _with_heads(config.model, schema, bound)
     if losses:
-        with torch.device("meta"):
-            outputs = MODELS.build(model, schema, where="model").outputs
-        for i, loss in enumerate(built):
-            loss.bind(outputs, where=f"losses.{i}")
+        if built is None or model != config.model:
+            with torch.device("meta"):
+                built = MODELS.build(model, schema, where="model")
+        for i, loss in enumerate(bound):
+            loss.bind(built.outputs, where=f"losses.{i}")
             _check_negatives(loss, negatives, where=f"losses.{i}")
         losses = [
-            {**node, "output": loss.output, "label": loss.label} for node, loss in zip(losses, built, strict=True)
+            {**node, "output": loss.output, "label": loss.label} for node, loss in zip(losses, bound, strict=True)
         ]
     return config.model_copy(update={"losses": losses, "negatives": negatives, "metrics": metrics, "model": model})
 

@@ -6,6 +6,7 @@ and the others are text. Keys given twice, and aliases that expand beyond bounds
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -23,6 +24,7 @@ from rechub_ray.files import reason
 
 MOST_BYTES = 2**24  # of a file
 MOST_BY_ALIASES = 100_000  # nodes and characters
+DEEPEST = 100  # nodes within each other, of what libyaml builds: it does not look at the stack
 
 
 def read_yaml(source: str | Path | Mapping[str, Any], *, what: str = "configuration") -> dict[str, Any]:
@@ -73,18 +75,24 @@ _CORE = {  # https://yaml.org/spec/1.2.2/#1032-tag-resolution; and the merge key
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Core:
+    """What the loaders differ in from PyYAML's."""
+
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
     def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
+        node: yaml.Node | None = super().get_single_node()  # type: ignore[misc]
         if node is not None:
             _check(node)
         return node
 
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        text = self.construct_scalar(node)
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+class _Loader(_Core, yaml.SafeLoader):
+    """Shows the line of a mistake, and takes no text so deep that it breaks."""
+
+
+class _FastLoader(_Core, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Of libyaml, where PyYAML was built with it: ten times as fast."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -95,12 +103,18 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
+def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
 for _tag, (_pattern, _first) in _CORE.items():
-    for _side in (_Loader, _Dumper):
+    for _side in (_Loader, _FastLoader, _Dumper):
         _side.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}", re.compile(f"{_pattern}$"), ["" if c == "\0" else c for c in _first]
         )
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
+for _loader in (_Loader, _FastLoader):
+    _loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
@@ -147,6 +161,18 @@ def _check_keys(node: yaml.Node) -> None:
             key.tag = "tag:yaml.org,2002:str"  # keys are names: `null` and `5` too
 
 
+def _loaded(text: str) -> Any:
+    with contextlib.suppress(yaml.YAMLError):  # of which the other loader says more
+        depth = 0
+        for event in yaml.parse(text, _FastLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                break
+        else:
+            return yaml.load(text, _FastLoader)
+    return yaml.load(text, _Loader)
+
+
 def parse(text: str, what: str) -> Any:
     """Return the value that a YAML text holds, as `plain` makes it.
 
@@ -158,7 +184,7 @@ def parse(text: str, what: str) -> Any:
         ConfigError: it is not YAML, a key is given twice, or its aliases expand beyond bounds.
     """
     try:
-        return plain(yaml.load(text, _Loader))
+        return plain(_loaded(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits
         raise ConfigError(
             f"{what} is not YAML", got=" ".join(str(error).replace('"<unicode string>", ', "").split())

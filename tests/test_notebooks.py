@@ -28,12 +28,19 @@ def test_a_notebook_is_kept_without_its_output(path: Path) -> None:
     assert all(part in text for part in ("result.history", "result.plot(", "result.model.predict("))
 
 
-@pytest.mark.parametrize(
-    "path",
-    # a kernel takes some 10 s: by default one shows that cells run, the text of all is compiled above
-    [pytest.param(p, marks=pytest.mark.slow if p.stem == "ranking" else pytest.mark.long) for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+def test_the_cells_of_a_notebook_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which a kernel's ten seconds are not worth; the long test starts one for each notebook."""
+    matplotlib = pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    with matplotlib.rc_context({"backend": "agg"}):
+        found: dict[str, Any] = {}
+        for cell in code(NOTEBOOKS[1]):
+            exec("".join(cell["source"]), found)
+    assert len(found["result"].history) > 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -220,13 +220,14 @@ def _selected(schema: Schema, config: RunConfig) -> Schema:
 def _check_components(config: RunConfig, schema: Schema) -> RunConfig:
     """Build everything without memory for weights, check that the parts fit each other, and fill in the defaults."""
     with named("model"):
-        _build_without_memory(config, schema)
-    config = resolved(config, schema)
+        model = _build_without_memory(config, schema)
+    given, config = config.model, resolved(config, schema, built=model)
     if config.export.index is not None:
         check_index(config.export.index, where="export.index")
         if not retrieves(config):
             raise ConfigError("'export.index' is for models for retrieval", got=f"model {config.model['name']}")
-    model = _build_without_memory(config, schema)
+    if config.model != given:
+        model = _build_without_memory(config, schema)
     freeze(model, config.train.freeze)
     task = build_task(config, schema, model, world=World())
     metrics = MetricSet(schema, config.metrics or [])

@@ -50,6 +50,12 @@ OTHERS = (
     "destine",
     "stem",
     "fm",
+    "sim",
+    "aitm",
+    "fat_deepffm",
+    "dlrm",
+    "finalmlp",
+    "afn",
 )
 CASES = [
     pytest.param(

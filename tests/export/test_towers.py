@@ -37,8 +37,8 @@ OWN = {
     if issubclass(MODELS.get(n), Retriever) and "__init__" in vars(MODELS.get(n))
 }
 ITEM_TOWERS = {(cls.item_vectors, cls.read_items): name for name, cls in OWN.items()}
-# one of each way to read a history; the others are long tests, and `run` exports those of DSSM
-USUAL = ("mind", "narm", "sasrec", "hstu")
+# several vectors, and one of each position; the others are long tests, and `run` exports those of DSSM
+USUAL = ("mind", "sasrec")
 TOWERS = [
     pytest.param(name, part, id=f"{name}-{part}", marks=() if name in USUAL else pytest.mark.long)
     for part, names in (("user", OWN), ("item", ITEM_TOWERS.values()))
@@ -189,7 +189,7 @@ RECIPE = {
     "model",
     [
         {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
-        {"name": "mind", "embedding_dim": 4, "hidden_units": [8]},
+        pytest.param({"name": "mind", "embedding_dim": 4, "hidden_units": [8]}, marks=pytest.mark.long),
         pytest.param({"name": "bert4rec", "embedding_dim": 4, "num_blocks": 1}, marks=pytest.mark.long),
         {"name": "sasrec", "embedding_dim": 4, "num_blocks": 1},
     ],

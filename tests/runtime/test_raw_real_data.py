@@ -143,7 +143,7 @@ def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "texts",
-    [pytest.param({}, marks=pytest.mark.slow), {"hash_buckets": 10_000}],
+    [pytest.param({}, marks=pytest.mark.long), {"hash_buckets": 10_000}],
     ids=["vocabulary", "hashed"],
 )
 def test_criteo_8k(texts: dict[str, Any], data_dir: Callable[[str], Path], tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ def _predict_until_killed(run: str, out: str) -> None:
     predict(run, out)
 
 
-def test_killed_vectors_and_answers_go_on_on_two_workers(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_vectors_go_on_on_two_workers(ray_cluster: None, tmp_path: Path) -> None:
     data, run = write_retrieval(tmp_path / "data"), tmp_path / "run"
     train(test_retrieval.settings(data, run, train__epochs=1))
     predict(run, tmp_path / "whole")
@@ -98,6 +96,9 @@ def test_killed_vectors_and_answers_go_on_on_two_workers(
     one, two = (np.stack(table["vector"].to_numpy()) for table in (whole, found))
     np.testing.assert_allclose(two, one, atol=1e-6)
 
+
+@pytest.mark.long  # by the same parts as the vectors
+def test_stopped_answers_go_on_on_two_workers(ray_cluster: None, tmp_path: Path) -> None:
     home = make_run(tmp_path / "home", DSSM)
     export_files(home, home / "serving", batch_sizes=(1,))
     for part in range(3):

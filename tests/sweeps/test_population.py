@@ -124,8 +124,8 @@ def test_every_exploit_changes_values_within_their_ranges(settings: Pbt | Pb2) -
 def test_the_model_of_pb2_knows_what_gains_most() -> None:
     pytest.importorskip("ray")
     np.random.seed(0)
-    near = [abs(math.log10(new["lr"]) + 3) < 0.25 for _, new in evolve(Pb2(paths=["lr"]), 24, seed=0)]
-    assert sum(near[8:]) / 16 > 0.25  # it explores as well; by chance a tenth would be as near
+    near = [abs(math.log10(new["lr"]) + 3) < 0.25 for _, new in evolve(Pb2(paths=["lr"]), 16, seed=0)]
+    assert sum(near[8:]) / 8 > 0.25  # it explores as well; by chance a tenth would be as near
 
 
 def test_a_model_that_cannot_be_fitted_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

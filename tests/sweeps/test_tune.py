@@ -412,7 +412,7 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(data: Path, tmp_path: P
             assert new["starts"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long  # what a trial exports is tested without Ray
 @pytest.mark.usefixtures("drawn")
 def test_every_trial_of_a_model_for_retrieval_leaves_its_towers(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
