@@ -205,10 +205,9 @@ def test_what_is_begun_is_answered(folder: Path) -> None:
         while not any(one.done() for one in asked):
             time.sleep(0.001)
         assert service.end() in ENDS
-        statuses = []
-        for one in asked:
-            with contextlib.suppress(ConnectionRefusedError):  # it came after the end
-                statuses.append(one.result()[0])
+        # a connection that the service had not taken yet is refused or reset; one that it drops is another error
+        untaken = (ConnectionRefusedError, ConnectionResetError)
+        statuses = [one.result()[0] for one in asked if type(one.exception()) not in untaken]
     assert statuses
     assert set(statuses) == {200}
 
