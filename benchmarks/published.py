@@ -70,7 +70,7 @@ MODELS = {
     "fmfm": Published(
         title="FmFM", model={"name": "fmfm", **_DIM, "interaction": "vector"}, r=1e-5, r_is_of_all=True, epochs=200,
         auc=0.974947, log_loss=0.200439, valid_auc=0.975792, parameters=59730, trained=115,
-        note="Many seeds end at .94: the rate falls with the first epochs without gain, before the pairs are learned.",
+        note="Plain PyTorch, too: a seed of three at .978 (114 epochs), two at .937, where the rate fell too early.",
     ),
     "fwfm": Published(
         title="FwFM", model={"name": "fwfm", **_DIM, "linear": "felv"}, r=5e-6, r_is_of_all=True,
@@ -93,7 +93,7 @@ MODELS = {
     "crossnet_v2": Published(
         title="CrossNetv2", model={"name": "dcn_v2", "structure": "crossnet_only", **_DIM, "num_cross_layers": 4},
         r=0.001, auc=0.972914, log_loss=0.221563, valid_auc=0.973658, parameters=94391, trained=48,
-        note="Full matrices, as its 94,391 parameters say; low_rank and num_experts were not read.",
+        note="Full matrices, as its parameters say. Plain PyTorch, too: .942 with this r, .970 in 48 epochs with 1e-5.",
     ),
     "finalmlp": Published(
         title="FinalMLP",
