@@ -15,6 +15,8 @@ THREADS = 2
 AIM = 20.0
 OWN = f"torch-rechub {OTHER}, its own MatchDataGenerator"
 OURS = f"ours, in process, {THREADS} threads"
+DISTINCT = 1640  # items of a step, of 4,096 rows in a random order
+LIMIT = "the layers and products alone, of a step's distinct items"
 
 
 def config(root: str, *, epochs: int) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def run(settings: Settings) -> dict[str, Any]:
             command += ["--steps", str(settings.pick(25, 4)), "--warm-up", str(settings.pick(5, 1))]
             note(speeds, name, answer(settings, command)["rows_per_second"])
         note(speeds, OURS, run_training(settings, "matching_speed", config(str(root), epochs=1)).steady)
+        command = ["matching_limit", "--threads", str(THREADS), "--items", str(DISTINCT)]
+        note(speeds, LIMIT, answer(settings, command)["rows_per_second"])
     return {"speeds": {name: middle(values) for name, values in speeds.items()}, "skipped": skipped}
 
 
