@@ -161,9 +161,11 @@ BASE: dict[str, Any] = {
 
 def _stop(folder: Path, title: str, own_processes: Callable[[str], list[int]], stopped: list[int]) -> None:
     """Stop the newest process of a title once there is a checkpoint below a folder."""
-    while not list(folder.glob("*/checkpoints/step_*/manifest.json")) or not own_processes(title):
+    while not list(folder.glob("*/checkpoints/step_*/manifest.json")):
         time.sleep(0.02)
-    stopped.append(own_processes(title)[-1])
+    while not (found := own_processes(title)):  # Ray writes titles anew for each call, and one is gone meanwhile
+        time.sleep(0.02)
+    stopped.append(found[-1])
     os.kill(stopped[0], signal.SIGSTOP)
 
 
