@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -260,6 +261,11 @@ def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
     Raises:
         TypeError: the class takes arguments that it does not name.
     """
+    return dict(_keyword_arguments(cls))
+
+
+@functools.cache  # each check asks for some forty
+def _keyword_arguments(cls: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
