@@ -261,11 +261,11 @@ def keyword_arguments(cls: type[Any]) -> dict[str, Any]:
     Raises:
         TypeError: the class takes arguments that it does not name.
     """
-    return dict(_keyword_arguments(cls))
+    return dict(_keyword_arguments(cls))  # type: ignore[arg-type]
 
 
 @functools.cache  # each check asks for some forty
-def _keyword_arguments(cls: Any) -> dict[str, Any]:
+def _keyword_arguments(cls: type[Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
