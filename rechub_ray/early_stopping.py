@@ -64,4 +64,6 @@ class EarlyStopper:
         if state.get("metric") != self.metric:
             return
         self.best_score, self.best_step = state["best_score"], state["best_step"]
-        self.best_metrics, self.without_gain = dict(state["best_metrics"]), state["without_gain"]
+        # a file holds null for a metric that is not defined
+        self.best_metrics = {key: math.nan if value is None else value for key, value in state["best_metrics"].items()}
+        self.without_gain = state["without_gain"]

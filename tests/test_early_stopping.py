@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rechub_ray.early_stopping import EarlyStopper
+from rechub_ray.runtime.doubts import of_scores
 
 SCORES = st.lists(st.one_of(st.floats(-2, 2), st.just(math.nan)), max_size=30)
 
@@ -81,3 +82,11 @@ def test_the_state_of_another_metric_is_left_out() -> None:
     new.load_state_dict({})
     assert new.best_score is None
     assert new.observe(0.2, step=6, metrics={})
+
+
+def test_a_metric_that_is_null_in_a_file_is_not_defined() -> None:
+    stopper = EarlyStopper(metric="auc", mode="max")
+    state = {**stopper.state_dict(), "best_score": 0.7, "best_step": 5, "best_metrics": {"auc": 0.7, "gauc": None}}
+    stopper.load_state_dict(state)
+    assert math.isnan(stopper.best_metrics["gauc"])
+    assert of_scores(stopper.best_metrics) == []
