@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rechub_ray.errors import ConfigError
-from rechub_ray.yaml_text import dump, parse
+from rechub_ray.yaml_text import _FastLoader, _Loader, dump, parse
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,18 @@ twice: [*base, *base]
     assert found["twice"] == [{"lr": 1, "decay": 2}] * 2
     names = [f"name_{i}" for i in range(3000)]
     assert parse(f"a: &a [{', '.join(names)}]\nb: *a\nc: *a", "it") == {"a": names, "b": names, "c": names}
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "- " * 100_000, "? " * 100_000, "[" * 900 + "]" * 900])
+def test_nodes_too_deep_for_the_stack_are_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not YAML"):
+        parse(text, "it")
+
+
+def test_both_loaders_read_the_same() -> None:
+    root = Path(__file__).resolve().parents[1]
+    files = sorted((root / "configs").rglob("*.yaml")) + sorted((root / "tune_configs").glob("*.yaml"))
+    assert len(files) > 30
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert yaml.load(text, _FastLoader) == yaml.load(text, _Loader), file

@@ -218,7 +218,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"cannot read {path}", got=error, hint="Is it the folder of a sweep?") from None
+        raise DataError(f"cannot read {path}", got=error, hint="Is it the folder of a run or a sweep?") from None
     if not isinstance(data, dict):
         raise DataError(f"{path} is not a mapping", got=type(data).__name__)
     return data

@@ -455,7 +455,7 @@ def ready(file: Path, data: Path, folder: Path) -> CheckedSweep:
 
 @pytest.mark.parametrize(
     "file",
-    # the shoot-out takes some 10 s to check, which its own test does
+    # the shoot-out takes seconds to check, which its own test does
     [pytest.param(f, marks=pytest.mark.long if f.stem == "ranking_shootout" else ()) for f in READY],
     ids=lambda file: file.stem,
 )
