@@ -86,7 +86,7 @@ def test_the_state_of_another_metric_is_left_out() -> None:
 
 def test_a_metric_that_is_null_in_a_file_is_not_defined() -> None:
     stopper = EarlyStopper(metric="auc", mode="max")
-    state = {**stopper.state_dict(), "best_score": 0.7, "best_step": 5, "best_metrics": {"auc": 0.7, "gauc": None}}
+    state = {**stopper.state_dict(), "best_score": 0.7, "best_step": 5, "best_metrics": {"auc": 0.7, "xauc": None}}
     stopper.load_state_dict(state)
-    assert math.isnan(stopper.best_metrics["gauc"])
+    assert math.isnan(stopper.best_metrics["xauc"])
     assert of_scores(stopper.best_metrics) == []
