@@ -24,7 +24,8 @@ class Finished:
     """What a process took.
 
     Args:
-        started: when, in seconds since 1970. seconds: from its start to its end.
+        started: when, in seconds since 1970. seconds: from its start to its end. cpu_seconds: of all its threads, and
+            of the processes that it waited for.
         peak_rss: bytes, of the process itself (VmHWM).
         peaks: bytes by group, the largest sum over the group's processes at one moment, without shared memory;
             `object store` is the shared memory of all. Only where memory was watched.
@@ -32,6 +33,7 @@ class Finished:
 
     started: float
     seconds: float
+    cpu_seconds: float
     peak_rss: int
     peaks: dict[str, int]
 
@@ -49,7 +51,8 @@ def run_process(command: list[str], *, log: Path, memory: bool = False) -> Finis
             watch = _Watch(process.pid, mark, everything=memory)
             with watch:
                 try:
-                    process.wait()
+                    _, status, usage = os.wait4(process.pid, 0)
+                    process.returncode = os.waitstatus_to_exitcode(status)
                 except BaseException:  # Ctrl-C: nothing may go on running and disturb the next measurement
                     process.terminate()
                     process.wait()
@@ -58,7 +61,7 @@ def run_process(command: list[str], *, log: Path, memory: bool = False) -> Finis
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{tail}")
-    return Finished(started, seconds, watch.peak_rss, watch.peaks)
+    return Finished(started, seconds, usage.ru_utime + usage.ru_stime, watch.peak_rss, watch.peaks)
 
 
 class _Watch:

@@ -387,7 +387,11 @@ def _place(device: str, gpus: list[int], num_workers: int) -> tuple[dict[str, An
         )
     workers = num_workers or (len(gpus) if len(gpus) > 1 else 0)
     if workers == 0:
-        return {"num_workers": 0}, f"cuda:{gpus[0]}" if gpus else device
+        if gpus and device == "cpu":  # as with Torch-RecHub, whose scripts pass both
+            warnings.warn(
+                f"gpus={gpus} counts for nothing beside device='cpu'; device='cuda' trains on it", stacklevel=4
+            )
+        return {"num_workers": 0}, f"cuda:{gpus[0]}" if gpus and device in ("cuda", "auto") else device
     use_gpu = bool(gpus) or device.startswith("cuda")
     return {"num_workers": workers, "use_gpu": use_gpu}, "auto" if use_gpu else device
 

@@ -37,7 +37,8 @@ class CTRTrainer(Trainer):
         earlystop_patience: stop at the epoch that makes this many in a row without a better AUC, >= 1; without
             validation data it has no effect.
         device: `cpu`, `cuda`, `cuda:N` or `auto`.
-        gpus: GPUs to train on; two or more make one Ray Train worker each. Their number counts, not their ids.
+        gpus: GPUs to train on; two or more make one Ray Train worker each. Their number counts, not their ids. A single
+            one is that of the device `cuda` or `auto`, and nothing beside `cpu`.
         loss_mode: False if the model has losses of its own (outputs of kind `loss`).
         model_path: the run's folder or URI, shared by all hosts; None takes `runs/<name of the model>`.
         model_logger: a tracker, or an object with log_metrics, log_hyperparams and finish; or a list of them.

@@ -8,15 +8,15 @@ import pytest
 
 # of torch-rechub 0.9.0
 MODULES = {
-    "basic": "activation layers metaoptimizer metric",
+    "basic": "activation layers metaoptimizer",
     "data": "convert dataset",
-    "models.generative": "hllm hstu rqvae tiger",
+    "models.generative": "hllm rqvae tiger",
     "models.matching": "comirec dssm dssm_facebook dssm_senet gru4rec mind narm sasrec sine stamp youtube_sbc",
     "models.multi_task": "aitm esmm mmoe ple shared_bottom",
     "models.ranking": "afm autoint bst dcn dcn_v2 deepffm deepfm dien din edcn fibinet widedeep",
     "serving": "annoy base faiss milvus",
-    "trainers": "ctr_trainer match_trainer mtl_trainer rqvae_trainer seq_trainer",
-    "utils": "hstu_utils model_utils onnx_export quantization visualization",
+    "trainers": "rqvae_trainer",
+    "utils": "model_utils onnx_export quantization visualization",
 }
 
 
@@ -34,7 +34,7 @@ def test_a_module_that_is_not_there(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("from rechub_ray.compat.utils.match import Annoy", "does not have Torch-RecHub's Annoy yet"),
+        ("from rechub_ray.compat.utils.match import Milvus", "does not have Torch-RecHub's Milvus yet"),
         ("from rechub_ray.compat.models.generative import HLLMModel", "does not have Torch-RecHub's HLLMModel yet"),
         ("import rechub_ray.compat.serving", "does not have Torch-RecHub's serving yet"),
         ("from rechub_ray.compat.basic.loss_func import HingeLoss", "has: BPRLoss, RegularizationLoss"),

@@ -483,7 +483,7 @@ def test_the_shootout_gives_every_ranking_model_the_same_budget(data: Path, tmp_
         "name each ranking model in tune_configs/ranking_shootout.yaml, with a space of its own"
     )
     assert len(set(counts.values())) == 1, "trials is not a multiple of the number of models"
-    assert found.sweep.scheduler.name == "fifo"
+    assert found.sweep.scheduler.name == "asha"  # one rule for all
     assert found.job.config.train.early_stopping.patience is None
     inner = {v.parent[1] for v in found.space.variables if v.parent is not None}
     assert inner == every - {"lr"}  # which has nothing of its own to vary

@@ -238,7 +238,9 @@ def test_the_exported_model_agrees(tmp_path: Path) -> None:
     [
         ("cpu", [], 0, {"num_workers": 0}, "cpu"),
         ("cuda:1", [], 0, {"num_workers": 0}, "cuda:1"),
-        ("cpu", [3], 0, {"num_workers": 0}, "cuda:3"),
+        ("cuda", [3], 0, {"num_workers": 0}, "cuda:3"),
+        ("auto", [3], 0, {"num_workers": 0}, "cuda:3"),
+        ("cuda:0", [3], 0, {"num_workers": 0}, "cuda:0"),
         ("cuda:0", [0, 1], 0, {"num_workers": 2, "use_gpu": True}, "auto"),
         ("cpu", [], 4, {"num_workers": 4, "use_gpu": False}, "cpu"),
         ("cuda", [], 4, {"num_workers": 4, "use_gpu": True}, "auto"),
@@ -248,6 +250,11 @@ def test_device_and_gpus_say_where_to_train(
     device: str, gpus: list[int], num_workers: int, scaling: dict[str, Any], train_device: str
 ) -> None:
     assert _place(device, gpus, num_workers) == (scaling, train_device)
+
+
+def test_one_gpu_beside_the_cpu_is_not_taken_and_said_so() -> None:
+    with pytest.warns(UserWarning, match=r"gpus=\[3\] counts for nothing beside device='cpu'"):
+        assert _place("cpu", [3], 0) == ({"num_workers": 0}, "cpu")
 
 
 class OnlyTorch(nn.Module):

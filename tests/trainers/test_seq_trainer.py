@@ -60,6 +60,23 @@ def expected(model: SequentialRetriever, temperature: float) -> tuple[float, flo
     return float(F.cross_entropy(logits, right)), float((logits.argmax(1) == right).float().mean())
 
 
+def test_a_model_that_is_called_gives_the_scores_of_each_position() -> None:
+    model = model_of().eval()
+    tokens, _, _, times = (torch.from_numpy(values) for values in arrays(1))
+    with torch.no_grad():
+        scores = model(tokens, times)
+        last = model({"seq_tokens": tokens[:, -1:], "seq_time_diffs": times[:, -1:]})
+        wider = model(F.pad(tokens, (3, 0)), F.pad(times, (3, 0)))
+    assert scores.shape == (ROWS, LENGTH, ITEMS)
+    assert not scores[tokens == 0].any()
+    own = tokens[:, -2] == 0  # rows of one token
+    torch.testing.assert_close(last[own, 0], scores[own, -1])
+    torch.testing.assert_close(wider[:, 3:], scores)
+    logits, right = scores[:, -1, 1:], torch.from_numpy(arrays(1)[2]) - 1
+    found = float(F.cross_entropy(logits, right)), float((logits.argmax(1) == right).float().mean())
+    assert found == pytest.approx(expected(model, 1.0), abs=1e-5)
+
+
 class Logger:
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,14 +23,14 @@ __all__ = [
     "SeqDataset",
     "SequenceDataGenerator",
     "TorchDataset",
+    "array_replace_with_dict",
     "df_to_dict",
+    "generate_seq_feature",
     "get_auto_embedding_dim",
     "pad_sequences",
 ]
 _MISSING = (
-    "EmbDataset", "TigerSeqDataset", "Trie",
-    "array_replace_with_dict", "create_seq_features", "generate_seq_feature", "get_loss_func", "get_metric_func",
-    "neg_sample",
+    "EmbDataset", "TigerSeqDataset", "Trie", "create_seq_features", "get_loss_func", "get_metric_func", "neg_sample",
 )  # fmt: skip
 
 Row = tuple[dict[str, Any], Any]
@@ -40,13 +41,14 @@ class PredictDataset(Dataset[Any]):
 
     Args:
         x: one array of equal length a feature, (N,) or (N, T); a DataFrame's rows count by position, not by index.
+            Lists of different lengths are for a DataLoader with a `collate_fn` of one's own, which pads them.
 
     Raises:
         DataError: no columns, or of different lengths.
     """
 
     def __init__(self, x: Mapping[str, Any] | pd.DataFrame) -> None:
-        self.x = {str(name): np.asarray(values) for name, values in x.items()}
+        self.x = {str(name): _column(values) for name, values in x.items()}
         lengths = {name: len(values) for name, values in self.x.items()}
         if len(set(lengths.values())) != 1:
             raise DataError("the columns do not make a table", expected="columns of one length", got=lengths or "none")
@@ -58,8 +60,25 @@ class PredictDataset(Dataset[Any]):
         return {name: values[index] for name, values in self.x.items()}
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Any:
-        """Return some rows, stacked: far faster than row by row."""
+        """Return some rows, stacked: far faster than row by row.
+
+        Raises:
+            DataError: a column has lists of different lengths, or texts.
+        """
+        uneven = [name for name, values in self.x.items() if values.dtype == object]
+        if uneven:
+            raise DataError("columns that are no arrays of numbers", expected="pad_sequences before", got=uneven)
         return {name: torch.as_tensor(values[rows]) for name, values in self.x.items()}
+
+
+def _column(values: Any) -> npt.NDArray[Any]:
+    """Return an array; of objects where they are lists of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        column = np.empty(len(values), object)
+        column[:] = [*values]
+        return column
 
 
 class TorchDataset(PredictDataset):
@@ -198,6 +217,84 @@ def _as_it_is(batch: Any) -> Any:
 def df_to_dict(data: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
     """Return the columns as arrays; lists of one length become a matrix."""
     return {str(name): np.array(data[name].tolist()) for name in data.columns}
+
+
+def array_replace_with_dict(array: npt.ArrayLike, dic: Mapping[Any, Any]) -> npt.NDArray[Any]:
+    """Return the values that stand for those of an array.
+
+    Args:
+        array: of any shape.
+        dic: what stands for each of its values.
+
+    Raises:
+        DataError: a value of the array is not among them.
+
+    Example:
+        >>> array_replace_with_dict([[1, 2], [2, 1]], {1: 10, 2: 20}).tolist()
+        [[10, 20], [20, 10]]
+    """
+    values, place = np.unique(np.asarray(array), return_inverse=True)
+    absent = [value for value in values.tolist() if value not in dic]
+    if absent:
+        raise DataError("values that nothing stands for", expected=f"keys of `dic`, {len(dic)} in all", got=absent[:5])
+    return np.array([dic[value] for value in values.tolist()])[place].reshape(np.shape(array))
+
+
+def generate_seq_feature(
+    data: pd.DataFrame,
+    user_col: str,
+    item_col: str,
+    time_col: str,
+    item_attribute_cols: Sequence[str] = (),
+    min_item: int = 0,
+    shuffle: bool = True,
+    max_len: int = 50,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return training, validation and test rows of ranking: each user's item, and a drawn one that it never chose.
+
+    A user's last item is for the test, the one before for validation. Columns are `label`, `target_item_id`, the user,
+    `hist_item_id`, and for each attribute `hist_<attribute>` and `target_<attribute>`. `np.random.seed` decides what is
+    drawn.
+
+    Args:
+        data: the log; in it, as Torch-RecHub does, every column becomes numbers from 1 in the order of its values.
+        user_col: its column of users.
+        item_col: its column of items.
+        time_col: its column that rows are ordered by.
+        item_attribute_cols: columns of which an item has one value.
+        min_item: users with fewer rows are left out.
+        shuffle: whether the rows of each part come in a random order.
+        max_len: width of histories, filled up with 0 behind; a user's rows after as many are left out.
+
+    Raises:
+        DataError: a user has chosen all items, so that none can be drawn.
+    """
+    for name in data.columns:
+        data[name] = np.unique(data[name].to_numpy(), return_inverse=True)[1].astype(np.int32) + 1
+    items = int(data[item_col].max())
+    attributes = {name: data.set_index(item_col)[name].to_dict() for name in item_attribute_cols}
+    parts: tuple[list[list[Any]], ...] = ([], [], [])
+    for user, rows in data.sort_values(time_col, kind="stable").groupby(user_col):
+        chosen = rows[item_col].tolist()
+        if len(chosen) < min_item:
+            continue
+        others = np.setdiff1d(np.arange(1, items + 1), chosen)
+        if not len(others):
+            raise DataError("no item is left to draw", expected="an item that the user has not chosen", got=f"{user=}")
+        drawn = np.random.choice(others, len(chosen)).tolist()
+        histories = [chosen, *(rows[name].tolist() for name in attributes)]
+        for at in range(1, min(len(chosen), max_len)):
+            before = [history[:at] + [0] * (max_len - at) for history in histories]
+            part = parts[{len(chosen) - 1: 2, len(chosen) - 2: 1}.get(at, 0)]
+            for label, item in ((1, chosen[at]), (0, drawn[at])):
+                own = [[history, attributes[name][item]] for name, history in zip(attributes, before[1:], strict=True)]
+                part.append([label, item, user, before[0], *itertools.chain(*own)])
+    columns = ["label", "target_item_id", user_col, "hist_item_id"]
+    columns += [f"{place}_{name}" for name in attributes for place in ("hist", "target")]
+    frames = [pd.DataFrame(part, columns=columns) for part in parts]
+    if shuffle:
+        frames = [frame.iloc[np.random.permutation(len(frame))].reset_index(drop=True) for frame in frames]
+    return frames[0], frames[1], frames[2]
 
 
 def get_auto_embedding_dim(num_classes: int) -> int:

@@ -1,20 +1,22 @@
-"""Data of matching models under Torch-RecHub's names."""
+"""Data of matching models, and indexes of their vectors, under Torch-RecHub's names."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from rechub_ray.compat.missing import refuse
 from rechub_ray.compat.utils.data import df_to_dict, pad_sequences
 from rechub_ray.errors import ConfigError
 
-__all__ = ["gen_model_input", "generate_seq_feature_match", "negative_sample"]
-_MISSING = ("Annoy", "Faiss", "Milvus", "gather_inbatch_logits", "inbatch_negative_sampling")
+__all__ = ["Annoy", "Faiss", "gen_model_input", "generate_seq_feature_match", "negative_sample"]
+_MISSING = ("Milvus", "gather_inbatch_logits", "inbatch_negative_sampling")
 
 _LABELS = {0: "label", 1: "neg_items", 2: "neg_items"}
 
@@ -139,6 +141,141 @@ def gen_model_input(
             lists = pad_sequences(whole[name].tolist(), maxlen=seq_max_len, padding=padding, truncating=truncating)
             whole[name] = lists.tolist()
     return df_to_dict(whole)
+
+
+class Annoy:
+    """An index by Annoy's trees; needs the package `annoy`.
+
+    Args:
+        metric: of Annoy: angular, euclidean, manhattan, hamming or dot.
+        n_trees: number of trees, >= 1.
+        search_k: nodes that a query looks at; -1: n_trees times the number of neighbours.
+
+    Raises:
+        ConfigError: annoy is not installed.
+    """
+
+    def __init__(self, metric: str = "angular", n_trees: int = 10, search_k: int = -1) -> None:
+        self._package = _package("annoy")
+        self._metric, self._n_trees, self._search_k = metric, n_trees, search_k
+        self._index: Any = None
+
+    def fit(self, X: Any) -> None:
+        """Build the index of vectors.
+
+        Args:
+            X: (N, D), a tensor or an array; a row's number is its id.
+        """
+        vectors = _array(X)
+        self._index = self._package.AnnoyIndex(vectors.shape[1], self._metric)
+        for number, vector in enumerate(vectors):
+            self._index.add_item(number, vector)
+        self._index.build(self._n_trees)
+
+    def set_query_arguments(self, search_k: int) -> None:
+        """Let queries look at that many nodes."""
+        self._search_k = search_k
+
+    def query(self, v: Any, n: int) -> tuple[list[int], list[float]]:
+        """Return the ids of the nearest vectors, nearest first, and their distances.
+
+        Args:
+            v: (D,).
+            n: how many.
+
+        Raises:
+            ConfigError: `fit` comes first.
+        """
+        ids, distances = _built(self._index).get_nns_by_vector(_array(v), n, self._search_k, include_distances=True)
+        return ids, distances
+
+    def __str__(self) -> str:
+        return f"Annoy(n_trees={self._n_trees}, search_k={self._search_k})"
+
+
+class Faiss:
+    """An index by faiss; needs `rechub_ray[faiss]`.
+
+    Args:
+        dim: width of the vectors.
+        index_type: flat, ivf or hnsw.
+        nlist: lists of ivf, of which a query looks at a quarter.
+        m: links of a vector in hnsw.
+        metric: l2, or ip for inner products.
+
+    Raises:
+        ConfigError: faiss is not installed, or there is no such type or metric.
+    """
+
+    def __init__(self, dim: int, index_type: str = "flat", nlist: int = 100, m: int = 32, metric: str = "l2") -> None:
+        faiss = self._package = _package("faiss")
+        self.dim, self.index_type, self.nlist, self.metric = dim, index_type.lower(), nlist, metric.lower()
+        kinds = {"flat": "Flat", "ivf": f"IVF{nlist},Flat", "hnsw": f"HNSW{m},Flat"}
+        metrics = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
+        for key, known, got in (("index_type", kinds, self.index_type), ("metric", metrics, self.metric)):
+            if got not in known:
+                raise ConfigError(f"'{key}': there is no such one", expected=", ".join(known), got=got)
+        self.index: Any = faiss.index_factory(dim, kinds[self.index_type], metrics[self.metric])
+        if self.index_type == "ivf":
+            self.index.nprobe = max(1, nlist // 4)
+
+    def fit(self, X: Any) -> None:
+        """Train the index where its type is trained, and add vectors.
+
+        Args:
+            X: (N, D), a tensor or an array; a row's number is its id.
+        """
+        vectors = _array(X)
+        self.index.train(vectors)
+        self.index.add(vectors)
+
+    def set_query_arguments(self, nprobe: int | None = None, efSearch: int | None = None) -> None:
+        """Let queries look at `nprobe` lists of ivf, or `efSearch` vectors of hnsw; None: as before."""
+        if self.index_type == "ivf" and nprobe is not None:
+            self.index.nprobe = min(nprobe, self.nlist)
+        if self.index_type == "hnsw" and efSearch is not None:
+            self.index.hnsw.efSearch = efSearch
+
+    def query(self, v: Any, n: int) -> tuple[list[list[int]], list[list[float]]]:
+        """Return for each vector the ids of the nearest ones, nearest first, and their distances or products.
+
+        Args:
+            v: (D,) or (N, D).
+            n: how many.
+        """
+        distances, ids = self.index.search(np.atleast_2d(_array(v)), n)
+        return ids.tolist(), distances.tolist()
+
+    def save_index(self, filepath: str) -> None:
+        """Write the index into a file of faiss."""
+        self._package.write_index(self.index, filepath)
+
+    def load_index(self, filepath: str) -> None:
+        """Take the index of a file instead of this one."""
+        self.index = self._package.read_index(filepath)
+
+    def __str__(self) -> str:
+        return f"Faiss(index_type={self.index_type}, dim={self.dim}, metric={self.metric}, ntotal={self.index.ntotal})"
+
+
+def _array(vectors: Any) -> npt.NDArray[np.float32]:
+    """Return float32 values, contiguous, on the CPU."""
+    values = vectors.detach().cpu().numpy() if isinstance(vectors, torch.Tensor) else vectors
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _built(index: Any) -> Any:
+    if index is None:
+        raise ConfigError("the index has no vectors yet", expected="fit(X) before query(v, n)", got="query")
+    return index
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        wanted = {"annoy": "pip install annoy", "faiss": "pip install rechub_ray[faiss]"}[name]
+        raise ConfigError(f"'{name}' is not installed", expected=wanted, got=str(error)) from None
 
 
 def __getattr__(name: str) -> Any:

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rechub_ray.compat.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from rechub_ray.compat.models import matching
 from rechub_ray.compat.trainers import MatchTrainer
 from rechub_ray.compat.utils.data import MatchDataGenerator, df_to_dict
 from rechub_ray.compat.utils.match import gen_model_input, generate_seq_feature_match
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.models.matching.base import Retriever
 
 USERS, ITEMS = 150, 30
@@ -180,6 +181,17 @@ def test_labels_that_are_items_are_compared_with_all_items(name: str, tmp_path: 
         30,
         8,
     )
+    ids, _ = batches[30]  # called as theirs: scores of all ids, of rectangles with holes
+    model.eval()
+    with torch.no_grad():
+        scores, wider = model(ids), model({"hist_item": F.pad(ids["hist_item"], (2, 1))})
+    assert scores.shape == (32, ITEMS + 1)
+    torch.testing.assert_close(wider, scores)
+    users = trainer.inference_embedding(model, "user", [ids])
+    torch.testing.assert_close(scores[:, 1:], users @ trainer.inference_embedding(
+        model, "item", pd.DataFrame({"target": np.arange(1, ITEMS + 1)})).T)  # fmt: skip
+    with pytest.raises(DataError, match="columns that the model reads are missing"):
+        model({"other": ids["hist_item"]})
     with pytest.raises(ConfigError, match="labels of this model are the ids of items"):
         MatchTrainer(model, mode=0)
 
@@ -205,3 +217,15 @@ def test_sasrec_learns_from_what_comes_next(tmp_path: Path) -> None:
         matching.SASRec(lists[:1])
     with pytest.raises(ConfigError, match="'num_heads': attention has one head"):
         matching.SINE(["hist_item"], ["item"], ["neg_items"], 31, 8, 16, 10, 2, 6, num_heads=2)
+
+
+def test_negatives_with_tables_of_their_own_stand_in_the_items_order() -> None:
+    user = [SequenceFeature("hist_item", ITEMS + 1, 8, shared_with="item")]
+    positive = [SparseFeature("brand", 4, 8), SparseFeature("item", ITEMS + 1, 8)]
+    negative = [SparseFeature("neg_brand", 4, 8), SparseFeature("neg_item", ITEMS + 1, 8)]
+    towers = {"dims": [8]}
+    model = matching.FaceBookDSSM(user, positive, negative, towers, towers)
+    assert model.schema.items is not None
+    assert model.schema.items.lists == ("neg_item",)
+    with pytest.raises(ConfigError, match="shared_with='item'"):
+        matching.FaceBookDSSM(user, positive, negative[:1], towers, towers)

@@ -155,6 +155,8 @@ def test_every_ranking_model_of_torch_rechub_is_built() -> None:
         "FiBiNET": compat.FiBiNet([user, item], MLP, reduction_ratio=2),
     }
     assert {name: type(model).__name__ for name, model in built.items()} == {name: name for name in built}
+    more = compat.DIN([user], [history()], [item, user], {"dims": [8]}, {"dims": [6]}).arguments
+    assert (more["target_features"], more["deep_features"]) == (["item"], ["user"]), "further targets are inputs alone"
     ours = {name: model.arguments for name, model in built.items()}
     assert ours["AFM"]["attention_dim"] == 8
     assert (ours["AutoInt"]["attention_dim"], ours["AutoInt"]["hidden_units"]) == (4, (8, 4))

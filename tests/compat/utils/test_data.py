@@ -91,7 +91,63 @@ def test_embedding_widths() -> None:
 
 
 def test_a_name_that_is_missing_says_so() -> None:
-    with pytest.raises(ImportError, match=r"generate_seq_feature yet.*DataGenerator"):
-        from rechub_ray.compat.utils.data import generate_seq_feature  # noqa: F401
+    with pytest.raises(ImportError, match=r"create_seq_features yet.*DataGenerator"):
+        from rechub_ray.compat.utils.data import create_seq_features  # noqa: F401
     with pytest.raises(AttributeError):
         _ = data.nonsense
+
+
+def test_rows_of_ranking_from_a_log() -> None:
+    np.random.seed(0)
+    log = pd.DataFrame(
+        {
+            "u": ["b"] * 5 + ["a"] * 3 + ["c"],
+            "i": [30, 10, 20, 50, 40, 10, 20, 30, 60],
+            "t": [5, 1, 2, 4, 3, 1, 2, 3, 1],
+        }
+    )
+    log["c"] = log["i"] // 20
+    train, valid, test = data.generate_seq_feature(log, "u", "i", "t", ["c"], shuffle=False, max_len=6)
+    columns = ["label", "target_item_id", "u", "hist_item_id", "hist_c", "target_c"]
+    assert [list(part.columns) for part in (train, valid, test)] == [columns] * 3
+    # the log's own values became numbers from 1: in time, user 2 (b) chose 1 2 4 5 3, user 1 (a) 1 2 3
+    assert (log["u"].max(), log["i"].max(), log["c"].max()) == (3, 6, 4)
+    assert train[train.label == 1][["u", "target_item_id"]].to_numpy().tolist() == [[2, 2], [2, 4]]
+    assert valid[valid.label == 1][["u", "target_item_id"]].to_numpy().tolist() == [[1, 2], [2, 5]]
+    assert test[test.label == 1][["u", "target_item_id"]].to_numpy().tolist() == [[1, 3], [2, 3]]
+    assert test["hist_item_id"].tolist()[2] == [1, 2, 4, 5, 0, 0]
+    assert test["hist_c"].tolist()[2] == [1, 2, 3, 3, 0, 0]
+    category = dict(zip(log["i"], log["c"], strict=True))
+    for part in (train, valid, test):
+        assert part["label"].tolist() == [1, 0] * (len(part) // 2)
+        assert part["target_c"].tolist() == [category[item] for item in part["target_item_id"]]
+        drawn = part[part.label == 0]
+        assert all(
+            item not in {1: {1, 2, 3}, 2: {1, 2, 3, 4, 5}}[u] for u, item in drawn[["u", "target_item_id"]].values
+        )
+    assert sum(map(len, data.generate_seq_feature(log, "u", "i", "t", min_item=4))) == 8
+    with pytest.raises(DataError, match="no item is left to draw"):
+        data.generate_seq_feature(log[log.u == 2].copy(), "u", "i", "t")
+
+
+def test_values_stand_for_others() -> None:
+    assert data.array_replace_with_dict(np.array([[2, 1], [1, 2]]), {1: "x", 2: "y"}).tolist() == [
+        ["y", "x"],
+        ["x", "y"],
+    ]
+    with pytest.raises(DataError, match=r"Got: \[3\]"):
+        data.array_replace_with_dict([1, 3], {1: 0})
+
+
+def test_lists_of_different_lengths_are_for_a_collate_fn() -> None:
+    rows = data.TorchDataset({"h": [[1], [2, 3], [4]]}, [0, 1, 1])
+
+    def padded(batch: list[Any]) -> Any:
+        lists = [torch.tensor(row["h"]) for row, _ in batch]
+        return torch.nn.utils.rnn.pad_sequence(lists, batch_first=True), [y for _, y in batch]
+
+    [(ids, labels)] = DataLoader(rows, batch_size=3, collate_fn=padded)
+    assert ids.tolist() == [[1, 0], [2, 3], [4, 0]]
+    assert labels == [0, 1, 1]
+    with pytest.raises(DataError, match="pad_sequences"):
+        rows.batch(np.array([0, 1]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from rechub_ray.compat.utils.match import gen_model_input, generate_seq_feature_match, negative_sample
+from rechub_ray.compat.utils.match import Annoy, Faiss, gen_model_input, generate_seq_feature_match, negative_sample
 from rechub_ray.errors import ConfigError
 
 LOG = pd.DataFrame(
@@ -67,3 +70,47 @@ def test_columns_of_users_and_items_are_joined_and_lists_padded() -> None:
     assert {name: values.tolist() for name, values in found.items()} == {
         "u": [2, 1], "i": [6, 5], "hist_i": [[2, 3], [0, 0]], "sex": [8, 7], "tag_x": [[2, 3], [0, 4]],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "index_type", "arguments"),
+    [("l2", "flat", {}), ("ip", "Flat", {}), ("ip", "ivf", {"nlist": 2}), ("l2", "hnsw", {"m": 8})],
+)
+def test_faiss_finds_the_nearest(metric: str, index_type: str, arguments: dict[str, int], tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    query = vectors[:5] * 0.9
+    index = Faiss(8, index_type, metric=metric, **arguments)
+    index.set_query_arguments(nprobe=2, efSearch=200)
+    index.fit(torch.tensor(vectors))
+    scores = query @ vectors.T if metric == "ip" else -((query[:, None] - vectors) ** 2).sum(2)
+    ids, distances = index.query(torch.tensor(query), 3)
+    assert ids == (-scores).argsort(1)[:, :3].tolist()
+    best = np.sort(scores, axis=1)[:, ::-1][:, :3]
+    np.testing.assert_allclose(distances, best if metric == "ip" else -best, rtol=1e-4, atol=1e-5)
+    index.save_index(str(tmp_path / "index"))
+    again = Faiss(8, index_type, metric=metric, **arguments)
+    again.load_index(str(tmp_path / "index"))
+    again.set_query_arguments(nprobe=2, efSearch=200)
+    assert again.query(query[0], 3)[0] == ids[:1]
+    with pytest.raises(ConfigError, match="'metric'"):
+        Faiss(8, metric="cosine")
+
+
+def test_annoy_finds_the_nearest() -> None:
+    pytest.importorskip("annoy", reason="annoy is not installed")
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    index = Annoy(n_trees=20)
+    with pytest.raises(ConfigError, match="fit"):
+        index.query(vectors[0], 3)
+    index.fit(vectors)
+    index.set_query_arguments(search_k=10_000)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids, distances = index.query(torch.tensor(vectors[7]), 4)
+    assert ids == (-unit[7] @ unit.T).argsort()[:4].tolist()
+    np.testing.assert_allclose(distances, np.sqrt(np.maximum(2 - 2 * unit[7] @ unit[ids].T, 0)), atol=1e-3)
+
+
+def test_an_index_whose_package_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "annoy", None)
+    with pytest.raises(ConfigError, match="pip install annoy"):
+        Annoy()

@@ -66,21 +66,24 @@ def FaceBookDSSM(
     Args:
         user_features: of the user tower.
         pos_item_features: of the item tower.
-        neg_item_features: of a row's negative; its id is read, by which the item table has the others.
+        neg_item_features: of a row's negative, the one that shares the table of the items' ids, or as many as
+            `pos_item_features`, in their order; its id is read, by which the item table has the others.
         user_params: as for `DSSM`.
         item_params: as for `DSSM`.
         temperature: as for `DSSM`.
         item_id: as for `DSSM`.
 
     Raises:
-        ConfigError: no negative feature shares the table of the items' ids.
+        ConfigError: no negative feature is the items' ids.
     """
     own = names(pos_item_features)
-    ids = [f.name for f in neg_item_features if getattr(f, "shared_with", None) in ([item_id] if item_id else own[:1])]
+    shared = [f.shared_with for f in user_features if isinstance(f, SequenceFeature) and f.shared_with in own]
+    named = item_id or next(iter([*shared, *own]))
+    ids = [f.name for f in neg_item_features if getattr(f, "shared_with", None) == named]
+    if not ids and len(own) == len(neg_item_features):  # one for one, as scripts have them
+        ids = [names(neg_item_features)[own.index(named)]] if named in own else []
     if not ids:
-        raise ConfigError(
-            "'neg_item_features': none is the id of an item", expected=f"shared_with='{item_id or own[0]}'"
-        )
+        raise ConfigError("'neg_item_features': none is the id of an item", expected=f"shared_with='{named}'")
     return _two_towers(
         "facebook_dssm", user_features, pos_item_features, user_params, item_params, temperature, item_id, lists=ids[:1]
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from rechub_ray.compat.basic.features import SequenceFeature, SparseFeature
 from rechub_ray.compat.basic.initializers import Initializer, RandomNormal
 from rechub_ray.compat.models.build import Feature, build_retriever, names
+from rechub_ray.compat.models.calls import callable_on_lists
 from rechub_ray.errors import ConfigError
 from rechub_ray.models.base import Model
 
@@ -28,7 +29,8 @@ def NARM(
 ) -> Model:
     """Return `rechub_ray.models.NARM` on this history.
 
-    Without `item_feature`, labels are the ids of the rows' items, and `MatchTrainer` of mode 2 compares with all items.
+    Without `item_feature`, labels are the ids of the rows' items, `MatchTrainer` of mode 2 compares with all items, and
+    the model called with `{name: (B, T) ids}` returns the scores of all ids, (B, V).
 
     Args:
         item_history_feature: the list of the user's items, in which 0 is nothing.
@@ -230,6 +232,7 @@ def _session(
     model = build_retriever(name, [_padded(history, own.name)], [own], history=history.name, **arguments)
     if item is None:
         model.__dict__.update(losses={2: "full_softmax"}, negatives=["all"], item_of=OfLabels())
+        callable_on_lists(model, history.name)
     return model
 
 

@@ -293,8 +293,8 @@ def DIN(
 
     Args:
         features: of the perceptron alone.
-        history_features: sequences of what users did, as many as targets.
-        target_features: what each of them is compared with.
+        history_features: sequences of what users did.
+        target_features: what each of them is compared with, in their order; further ones are of the perceptron alone.
         mlp_params: dims, dropout of the perceptron, whose activation is `dice` unless it is given.
         attention_mlp_params: dims, activation, use_softmax of the attention.
     """
@@ -388,6 +388,9 @@ def _behaviour(
     **arguments: Any,
 ) -> Model:
     sequences = [*histories, *(f for f in features if f.name in (arguments.get("negative_features") or ()))]
+    # as theirs: what stands behind the targets of the histories is read by the perceptron alone
+    targets, others = targets[: len(histories)], targets[len(histories) :]
+    features = [*features, *(f for f in others if f.name not in names(features))]
     return build(
         name,
         [*features, *targets, *histories],
