@@ -103,7 +103,7 @@ def table(result: dict[str, Any]) -> str:
     far = []
     for name in sorted(runs, key=lambda name: MODELS[name].auc):
         known, found = MODELS[name], runs[name]
-        mean = {key: statistics.fmean(cell[key] for cell in found) for key in found[0]}
+        mean = {key: statistics.fmean(cell[key] for cell in found) for key in found[0] if key != "seconds"}
         aucs = [cell["test_auc"] for cell in found]
         difference = mean["test_auc"] - known.auc
         if abs(difference) > CLOSE_OF.get(name, CLOSE):
@@ -114,13 +114,19 @@ def table(result: dict[str, Any]) -> str:
             + (f" ({known.mean:.6f})" if known.mean is not None else "")
             + f" | {difference:+.4f} | {mean['test_log_loss']:.4f} ({known.log_loss:.4f}) "
             f"| {mean['valid_auc']:.4f} ({known.valid_auc:.4f}) | {mean['epochs']:.0f} ({known.trained}) "
-            f"| {mean['parameters']:,.0f} ({known.parameters:,}) | {mean['seconds']:.0f} |"
+            f"| {mean['parameters']:,.0f} ({known.parameters:,}) "
+            + (f"| {statistics.fmean(seconds):.0f} |" if (seconds := _seconds(found)) else "| |")
         )
     tail = (
         f"Further than {CLOSE} from the published best run (LR: {CLOSE_OF['lr']}): {', '.join(far) or 'none'}. "
         f"Of the published table, not here: {', '.join(NOT_HERE)}."
     )
     return "\n".join(lines) + "\n\n" + tail
+
+
+def _seconds(runs: list[dict[str, float]]) -> list[float]:
+    """Return the CPU seconds of those runs of which they are known."""
+    return [run["seconds"] for run in runs if run["seconds"] is not None]
 
 
 def main() -> None:

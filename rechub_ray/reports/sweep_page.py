@@ -44,6 +44,7 @@ def sweep_page(data: SweepData, shares: Importance | None, *, refresh: int | Non
             "Learning curves",
             figures([*sweep_figures.curves(data), sweep_figures.history(data), sweep_figures.pareto(data)]),
         ),
+        _models(data),
         _rungs(data),
         _trials(data),
         _titled(
@@ -238,6 +239,42 @@ def _front(data: SweepData) -> str:
         return ""
     rows = [[t.name, *t.values, _settings(t.params)] for t in data.front()]
     return table("Trials on the Pareto front", ["trial", *data.metrics, "settings"], rows)
+
+
+def _models(data: SweepData) -> str:
+    """Return the best trial of each model, best first; nothing where all trials have one model."""
+    ranked = [trial for trial in data.ranked() if "model" in trial.params]
+    groups = {label(trial.params["model"]): trial for trial in reversed(ranked)}
+    if len(groups) < 2:
+        return ""
+    metric = data.metrics[0]
+    rows = []
+    for trial in filter(lambda t: t in groups.values(), ranked):
+        name = label(trial.params["model"])
+        mine = [t for t in data.trials if "model" in t.params and label(t.params["model"]) == name]
+        test = (trial.record.get("test_metrics") or {}).get(metric)
+        seconds = [float(t.record.get("train_seconds") or 0) for t in mine]
+        epochs = " ".join(f"{float(t.record.get('epochs') or 0):g}" for t in mine)
+        size = trial.record.get("num_parameters")
+        rows.append([name, trial.score, test, trial.name, f"{size:,}" if size else "", epochs, duration(sum(seconds))])
+    heads = [
+        "model",
+        metric,
+        f"test {metric}",
+        "its best trial",
+        "parameters",
+        "epochs of its trials",
+        "training of all",
+    ]
+    note = (
+        ""
+        if not data.info.get("rungs")
+        else (
+            "<p>A model whose trials were stopped early may have been slow at first: equally many epochs of each "
+            "(scheduler=fifo) compare what they come to.</p>"
+        )
+    )
+    return _titled("Best of each model", table("By the best trial of each", heads, rows) + note)
 
 
 def _rungs(data: SweepData) -> str:

@@ -359,6 +359,27 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
         write_report(folder)
 
 
+def test_models_stand_side_by_side_by_the_best_trial_of_each(tmp_path):
+    trials = make_trials(12)
+    for trial, name in zip(trials, ["deepfm", "lr", "lr"] * 4, strict=True):
+        trial["params"]["model"] = {"name": name}
+        trial["num_parameters"] = 1234
+    page = write_report(write_sweep(tmp_path / "s", trials)).read_text()
+    lines = re.findall(r"<tr>(.*?)</tr>", page.split("By the best trial of each")[-1].split("</table>")[0])
+    rows = [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line)] for line in lines]
+    best = {}
+    for trial in sorted((t for t in trials if t["score"] is not None), key=lambda t: -t["score"]):
+        best.setdefault(trial["params"]["model"]["name"], trial)
+    assert [row[0] for row in rows[1:]] == list(best)
+    for row in rows[1:]:
+        trial = best[row[0]]
+        assert row[1:5] == [f"{trial['score']:.4f}", f"{trial['score'] - 0.001:.4f}", trial["trial_id"], "1,234"]
+        assert len(row[5].split()) == (4 if row[0] == "deepfm" else 8), "failed ones, too"
+    for trial in trials:
+        trial["params"]["model"] = {"name": "lr"}
+    assert "Best of each model" not in write_report(write_sweep(tmp_path / "one", trials)).read_text()
+
+
 def test_rungs_are_added_up(tmp_path):
     trials = make_trials(3)
     for trial, curve in zip(trials, ([0.6, 0.5, 0.7], [0.8], [0.9, 0.95, 0.85]), strict=True):
