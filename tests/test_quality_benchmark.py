@@ -48,7 +48,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             test_metrics={"auc": auc, "log_loss": 0.25},
             metrics={"auc": 0.5},
             details={"epochs": given["train"]["epochs"]},
-            process=types.SimpleNamespace(seconds=9.0),
+            process=types.SimpleNamespace(cpu_seconds=9.0),
         )
 
     monkeypatch.setattr(quality_frappe, "prepared", lambda settings: tmp_path)
