@@ -96,7 +96,7 @@ class Catalogue:
 
     def rows_of(self, ids: Tensor) -> Tensor:
         """Return the place of each id in the table, -1 for an id that it does not have; the shape is that of `ids`."""
-        places = torch.searchsorted(self.ids, ids).clamp(max=self.rows - 1)
+        places = torch.searchsorted(self.ids, ids.contiguous()).clamp(max=self.rows - 1)
         return torch.where(self.ids[places] == ids, places, -1)
 
     def take(self, rows: Tensor) -> Features:
