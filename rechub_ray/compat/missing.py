@@ -9,6 +9,8 @@ import sys
 from collections.abc import Collection
 from typing import Any, Never
 
+from rechub_ray.errors import ConfigError
+
 _PACKAGE = __name__.rpartition(".")[0]
 
 
@@ -25,6 +27,23 @@ def refuse(module: str, name: str, *, known: Collection[str], missing: Collectio
             name=module,
         )
     raise AttributeError(f"module '{module}' has no attribute '{name}'")
+
+
+def package(name: str, what: str, command: str) -> Any:
+    """Import a package that `what` needs.
+
+    Args:
+        name: of the package.
+        what: who needs it, at the start of the message.
+        command: installs it.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(f"{what} needs the package {name}, which is not installed", hint=f"Run: {command}.") from None
 
 
 class _Refusal(importlib.abc.MetaPathFinder):

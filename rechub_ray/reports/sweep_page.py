@@ -243,20 +243,19 @@ def _front(data: SweepData) -> str:
 
 def _models(data: SweepData) -> str:
     """Return the best trial of each model, best first; nothing where all trials have one model."""
-    ranked = [trial for trial in data.ranked() if "model" in trial.params]
-    groups = {label(trial.params["model"]): trial for trial in reversed(ranked)}
-    if len(groups) < 2:
+    mine: dict[str, list[TrialData]] = {}
+    for trial in (*data.ranked(), *(t for t in data.trials if t.score is None)):  # best first, failed ones last
+        if "model" in trial.params:
+            mine.setdefault(label(trial.params["model"]), []).append(trial)
+    if len(mine) < 2:
         return ""
-    metric = data.metrics[0]
-    rows = []
-    for trial in filter(lambda t: t in groups.values(), ranked):
-        name = label(trial.params["model"])
-        mine = [t for t in data.trials if "model" in t.params and label(t.params["model"]) == name]
-        test = (trial.record.get("test_metrics") or {}).get(metric)
-        seconds = [float(t.record.get("train_seconds") or 0) for t in mine]
-        epochs = " ".join(f"{float(t.record.get('epochs') or 0):g}" for t in mine)
-        size = trial.record.get("num_parameters")
-        rows.append([name, trial.score, test, trial.name, f"{size:,}" if size else "", epochs, duration(sum(seconds))])
+    metric, rows = data.metrics[0], []
+    for name, trials in mine.items():
+        best, size = trials[0], trials[0].record.get("num_parameters")
+        test = (best.record.get("test_metrics") or {}).get(metric)
+        epochs = " ".join(f"{float(t.record.get('epochs') or 0):g}" for t in trials)
+        seconds = duration(sum(float(t.record.get("train_seconds") or 0) for t in trials))
+        rows.append([name, best.score, test, best.name, f"{size:,}" if size else "", epochs, seconds])
     heads = [
         "model",
         metric,
@@ -264,16 +263,13 @@ def _models(data: SweepData) -> str:
         "its best trial",
         "parameters",
         "epochs of its trials",
-        "training of all",
+        "their training",
     ]
-    note = (
-        ""
-        if not data.info.get("rungs")
-        else (
-            "<p>A model whose trials were stopped early may have been slow at first: equally many epochs of each "
-            "(scheduler=fifo) compare what they come to.</p>"
-        )
+    hint = (
+        "<p>A model whose trials were stopped early may have been slow at first: equally many epochs of each "
+        "(scheduler=fifo) compare what they come to.</p>"
     )
+    note = hint if data.info.get("rungs") else ""
     return _titled("Best of each model", table("By the best trial of each", heads, rows) + note)
 
 

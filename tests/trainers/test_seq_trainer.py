@@ -66,7 +66,11 @@ def test_a_model_that_is_called_gives_the_scores_of_each_position() -> None:
     with torch.no_grad():
         scores = model(tokens, times)
         last = model({"seq_tokens": tokens[:, -1:], "seq_time_diffs": times[:, -1:]})
-        wider = model(F.pad(tokens, (3, 0)), F.pad(times, (3, 0)))
+        wider = model(F.pad(tokens, (3, 0)), F.pad(times, (3, 0)) + 0.4)
+        with pytest.raises(DataError, match=r"Expected: seq_tokens, seq_time_diffs\. Got: 1 tensors"):
+            model(tokens)
+        with pytest.raises(DataError, match="lists of one shape"):
+            model(tokens, times[:, 1:])
     assert scores.shape == (ROWS, LENGTH, ITEMS)
     assert not scores[tokens == 0].any()
     own = tokens[:, -2] == 0  # rows of one token

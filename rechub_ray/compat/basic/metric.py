@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from rechub_ray.compat.missing import refuse
-from rechub_ray.errors import DataError
+from rechub_ray.errors import ConfigError, DataError
 from rechub_ray.metrics.pairs import count_pairs
 
 __all__ = [
@@ -104,10 +104,11 @@ def topk_metrics(y_true: Lists, y_pred: Lists, topKs: Sequence[int] | None = Non
         topKs: numbers k >= 1; None: 5.
 
     Raises:
+        ConfigError: `topKs` are no numbers >= 1.
         DataError: a user has no recommendations, or fewer than k.
     """
     said: Said = {name: [] for name in ("NDCG", "MRR", "Recall", "Hit", "Precision")}
-    for k in topKs or (5,):
+    for k in _numbers(topKs):
         discounts = 1 / np.log2(np.arange(2, k + 2))
         sums, found_of_all, chosen_of_all = dict.fromkeys(said, 0.0), 0, 0
         for user, items in y_true.items():
@@ -163,6 +164,9 @@ def diversity_score(
         y_pred: by user, the items recommended, best first.
         item_embeddings: vectors by item, or (items, D) by number; items without one are left out.
         topKs: numbers k; None: 5. Users with fewer than two items count for nothing.
+
+    Raises:
+        ConfigError: `topKs` are no numbers >= 1.
     """
     known = item_embeddings if isinstance(item_embeddings, Mapping) else dict(enumerate(item_embeddings))
 
@@ -183,6 +187,9 @@ def novelty_score(y_pred: Lists, item_popularity: Mapping[Any, float], topKs: Se
         y_pred: by user, the items recommended, best first.
         item_popularity: each item's share of all rows, in (0, 1]; under 1e-10, or not there, it is 1e-10.
         topKs: numbers k; None: 5. Users without items count for nothing.
+
+    Raises:
+        ConfigError: `topKs` are no numbers >= 1.
     """
 
     def of(items: Sequence[Any]) -> float | None:
@@ -199,9 +206,20 @@ def coverage_score(y_pred: Lists, all_items: Collection[Hashable], topKs: Sequen
         y_pred: by user, the items recommended, best first.
         all_items: each once.
         topKs: numbers k; None: 5.
+
+    Raises:
+        ConfigError: `topKs` are no numbers >= 1.
     """
-    covered = [(k, len({item for items in y_pred.values() for item in items[:k]})) for k in topKs or (5,)]
+    covered = [(k, len({item for items in y_pred.values() for item in items[:k]})) for k in _numbers(topKs)]
     return {"Coverage": [f"Coverage@{k}: {round(count / len(all_items), 4)}" for k, count in covered]}
+
+
+def _numbers(topKs: Sequence[int] | None) -> Sequence[int]:
+    """Return the numbers k."""
+    numbers = (5,) if topKs is None else topKs
+    if not isinstance(numbers, Sequence) or not numbers or any(k < 1 for k in numbers):
+        raise ConfigError("'topKs'", expected="numbers >= 1, as in [5, 10]", got=topKs)
+    return numbers
 
 
 def _of_users(
@@ -209,7 +227,7 @@ def _of_users(
 ) -> Said:
     """Return a line for each k with the mean of what `of` finds for users' first k items; 0 where it finds nothing."""
     lines = []
-    for k in topKs or (5,):
+    for k in _numbers(topKs):
         found = [value for items in y_pred.values() if (value := of(items[:k])) is not None]
         lines.append(f"{name}@{k}: {round(float(np.mean(found)), 4) if found else 0.0}")
     return {name: lines}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import abc
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from rechub_ray.errors import ConfigError
+from rechub_ray.compat.missing import package
 
 __all__ = ["BaseLogger", "SwanLabLogger", "TensorBoardXLogger", "WandbLogger"]
 
@@ -54,7 +53,7 @@ class WandbLogger(BaseLogger):
         dir: str | None = None,
         **options: Any,
     ) -> None:
-        wandb = _package("wandb", "pip install rechub_ray[wandb]")
+        wandb = package("wandb", "this logger", "pip install rechub_ray[wandb]")
         self.run: Any = wandb.init(
             project=project, name=name, config=config, tags=tags, notes=notes, dir=dir, **options
         )
@@ -93,7 +92,7 @@ class SwanLabLogger(BaseLogger):
         logdir: str | None = None,
         **options: Any,
     ) -> None:
-        swanlab = _package("swanlab", "pip install swanlab")
+        swanlab = package("swanlab", "this logger", "pip install swanlab")
         self.run: Any = swanlab.init(
             project=project,
             experiment_name=experiment_name,
@@ -126,7 +125,7 @@ class TensorBoardXLogger(BaseLogger):
     """
 
     def __init__(self, log_dir: str, comment: str = "", **options: Any) -> None:
-        self.writer: Any = _package("tensorboardX", "pip install tensorboardX").SummaryWriter(
+        self.writer: Any = package("tensorboardX", "this logger", "pip install tensorboardX").SummaryWriter(
             logdir=log_dir, comment=comment, **options
         )
         self._steps = 0
@@ -143,12 +142,3 @@ class TensorBoardXLogger(BaseLogger):
 
     def finish(self) -> None:
         self.writer.close()
-
-
-def _package(name: str, command: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError(
-            f"this logger needs the package {name}, which is not installed", hint=f"Run: {command}."
-        ) from None

@@ -39,17 +39,12 @@ class Scores:
             (B, V); of models of sequences (B, T, V), of each position what comes next.
 
         Raises:
-            DataError: a list is missing.
+            DataError: a list is missing or too many, they differ in shape, or an id is not below V.
         """
         if isinstance(features, Features):
             return self._forward(features, *others, **named)
-        lists = [feature.name for feature in self._model.user_schema.sequences]
-        if not isinstance(features, Mapping):
-            features = dict(zip(lists, (features, *others), strict=False))
-        if missing := [name for name in lists if name not in features]:
-            raise DataError("columns that the model reads are missing", expected=lists, got=f"none of {missing}")
         device = next(self._model.parameters()).device
-        columns = {name: torch.as_tensor(features[name], device=device).long() for name in lists}
+        columns = self._columns(features, others, device)
         is_there = self._is_there(columns[self._history])
         users, items = self._rows(columns, is_there), self._items(device)
         if not isinstance(self._model, SequentialRetriever):
@@ -58,6 +53,27 @@ class Scores:
         vectors = items.new_zeros(*is_there.shape, items.shape[1])
         vectors[is_there] = self._model.scaled(self._model.position_vectors(users, places))
         return vectors @ items.T
+
+    def _columns(self, features: Any, others: tuple[Any, ...], device: torch.device) -> dict[str, Tensor]:
+        """Return the lists by name, (B, T) int64 each."""
+        lists = [feature.name for feature in self._model.user_schema.sequences]
+        if not isinstance(features, Mapping):
+            if len(others) + 1 != len(lists):
+                raise DataError(
+                    "the model reads lists", expected=f"{', '.join(lists)}", got=f"{len(others) + 1} tensors"
+                )
+            features = dict(zip(lists, (features, *others), strict=True))
+        if missing := [name for name in lists if name not in features]:
+            raise DataError(f"the model reads {', '.join(map(repr, missing))}", expected=lists, got=[*features])
+        columns = {name: torch.as_tensor(features[name], device=device) for name in lists}
+        shapes = {name: tuple(column.shape) for name, column in columns.items()}
+        if len(set(shapes.values())) > 1 or len(shapes[self._history]) != 2:
+            raise DataError("lists of one shape", expected="(B, T), padded with 0", got=shapes)
+        known, ids = self._model.item_schema.sparse[0].vocab_size, columns[self._history]
+        wrong = ids[(ids != ids.long()) | (ids < 0) | (ids >= known)]
+        if wrong.numel():
+            raise DataError(f"ids in '{self._history}'", expected=f"0 to {known - 1:,}", got=wrong[:5].tolist())
+        return {name: column.round().long() for name, column in columns.items()}  # seconds, as `SeqTrainer` reads them
 
     def _is_there(self, ids: Tensor) -> Tensor:
         """Return which ids are read, (B, T): those that are no padding, the last ones where there are too many."""

@@ -267,14 +267,18 @@ def generate_seq_feature(
         max_len: width of histories, filled up with 0 behind; a user's rows after as many are left out.
 
     Raises:
-        DataError: a user has chosen all items, so that none can be drawn.
+        DataError: a column is not there or has empty cells, or a user has chosen all items, so that none can be drawn.
     """
-    for name in data.columns:
-        data[name] = np.unique(data[name].to_numpy(), return_inverse=True)[1].astype(np.int32) + 1
-    items = int(data[item_col].max())
-    attributes = {name: data.set_index(item_col)[name].to_dict() for name in item_attribute_cols}
+    if missing := [name for name in (user_col, item_col, time_col, *item_attribute_cols) if name not in data.columns]:
+        raise DataError("columns that are not in the log", expected=[*data.columns], got=missing)
+    if empty := [name for name in data.columns if data[name].isna().any()]:
+        raise DataError("columns with empty cells", expected="a value in each row: dropna() or fillna()", got=empty)
+    numbers = {name: np.unique(data[name].to_numpy(), return_inverse=True)[1].astype(np.int32) + 1 for name in data}
+    log = pd.DataFrame(numbers)
+    items = int(log[item_col].max())
+    attributes = {name: log.set_index(item_col)[name].to_dict() for name in item_attribute_cols}
     parts: tuple[list[list[Any]], ...] = ([], [], [])
-    for user, rows in data.sort_values(time_col, kind="stable").groupby(user_col):
+    for user, rows in log.sort_values(time_col, kind="stable").groupby(user_col):
         chosen = rows[item_col].tolist()
         if len(chosen) < min_item:
             continue
@@ -292,6 +296,8 @@ def generate_seq_feature(
     columns = ["label", "target_item_id", user_col, "hist_item_id"]
     columns += [f"{place}_{name}" for name in attributes for place in ("hist", "target")]
     frames = [pd.DataFrame(part, columns=columns) for part in parts]
+    for name, values in numbers.items():  # last: what ends with an error leaves the caller's log alone
+        data[name] = values
     if shuffle:
         frames = [frame.iloc[np.random.permutation(len(frame))].reset_index(drop=True) for frame in frames]
     return frames[0], frames[1], frames[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from rechub_ray.compat.missing import refuse
+from rechub_ray.compat.missing import package, refuse
 from rechub_ray.compat.utils.data import df_to_dict, pad_sequences
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, DataError
 
 __all__ = ["Annoy", "Faiss", "gen_model_input", "generate_seq_feature_match", "negative_sample"]
 _MISSING = ("Milvus", "gather_inbatch_logits", "inbatch_negative_sampling")
 
+_ANNOY_METRICS = ("angular", "euclidean", "manhattan", "hamming", "dot")
 _LABELS = {0: "label", 1: "neg_items", 2: "neg_items"}
 
 
@@ -152,11 +152,13 @@ class Annoy:
         search_k: nodes that a query looks at; -1: n_trees times the number of neighbours.
 
     Raises:
-        ConfigError: annoy is not installed.
+        ConfigError: annoy is not installed, or there is no such metric.
     """
 
     def __init__(self, metric: str = "angular", n_trees: int = 10, search_k: int = -1) -> None:
-        self._package = _package("annoy")
+        self._package = package("annoy", "Annoy", "pip install annoy")
+        if metric not in _ANNOY_METRICS:
+            raise ConfigError("'metric': there is no such one", expected=", ".join(_ANNOY_METRICS), got=metric)
         self._metric, self._n_trees, self._search_k = metric, n_trees, search_k
         self._index: Any = None
 
@@ -165,8 +167,11 @@ class Annoy:
 
         Args:
             X: (N, D), a tensor or an array; a row's number is its id.
+
+        Raises:
+            DataError: its shape is another one.
         """
-        vectors = _array(X)
+        vectors = _vectors(X)
         self._index = self._package.AnnoyIndex(vectors.shape[1], self._metric)
         for number, vector in enumerate(vectors):
             self._index.add_item(number, vector)
@@ -185,8 +190,12 @@ class Annoy:
 
         Raises:
             ConfigError: `fit` comes first.
+            DataError: the vector is of another width.
         """
-        ids, distances = _built(self._index).get_nns_by_vector(_array(v), n, self._search_k, include_distances=True)
+        if self._index is None:
+            raise ConfigError("the index has no vectors yet", expected="fit(X) before query(v, n)", got="query")
+        [vector] = _vectors(v, self._index.f)
+        ids, distances = self._index.get_nns_by_vector(vector, n, self._search_k, include_distances=True)
         return ids, distances
 
     def __str__(self) -> str:
@@ -208,7 +217,7 @@ class Faiss:
     """
 
     def __init__(self, dim: int, index_type: str = "flat", nlist: int = 100, m: int = 32, metric: str = "l2") -> None:
-        faiss = self._package = _package("faiss")
+        faiss = self._package = package("faiss", "Faiss", "pip install rechub_ray[faiss]")
         self.dim, self.index_type, self.nlist, self.metric = dim, index_type.lower(), nlist, metric.lower()
         kinds = {"flat": "Flat", "ivf": f"IVF{nlist},Flat", "hnsw": f"HNSW{m},Flat"}
         metrics = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
@@ -224,8 +233,13 @@ class Faiss:
 
         Args:
             X: (N, D), a tensor or an array; a row's number is its id.
+
+        Raises:
+            DataError: its shape is another one, or it has fewer vectors than ivf has lists.
         """
-        vectors = _array(X)
+        vectors = _vectors(X, self.dim)
+        if self.index_type == "ivf" and len(vectors) < self.nlist:
+            raise DataError("too few vectors for the lists of ivf", expected=f"{self.nlist} (nlist)", got=len(vectors))
         self.index.train(vectors)
         self.index.add(vectors)
 
@@ -242,8 +256,14 @@ class Faiss:
         Args:
             v: (D,) or (N, D).
             n: how many.
+
+        Raises:
+            ConfigError: `fit` comes first.
+            DataError: the vectors are of another width.
         """
-        distances, ids = self.index.search(np.atleast_2d(_array(v)), n)
+        if self.index.ntotal == 0:
+            raise ConfigError("the index has no vectors yet", expected="fit(X) before query(v, n)", got="query")
+        distances, ids = self.index.search(_vectors(v, self.dim), n)
         return ids.tolist(), distances.tolist()
 
     def save_index(self, filepath: str) -> None:
@@ -258,24 +278,13 @@ class Faiss:
         return f"Faiss(index_type={self.index_type}, dim={self.dim}, metric={self.metric}, ntotal={self.index.ntotal})"
 
 
-def _array(vectors: Any) -> npt.NDArray[np.float32]:
-    """Return float32 values, contiguous, on the CPU."""
-    values = vectors.detach().cpu().numpy() if isinstance(vectors, torch.Tensor) else vectors
-    return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _built(index: Any) -> Any:
-    if index is None:
-        raise ConfigError("the index has no vectors yet", expected="fit(X) before query(v, n)", got="query")
-    return index
-
-
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        wanted = {"annoy": "pip install annoy", "faiss": "pip install rechub_ray[faiss]"}[name]
-        raise ConfigError(f"'{name}' is not installed", expected=wanted, got=str(error)) from None
+def _vectors(values: Any, width: int | None = None) -> npt.NDArray[np.float32]:
+    """Return vectors (N, D) as float32 on the CPU, of one vector (D,) with N 1 where the width is known."""
+    array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float32)
+    array = array[None] if array.ndim == 1 and width is not None else array
+    if array.ndim != 2 or width not in (None, array.shape[1]):
+        raise DataError("vectors of another shape", expected=f"(N, {width or 'D'})", got=np.shape(values))
+    return np.ascontiguousarray(array)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from rechub_ray.compat.basic import metric
-from rechub_ray.errors import DataError
+from rechub_ray.errors import ConfigError, DataError
 
 CHOSEN = {"a": [1, 2], "b": [7], "c": [3, 4, 5]}
 SHOWN = {"a": [9, 1, 2], "b": [1, 2, 3], "c": np.array([3, 9, 5])}
@@ -33,6 +33,9 @@ def test_lists_by_hand() -> None:
         assert getattr(metric, f"{name}_score")(CHOSEN, SHOWN, [1, 3]) == found[key]
     with pytest.raises(DataError, match="4 items of 'a'"):
         metric.topk_metrics(CHOSEN, SHOWN, topKs=[4])
+    for wrong in (5, [0], []):
+        with pytest.raises(ConfigError, match=r"'topKs'\. Expected: numbers >= 1"):
+            metric.topk_metrics(CHOSEN, SHOWN, topKs=wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="recommendations of a user"):
         metric.topk_metrics({"z": [1]}, SHOWN, topKs=[1])
 

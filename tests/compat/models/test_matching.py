@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,19 @@ def test_labels_that_are_items_are_compared_with_all_items(name: str, tmp_path: 
     users = trainer.inference_embedding(model, "user", [ids])
     torch.testing.assert_close(scores[:, 1:], users @ trainer.inference_embedding(
         model, "item", pd.DataFrame({"target": np.arange(1, ITEMS + 1)})).T)  # fmt: skip
-    with pytest.raises(DataError, match="columns that the model reads are missing"):
-        model({"other": ids["hist_item"]})
+    for wrong, words in (
+        ({"other": ids["hist_item"]}, r"the model reads 'hist_item'.*\['other'\]"),
+        ({"hist_item": ids["hist_item"][0]}, r"lists of one shape. Expected: \(B, T\)"),
+        ({"hist_item": ids["hist_item"] + ITEMS}, r"ids in 'hist_item'. Expected: 0 to 30"),
+        ({"hist_item": ids["hist_item"] + 0.5}, r"ids in 'hist_item'. Expected: 0 to 30"),
+    ):
+        with pytest.raises(DataError, match=words):
+            model(wrong)
+    again = copy.deepcopy(model)
+    with torch.no_grad():
+        again.embedding.weights["8"].zero_()
+        assert not again(ids)[:, 1:].any(), "a copy reads its own tables"
+        torch.testing.assert_close(model(ids), scores)
     with pytest.raises(ConfigError, match="labels of this model are the ids of items"):
         MatchTrainer(model, mode=0)
 

@@ -126,8 +126,24 @@ def test_rows_of_ranking_from_a_log() -> None:
             item not in {1: {1, 2, 3}, 2: {1, 2, 3, 4, 5}}[u] for u, item in drawn[["u", "target_item_id"]].values
         )
     assert sum(map(len, data.generate_seq_feature(log, "u", "i", "t", min_item=4))) == 8
-    with pytest.raises(DataError, match="no item is left to draw"):
-        data.generate_seq_feature(log[log.u == 2].copy(), "u", "i", "t")
+
+
+@pytest.mark.parametrize(
+    ("change", "columns", "words"),
+    [
+        ({}, ("user", "i", "t"), r"columns that are not in the log.*\['u', 'i', 't'\].*\['user'\]"),
+        ({"i": [3, None, 5]}, ("u", "i", "t"), r"columns with empty cells.*\['i'\]"),
+        ({}, ("u", "i", "t"), "no item is left to draw"),
+    ],
+)
+def test_a_log_that_does_not_fit_is_left_alone(
+    change: dict[str, Any], columns: tuple[str, str, str], words: str
+) -> None:
+    log = pd.DataFrame({"u": [7, 7, 7], "i": [3, 4, 5], "t": [1, 2, 3], **change})
+    before = log.copy()
+    with pytest.raises(DataError, match=words):
+        data.generate_seq_feature(log, *columns)
+    pd.testing.assert_frame_equal(log, before)
 
 
 def test_values_stand_for_others() -> None:

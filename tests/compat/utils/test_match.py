@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from rechub_ray.compat.utils.match import Annoy, Faiss, gen_model_input, generate_seq_feature_match, negative_sample
-from rechub_ray.errors import ConfigError
+from rechub_ray.errors import ConfigError, DataError
 
 LOG = pd.DataFrame(
     {"u": [1, 1, 1, 1, 2, 2, 3], "i": [5, 6, 7, 5, 6, 8, 9], "t": [3, 1, 2, 9, 1, 2, 1], "c": [1, 2, 3, 1, 2, 4, 5]}
@@ -94,10 +96,41 @@ def test_faiss_finds_the_nearest(metric: str, index_type: str, arguments: dict[s
     assert again.query(query[0], 3)[0] == ids[:1]
     with pytest.raises(ConfigError, match="'metric'"):
         Faiss(8, metric="cosine")
+    with pytest.raises(ConfigError, match="no vectors yet"):
+        Faiss(8).query(query, 3)
+    for wrong in (lambda: index.fit(vectors[:, :5]), lambda: index.query(query[0, :5], 3)):
+        with pytest.raises(DataError, match=r"vectors of another shape. Expected: \(N, 8\)"):
+            wrong()
+    with pytest.raises(DataError, match=r"too few vectors for the lists of ivf\. Expected: 100"):
+        Faiss(8, "ivf").fit(vectors[:50])
 
 
-def test_annoy_finds_the_nearest() -> None:
-    pytest.importorskip("annoy", reason="annoy is not installed")
+class ExactIndex:
+    """What of `annoy.AnnoyIndex` is used, with an exact search: annoy has no wheels, so it is not everywhere."""
+
+    def __init__(self, f: int, metric: str) -> None:
+        assert metric == "angular"
+        self.f, self.items, self.trees = f, dict[int, Any](), 0
+
+    def add_item(self, number: int, vector: Any) -> None:
+        self.items[number] = np.asarray(vector) / np.linalg.norm(vector)
+
+    def build(self, n_trees: int) -> None:
+        self.trees = n_trees
+
+    def get_nns_by_vector(self, vector: Any, n: int, search_k: int, include_distances: bool) -> Any:
+        assert (self.trees, search_k, include_distances) == (20, 10_000, True)
+        far = {i: float(np.linalg.norm(v - vector / np.linalg.norm(vector))) for i, v in self.items.items()}
+        ids = sorted(far, key=far.__getitem__)[:n]
+        return ids, [far[i] for i in ids]
+
+
+@pytest.mark.parametrize("package", ["annoy", "a stand-in"])
+def test_annoy_finds_the_nearest(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "annoy":
+        pytest.importorskip("annoy", reason="annoy is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "annoy", types.SimpleNamespace(AnnoyIndex=ExactIndex))  # type: ignore[arg-type]
     vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     index = Annoy(n_trees=20)
     with pytest.raises(ConfigError, match="fit"):
@@ -108,6 +141,10 @@ def test_annoy_finds_the_nearest() -> None:
     ids, distances = index.query(torch.tensor(vectors[7]), 4)
     assert ids == (-unit[7] @ unit.T).argsort()[:4].tolist()
     np.testing.assert_allclose(distances, np.sqrt(np.maximum(2 - 2 * unit[7] @ unit[ids].T, 0)), atol=1e-3)
+    with pytest.raises(DataError, match=r"Expected: \(N, 8\)"):
+        index.query(vectors[0, :5], 3)
+    with pytest.raises(ConfigError, match=r"'metric'.*angular"):
+        Annoy(metric="cosine")
 
 
 def test_an_index_whose_package_is_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
