@@ -67,10 +67,14 @@ def test_a_model_that_is_called_gives_the_scores_of_each_position() -> None:
         scores = model(tokens, times)
         last = model({"seq_tokens": tokens[:, -1:], "seq_time_diffs": times[:, -1:]})
         wider = model(F.pad(tokens, (3, 0)), F.pad(times, (3, 0)) + 0.4)
-        with pytest.raises(DataError, match=r"Expected: seq_tokens, seq_time_diffs\. Got: 1 tensors"):
+        with pytest.raises(DataError, match=r"Expected: seq_tokens, seq_time_diffs, in this order\. Got: 1 tensors"):
             model(tokens)
         with pytest.raises(DataError, match="lists of one shape"):
             model(tokens, times[:, 1:])
+        untimed = model_of(use_time_embedding=False).eval()
+        torch.testing.assert_close(untimed(tokens, times), untimed(tokens))
+        with pytest.raises(DataError, match="Got: 3 tensors"):
+            untimed(tokens, times, times)
     assert scores.shape == (ROWS, LENGTH, ITEMS)
     assert not scores[tokens == 0].any()
     own = tokens[:, -2] == 0  # rows of one token

@@ -21,10 +21,11 @@ class Scores:
     Args:
         model: of retrieval, whose only features are the items' ids and users' lists of them.
         history: the list of ids, in which 0 is nothing.
+        others: what stands behind it in a call without names; the model need not read it.
     """
 
-    def __init__(self, model: Retriever, history: str) -> None:
-        self._model, self._history = model, history
+    def __init__(self, model: Retriever, history: str, *others: str) -> None:
+        self._model, self._history, self._names = model, history, (history, *others)
         self._forward: Callable[..., Any] = model.forward
 
     def __call__(self, features: Any, *others: Any, **named: Any) -> Any:
@@ -58,11 +59,11 @@ class Scores:
         """Return the lists by name, (B, T) int64 each."""
         lists = [feature.name for feature in self._model.user_schema.sequences]
         if not isinstance(features, Mapping):
-            if len(others) + 1 != len(lists):
-                raise DataError(
-                    "the model reads lists", expected=f"{', '.join(lists)}", got=f"{len(others) + 1} tensors"
-                )
-            features = dict(zip(lists, (features, *others), strict=True))
+            given = (features, *others)
+            if not len(lists) <= len(given) <= len(self._names):
+                expected = f"{', '.join(lists)}, in this order"
+                raise DataError("the model reads lists", expected=expected, got=f"{len(given)} tensors")
+            features = dict(zip(self._names, given, strict=False))
         if missing := [name for name in lists if name not in features]:
             raise DataError(f"the model reads {', '.join(map(repr, missing))}", expected=lists, got=[*features])
         columns = {name: torch.as_tensor(features[name], device=device) for name in lists}
@@ -95,7 +96,7 @@ class Scores:
         return self._model.item_vectors(Features(ids.unsqueeze(1), torch.zeros(len(ids), 0, device=device)))
 
 
-def callable_on_lists(model: Model, history: str) -> None:
+def callable_on_lists(model: Model, history: str, *others: str) -> None:
     """Let the model be called with padded lists of ids; see `Scores`."""
     assert isinstance(model, Retriever)
-    model.__dict__["forward"] = Scores(model, history)
+    model.__dict__["forward"] = Scores(model, history, *others)

@@ -82,5 +82,5 @@ def HSTUModel(
     }
     model = MODELS.build(node, schema, where="model")
     model.__dict__.update(temperature=temperature, vocab_size=vocab_size)
-    callable_on_lists(model, "seq_tokens")
+    callable_on_lists(model, "seq_tokens", "seq_time_diffs")
     return model
