@@ -35,6 +35,9 @@ def importance(data: SweepData) -> Importance | None:
     scores, so that one run that diverged does not decide. A category is one column for each label; a hyperparameter
     that a trial does not have is a label, or a value below all others.
 
+    A choice is shuffled together with the settings below it, `model` with `model.hidden_units`: no trial gets settings
+    that its model does not have. Settings below a choice are shuffled among the trials that have them.
+
     Returns:
         None with fewer than 6 scored trials, or nothing that varies.
 
@@ -53,16 +56,23 @@ def importance(data: SweepData) -> Importance | None:
         return None
     groups = [_columns(p, [p.position(trial.params) for trial in trials]) for p in data.parameters]
     columns = np.concatenate(groups, axis=1)
-    places = np.split(np.arange(columns.shape[1]), np.cumsum([g.shape[1] for g in groups])[:-1])
+    own = np.split(np.arange(columns.shape[1]), np.cumsum([g.shape[1] for g in groups])[:-1])
+    paths = [p.path for p in data.parameters]
+    places = [
+        np.concatenate([o for o, other in zip(own, paths, strict=True) if f"{other}.".startswith(f"{path}.")])
+        for path in paths
+    ]
+    has = np.array([[path in trial.params for trial in trials] for path in paths])
     rng = np.random.default_rng(0)
     rises, errors = np.zeros(len(groups)), 0.0
     for train, held in KFold(_FOLDS, shuffle=True, random_state=0).split(columns):
         forest = RandomForestRegressor(_TREES, min_samples_leaf=2, random_state=0).fit(columns[train], ranks[train])
         cases = [columns[held]]
-        for place in places:
+        for place, mine in zip(places, has[:, held], strict=True):
+            rows = np.flatnonzero(mine)
             for _ in range(_REPEATS):
                 shuffled = columns[held].copy()
-                shuffled[:, place] = shuffled[rng.permutation(len(held))][:, place]
+                shuffled[np.ix_(rows, place)] = shuffled[np.ix_(rng.permutation(rows), place)]
                 cases.append(shuffled)
         predicted = forest.predict(np.concatenate(cases)).reshape(
             len(cases), len(held)

@@ -231,6 +231,24 @@ def test_the_learning_rate_matters_most(asha):
     assert found.r2 > 0.3
 
 
+def test_a_choice_counts_together_with_the_settings_below_it(tmp_path):
+    rng = np.random.default_rng(0)
+    trials = make_trials(60)
+    own = {"lr": ["a", "b"], "deepfm": ["c", "d"]}
+    for trial in trials:  # each model has settings that the other has not; the score is the model's
+        name = trial["params"]["model"]["name"]
+        trial["params"] = {
+            "model": trial["params"]["model"],
+            **{f"model.{x}": float(rng.uniform()) for x in own[name]},
+        }
+        trial["score"] = 0.7 + 0.2 * (name == "lr") + float(rng.normal(0, 0.002))
+    options = [{"name": name, "space": {x: {"uniform": [0, 1]} for x in keys}} for name, keys in own.items()]
+    data = read(write_sweep(tmp_path / "sweep", trials, space={"model": {"choice": options}}))
+    shares = dict(zip([p.path for p in data.parameters], importance(data).shares, strict=True))
+    assert len(shares) == 5
+    assert shares["model"] > 0.9
+
+
 def test_importance_of_noise_is_called_a_hint(tmp_path):
     rng = np.random.default_rng(0)
     trials = make_trials(40)
