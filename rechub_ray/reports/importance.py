@@ -19,7 +19,10 @@ _REPEATS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """Shares that sum to 1, in the order of the parameters, with the forest's R² on held-out trials."""
+    """Shares that sum to 1, in the order of the parameters, with the forest's R² on held-out trials.
+
+    What a setting below a choice brings counts in both shares.
+    """
 
     shares: tuple[float, ...]
     r2: float
