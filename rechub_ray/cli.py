@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
@@ -113,6 +114,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rechub-ray", description="Train recommender models at scale.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")

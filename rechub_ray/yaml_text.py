@@ -95,7 +95,7 @@ class _FastLoader(_Core, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type
     """Of libyaml, where PyYAML was built with it: ten times as fast."""
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Quotes text that YAML 1.1 or 1.2 would read as something else."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:

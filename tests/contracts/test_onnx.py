@@ -31,37 +31,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 WITH_SUMS = ("lr", "fm", "mlp", "deepfm")
 KINDS = (Label("click"), Label("stars", "multiclass", num_classes=3))
 CHAIN = (Label("click"), Label("buy"))
-# an export is a second or more; of models that share their operators one is enough outside the long tests
-OTHERS = (
-    "lr",
-    "mlp",
-    "dcn_v2",
-    "wide_deep",
-    "nfm",
-    "edcn",
-    "gdcn",
-    "dcn",
-    "deepffm",
-    "fmfm",
-    "finalnet",
-    "shared_bottom",
-    "dien",
-    "ple",
-    "destine",
-    "stem",
-    "fm",
-    "sim",
-    "aitm",
-    "fat_deepffm",
-    "dlrm",
-    "finalmlp",
-    "afn",
-)
+# an export is a second or more: outside the long tests those that, with VARIANTS, have every operator but dien's loop
+DEFAULT = ("afn", "autoint", "bst", "din", "esmm", "fibinet", "mmoe", "sim", "xdeepfm")
 CASES = [
     pytest.param(
         {"name": name, **arguments},
         id="-".join([name, *arguments]),
-        marks=pytest.mark.long if name in OTHERS and not arguments else (),
+        marks=() if name in DEFAULT or arguments else pytest.mark.long,
     )
     for name in MODELS.names()
     if not issubclass(MODELS.get(name), Retriever)

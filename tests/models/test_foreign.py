@@ -216,7 +216,8 @@ class TestTorchRecHub:
 @pytest.mark.timeout(400)
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_sweep_tries_its_arguments(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_sweep_tries_its_arguments(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rechub_ray.sweeps.launch.write_report", lambda directory: f"{directory}/report.html")
     from rechub_ray import tune
     from rechub_ray.data.convert import write_rows
 
@@ -232,7 +233,16 @@ def test_a_sweep_tries_its_arguments(ray_cluster: None, tmp_path: Path) -> None:
         "trackers": [],
     }
     space = {"model.width": {"grid": [2, 6]}}
-    result = tune({"base": base, "space": space, "sweep_dir": str(tmp_path / "s"), "trials": 2, "search": "random"})
+    result = tune(
+        {
+            "base": base,
+            "space": space,
+            "sweep_dir": str(tmp_path / "s"),
+            "trials": 2,
+            "search": "random",
+            "max_concurrent": 1,
+        }
+    )
     assert [trial["status"] for trial in result.trials] == ["finished"] * 2
     best: Any = load_model(tmp_path / "s" / "best" / "checkpoint")
     assert best.module.tables["user"].weight.shape[1] in (2, 6)
