@@ -100,7 +100,9 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         # other styles take a line separator for a line's end
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+        style = None if text.isprintable() else '"'
+        node: yaml.ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+        return node
 
 
 def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
