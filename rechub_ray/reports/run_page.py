@@ -97,7 +97,8 @@ def segment_names(config: RunConfig, evidence: Evidence) -> dict[int, str]:
     feature = ((evidence.predictions or {}).get("segments") or {}).get("feature")
     if feature is None:
         return {}
-    found = next(_vocabulary(config, feature), {"id": [], "value": []})
+    nothing: dict[str, list[Any]] = {"id": [], "value": []}
+    found = next(_vocabulary(config, feature), nothing)
     return dict(zip(found["id"][:1000], map(str, found["value"][:1000]), strict=True))
 
 
