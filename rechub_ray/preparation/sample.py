@@ -226,6 +226,16 @@ def _delimiter(lines: list[str]) -> str:
         # the first line too: lists of as many words in each row are not columns
         if count > best and times >= 0.9 * len(lines) and len(_fields(lines[0], mark)) == count:
             best, found = count, mark
+    if best > 1:
+        return found
+    # quoted values may hold line ends, so that lines are no rows
+    for mark in (mark for mark in _DELIMITERS if len(mark) == 1 and any('"' in line for line in lines)):
+        try:
+            rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=mark))[:-1]  # one is cut off
+        except csv.Error:
+            continue
+        if len(rows) > 1 and len(rows[0]) > best and _alike(rows) >= 0.9 * len(rows):
+            best, found = len(rows[0]), mark
     return found
 
 

@@ -208,6 +208,11 @@ def test_texts_with_commas_quotes_and_line_ends(tmp_path: Path) -> None:
     sample = look(str(tmp_path / "q.csv"))
     assert sample.format == {"newlines_in_values": True}
     assert (sample.rows, sample.columns["title"][1].as_py()) == (100, 'a, "b" 1\nc')
+    rows = [f'u{i % 9};"a; ""b"" {i}\nc";{i % 2}' for i in range(100)]
+    (tmp_path / "s.csv").write_text("\n".join(["user;title;label", *rows]) + "\n")
+    sample = look(str(tmp_path / "s.csv"))
+    assert sample.format == {"delimiter": ";", "newlines_in_values": True}
+    assert (sample.rows, sample.columns["title"][1].as_py()) == (100, 'a; "b" 1\nc')
 
 
 def test_files_without_names(tmp_path: Path) -> None:
