@@ -15,7 +15,7 @@ import rechub_ray
 from rechub_ray import builtin
 from rechub_ray.errors import ConfigError
 from rechub_ray.files import writing
-from rechub_ray.preparation.guess import MANY, Guess, Guesses, guess
+from rechub_ray.preparation.guess import MANY, Guess, Guesses, Role, guess
 from rechub_ray.preparation.sample import Sample, look
 from rechub_ray.yaml_text import on_a_line
 
@@ -93,25 +93,35 @@ def recipe_text(place: Path, sample: Sample, guesses: Guesses) -> str:
         lines += [*_list("  columns: ", names)]
     elif form:
         lines.append(f"format: {on_a_line(form)}")
-    lines.append("labels:")
-    if guesses.label is None:
+    if guesses.is_choice:
         lines += [
+            "labels: [] # each row is an item that a user chose; init --label COLUMN makes a recipe of a label instead",
+        ]
+    elif guesses.label is None:
+        lines += [
+            "labels:",
             f"  - {{name: {NO_LABEL}}} # EDIT: no column looks like a label. Name one of 0 and 1 here, or write an",
             "  # expression, as in  - {name: liked, expression: stars >= 4}",
         ]
     else:
-        lines.append(f"  - {on_a_line(guesses.label.node)} # {guesses.label.why}")
+        lines += ["labels:", f"  - {on_a_line(guesses.label.node)} # {guesses.label.why}"]
+    if guesses.is_choice:
+        lines.append(f"row_id: {on_a_line(guesses.user)} # stands beside the answers")
+        return "\n".join(lines + _choices(guesses) + _left_out_lines(sample, guesses)) + "\n"
     if guesses.user is not None:
         lines.append(f"group: {on_a_line(guesses.user)} # of the metric gauc: the AUC within each user")
     if guesses.row_id is not None:
         lines.append(f"row_id: {on_a_line(guesses.row_id)} # stands beside the predictions")
-    lines += _split(guesses) + _history(guesses) + _features(guesses)
+    lines += _split(guesses) + _history(guesses) + _features(guesses) + _left_out_lines(sample, guesses)
+    return "\n".join(lines) + "\n"
+
+
+def _left_out_lines(sample: Sample, guesses: Guesses) -> list[str]:
     left = [f"{one.name} ({one.why})" for one in _left_out(guesses)]
     if sample.unnamed:
         left.append(f"{sample.unnamed} columns without a name of their own")
-    if left:
-        lines += textwrap.wrap(f"Left out: {', '.join(left)}.", 116, initial_indent="# ", subsequent_indent="#   ")
-    return "\n".join(lines) + "\n"
+    text = f"Left out: {', '.join(left)}." if left else ""
+    return textwrap.wrap(text, 116, initial_indent="# ", subsequent_indent="#   ")
 
 
 def _left_out(guesses: Guesses) -> list[Guess]:
@@ -143,24 +153,56 @@ def _history(guesses: Guesses) -> list[str]:
     ]
 
 
+def _choices(guesses: Guesses) -> list[str]:
+    """Return the history, the split and the features of a recipe for retrieval."""
+    user, item = on_a_line(guesses.user), on_a_line(guesses.item)
+    order = f", order: {on_a_line(guesses.time)}" if guesses.split_by_time else ""
+    listed = f"  - {{kind: sequence, name: history, max_length: 20, shared_with: {item}}}"
+    form = [] if guesses.time_format is None else [f'time_format: "{guesses.time_format}"']
+    lines = [
+        *form,
+        f"history: {{user: {user}, item: {item}{order}, max_length: 20, exclude: seen}} # the user's earlier items",
+        f"split: {{by: leave_last_out, user: {user}{order}, valid: 1, test: 1}} # a user's last item is the test",
+        "features: # of the user and the moment, and the item's id",
+        *_kinds(guesses, of_items=False),
+        listed,
+        "items:",
+        f"  id: {item}",
+    ]
+    own = _kinds(guesses, of_items=True)
+    if own:
+        lines += [*_list("  from_rows: ", guesses.of_items), "  features:", *(f"  {line}" for line in own)]
+    return lines
+
+
 def _features(guesses: Guesses) -> list[str]:
-    lines = ["features:"]
-    ids = guesses.named("categorical")
+    lines = ["features:", *_kinds(guesses)]
+    if _history(guesses):
+        item = on_a_line(guesses.item)
+        lines.append(f"  # - {{kind: sequence, name: history, max_length: 20, shared_with: {item}}}")
+    return lines
+
+
+def _kinds(guesses: Guesses, *, of_items: bool | None = None) -> list[str]:
+    """Return the lines of features, of all columns or of those that are or are not of items."""
+
+    def named(role: Role) -> list[Guess]:
+        return [one for one in guesses.named(role) if of_items in (None, one.name in guesses.of_items)]
+
+    lines: list[str] = []
+    ids = named("categorical")
     few, many = ([one.name for one in ids if (one.distinct > MANY) is is_many] for is_many in (False, True))
     for some, more in ((few, ""), (many, "min_frequency: 2 # rarer values become id 0")):
         if some:
             lines += ["  - kind: categorical", *_list("    columns: ", some)]
             lines += [f"    {more}"] if more else []
     numbers: dict[str, list[str]] = {}
-    for one in guesses.named("numeric"):
+    for one in named("numeric"):
         numbers.setdefault(on_a_line(one.settings)[1:-1], []).append(one.name)
     for settings, names in numbers.items():
         lines += ["  - kind: numeric", *_list("    columns: ", names), f"    {settings}"]
-    for one in guesses.named("sequence"):
+    for one in named("sequence"):
         lines.append(f"  - {on_a_line({'kind': 'sequence', 'name': one.name, **one.settings})}")
-    if _history(guesses):
-        item = on_a_line(guesses.item)
-        lines.append(f"  # - {{kind: sequence, name: history, max_length: 20, shared_with: {item}}}")
     return lines
 
 
@@ -179,18 +221,26 @@ def config_text(place: Path, sample: Sample, guesses: Guesses) -> str:
     has_ids = _has_ids(guesses)
     model = "shared_bottom" if kind == "multiclass" else "deepfm" if has_ids else "mlp"
     units = "bottom_units: [128], tower_units: [64]" if kind == "multiclass" else "hidden_units: [128, 64]"
+    if guesses.is_choice:
+        model, units = "dssm", "user_units: [128], item_units: [128]"
     batch = min(max(2 ** int(math.log2(sample.total / 50 + 1)), 8), 4096)  # some dozens of steps an epoch
     data = on_a_line({"root": str(place / "data"), "batch_size": batch})
     lines = [
         f"# {model} on {sample.file}. Any key can be changed on the command line too:",
         f"#   rechub-ray train {place / 'config.yaml'} optimizers.0.lr=0.01 --model-dir {place / 'run-2'}",
         f"name: {_name(place)}",
-        f"model_dir: {on_a_line(str(place / 'run'))} # checkpoints, logs, model.onnx",
+        f"model_dir: {on_a_line(str(place / 'run'))} # checkpoints, logs, the exported model",
         f"data: {data} # rows a worker and step",
         f"model: {{name: {model}, embedding_dim: 16, {units}, dropout: 0.0}} # `rechub-ray list models` has others",
     ]
-    if kind == "binary":
+    if guesses.is_choice:
+        lines += [
+            "negatives: [in_batch] # a row's item is compared with those of the step's other rows",
+            "metrics: [recall@10, ndcg@10, {name: recall@10, exclude: seen}] # the row's item among all of them",
+        ]
+    elif kind == "binary":
         lines.append(f"metrics: [auc, log_loss{', gauc' if guesses.user is not None else ''}]")
+    best = "metric: recall@10, " if guesses.is_choice else "metric: auc, " if kind == "binary" else ""
     lines.append("optimizers: # the first pattern that matches a parameter takes it")
     if has_ids:
         lines.append('  - {name: rowwise_adagrad, params: ["*embedding.*"], lr: 0.02} # tables of ids')
@@ -198,7 +248,7 @@ def config_text(place: Path, sample: Sample, guesses: Guesses) -> str:
         "  - {name: adam, lr: 1.0e-3}",
         "train:",
         "  epochs: 10",
-        f"  early_stopping: {{{'metric: auc, ' if kind == 'binary' else ''}patience: 2}}",
+        f"  early_stopping: {{{best}patience: 2}}",
         "scaling: {num_workers: 0} # in this process; 2 takes two Ray Train workers",
     ]
     return "\n".join(lines) + "\n"
@@ -288,10 +338,12 @@ def requirements() -> str:
 
 def _summary(place: Path, data: str, sample: Sample, guesses: Guesses) -> list[str]:
     label, time = guesses.label, guesses.time
+    used = f", by which the rows are {'ordered' if guesses.is_choice else 'split'}" if guesses.split_by_time else ""
     found: dict[str, Any] = {
         "label": f"{label.column} ({label.why})" if label is not None else None,
-        "time": f"{time}{', by which the rows are split' if guesses.split_by_time else ''}" if time else None,
-        "group": guesses.user,
+        "item": f"{guesses.item}, which the row's user chose: this is for retrieval" if guesses.is_choice else None,
+        "time": f"{time}{used}" if time else None,
+        "user" if guesses.is_choice else "group": guesses.user,
         "row id": guesses.row_id,
         "left out": ", ".join(f"{one.name} ({one.why})" for one in _left_out(guesses)) or None,
     }
@@ -299,16 +351,19 @@ def _summary(place: Path, data: str, sample: Sample, guesses: Guesses) -> list[s
     found["features"] = ", ".join(f"{len(some)} {role}" for role, some in kinds.items() if some)
     lines = [f"{place}: {', '.join(FILES)}"]
     lines += [f"  {key:9} {value}" for key, value in found.items() if value is not None]
-    if label is None:
+    if label is None and not guesses.is_choice:
         number = 1 + recipe_text(place, sample, guesses).split("\n").index("labels:") + 1
         lines.append(
             f"No column looks like a label: name it in line {number} of {place / 'recipe.yaml'}, or give --label."
         )
+    run, use = place / "run", f"--raw {data} --out {place / 'scores'}"
+    if guesses.is_choice:
+        use = f"--users {data} --k 10 --exclude history --out {place / 'top'}"
     lines += [
         "Check the recipe, then:",
         f"  rechub-ray prepare {place / 'recipe.yaml'}",
         f"  rechub-ray train {place / 'config.yaml'}",
         f"  rechub-ray tune {place / 'sweep.yaml'}",
-        f"  rechub-ray predict {place / 'run'} --raw {data} --out {place / 'scores'}",
+        f"  rechub-ray {'recommend' if guesses.is_choice else 'predict'} {run} {use}",
     ]
     return lines

@@ -26,13 +26,16 @@ def print_listing(kind: str | None, name: str | None) -> None:
 
     Args:
         kind: of components (`models` or `model`), of files of the package (`configs`), a section of a run's
-            configuration (`train`), or all keys of a `run`, `recipe` or `sweep`.
+            configuration (`train`), of a sweep or a recipe (`scheduler`, `split`), or all keys of a `run`, `recipe` or
+            `sweep`.
         name: of a component of the kind.
 
     Raises:
         ConfigError: there is no such kind or component.
     """
     families = FAMILIES | {registry.kind: registry for registry in FAMILIES.values()}
+    families |= {"negative": FAMILIES["negatives"], "balancings": FAMILIES["balancing"]}
+    kind = "run" if kind == "config" else kind
     sections = [section for section in reference.sections(RunConfig) if section.path]
     if kind is None:
         for family in FAMILIES:
@@ -54,12 +57,31 @@ def print_listing(kind: str | None, name: str | None) -> None:
                 _print_section(section)
     elif kind in _FILES:
         _print_files(_FILES[kind])
-    elif found := [s for s in sections if kind in (s.path, s.path.split(".")[0], s.path.split(".")[-1])]:
+    else:
+        others = (section for form in ("sweep", "recipe") for section in reference.sections(_form(form)))
+        found = [s for s in sections if _is_called(kind, s)] or [s for s in others if _is_called(kind, s)]
+        if not found:
+            known = [
+                *FAMILIES,
+                *(s.path for s in sections),
+                *_FORMS,
+                *_FILES,
+                "search",
+                "scheduler",
+                "split",
+                "features",
+            ]
+            raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, known))
         for section in found:
             _print_section(section)
-    else:
-        known = [*FAMILIES, *(s.path for s in sections), *_FORMS, *_FILES]
-        raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, known))
+
+
+def _is_called(kind: str, section: reference.Section) -> bool:
+    """Return whether a section goes by the name, in singular or plural: its path, or the path's first or last part."""
+    parts = [part for part in section.path.split(".") if part not in ("N", "NAME")]
+    return not {section.path, *parts[:1], *parts[-1:]}.isdisjoint(
+        {kind, kind.removesuffix("s"), kind.removesuffix("es"), f"{kind}s"}
+    )
 
 
 def _form(kind: str) -> type[pydantic.BaseModel]:

@@ -1,14 +1,16 @@
 """Speed on CPUs and nothing else: without any entry of this room every number is the same up to rounding.
 
-This is the only room with ctypes, loops compiled by Numba, and names of PyTorch that are not public. An entry stays as
-long as it gives 5% of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where a
-name is gone after an update, or the machine is of another kind, an entry does nothing. One switch turns entries off,
-for that benchmark and to rule them out when something goes wrong: RECHUB_RAY_CPU_OFF=coordinates,exchange or =all.
+This is the only room with ctypes, loops compiled by Numba, and names of PyTorch that are not public. An entry stays
+as long as it gives 5% of a training step, measured with and without it in one run: `python -m benchmarks cpu`. Where
+a name is gone after an update, Numba is not installed, or the machine is of another kind, an entry does nothing. One
+switch turns entries off, for that benchmark and to rule them out when something goes wrong:
+RECHUB_RAY_CPU_OFF=coordinates,exchange or =all.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 
 import torch
@@ -45,6 +47,8 @@ def is_on(entry: str) -> bool:
     unknown = sorted(off - {"all", *ENTRIES})
     if unknown:
         raise ConfigError(f"{SWITCH}: unknown entry '{unknown[0]}'", expected=f"all, or of {', '.join(ENTRIES)}")
+    if entry == "adagrad_kernel" and importlib.util.find_spec("numba") is None:
+        return False
     return entry not in off and "all" not in off
 
 

@@ -172,10 +172,21 @@ def convert(table: pa.Table, columns: Sequence[Column], form: Format, flaws: Fla
         elif column.type == TEXT:
             values = to_text(values, column.name, flaws)
             values = values if read_so else _missing(values, form)
+            values = with_points(values) if form.decimal == "," else values
         elif values.type != column.type:
             values = pc.cast(values, column.type)
         arrays[column.name] = values
     return pa.table(arrays)
+
+
+def with_points(texts: pa.Array) -> pa.Array:
+    """Return the texts, with a point in numbers that have a comma before their fraction.
+
+    Example:
+        >>> with_points(pa.array(["3,5", "-,5", "1,2,3", "a,5", None])).to_pylist()
+        ['3.5', '-.5', '1,2,3', 'a,5', None]
+    """
+    return pc.replace_substring_regex(texts, r"^(\s*[+-]?\d*),(\d+\s*)$", r"\1.\2")
 
 
 def _unchecked_bytes(values: pa.Array) -> pa.Array:

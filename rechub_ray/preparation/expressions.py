@@ -32,7 +32,7 @@ _ARITHMETIC: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Mult: ("multiply", operator.mul),
     ast.Div: ("divide", operator.truediv),
 }
-_ALLOWED = "column names, numbers, True, False, texts, + - * /, comparisons, in, and, or, not"
+_ALLOWED = 'column names, column("a b"), numbers, True, False, texts, + - * /, comparisons, in, and, or, not'
 _MAX_DEPTH = 100
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
@@ -46,7 +46,8 @@ class Expression:
     bad row, unless an earlier part of an `and` or `or` has settled it (`n > 0 and clicks / n > 0.1`).
 
     Args:
-        text: such as `rating >= 4` or `income == "50000+." and age in (30, 31)`.
+        text: such as `rating >= 4` or `income == "50000+." and age in (30, 31)`; `column("Did buy?") == "yes"` names a
+            column that is no Python name.
 
     Raises:
         ConfigError: not an expression, or one with anything but names, constants, arithmetic, comparisons and logic; a
@@ -116,10 +117,10 @@ class Expression:
 
     def _check(self, node: ast.expr) -> Kind:
         """Return the kind of value that the node gives; raise ConfigError for a node that is not allowed."""
+        if (name := _column(node)) is not None:
+            self._names[name] = None
+            return "column"
         match node:
-            case ast.Name():
-                self._names[node.id] = None
-                return "column"
             case ast.Constant():
                 return self._constant(node.value, node)
             case ast.BoolOp():
@@ -195,9 +196,9 @@ class Expression:
         return ConfigError(f"{self._name} may not hold '{part[:200]}'", expected=_ALLOWED)
 
     def _evaluate(self, node: ast.expr, table: pa.Table, flaws: Flaws, as_text: bool = False) -> Any:
+        if (name := _column(node)) is not None:
+            return to_text(table[name]) if as_text else to_number(table[name], name, flaws)
         match node:
-            case ast.Name():
-                return to_text(table[node.id]) if as_text else to_number(table[node.id], node.id, flaws)
             case ast.Constant():
                 return pa.scalar(int(node.value) if isinstance(node.value, bool) else node.value)
             case ast.BoolOp():
@@ -281,6 +282,16 @@ class Expression:
                 part = pc.call_function(_COMPARISONS[type(op)], list(_align(*pair)))
             result = part if result is None else pc.and_kleene(result, part)
         return result
+
+
+def _column(node: ast.expr) -> str | None:
+    """Return the column that a node names, by its name or as `column("its name")`; None of another node."""
+    match node:
+        case ast.Name():
+            return node.id
+        case ast.Call(func=ast.Name(id="column"), args=[ast.Constant(value=str() as name)], keywords=[]):
+            return name
+    return None
 
 
 def _chain(node: ast.BinOp) -> tuple[ast.expr, list[ast.BinOp]]:

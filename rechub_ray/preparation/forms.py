@@ -68,6 +68,7 @@ class Format(Form):
         newlines_in_values: quoted fields may hold line breaks (such a file is read by one task).
         encoding: of the text, by its name in Python.
         strip: cut blanks around every value.
+        decimal: the mark before a number's fraction, `.` or `,`; with a comma, `3,5` is read as 3.5 in every column.
         null_values: texts that stand for a missing value, in every type of file and in lists too. The empty text, null
             and NaN always do.
         rest: the last column takes the rest of the line, delimiters included (`user item item item ...`).
@@ -81,6 +82,7 @@ class Format(Form):
     newlines_in_values: bool = False
     encoding: str = "utf-8"
     strip: bool = False
+    decimal: Literal[".", ","] = "."
     null_values: tuple[str, ...] = ("", "nan", "NaN")
     rest: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
@@ -34,6 +35,8 @@ _IDS = {*_USERS, *_ITEMS, "id", "ids", "code", "zip", "zipcode", "postcode", "ip
 _NUMBERS = {"age", "price", "cost", "amount", "count", "num", "number", "total", "sum", "avg", "mean", "rate", "ratio",
             "length", "duration", "seconds", "minutes", "hours", "days", "weeks", "distance", "size", "weight",
             "height", "quantity", "qty", "views", "clicks", "balance", "income", "salary", "revenue"}  # fmt: skip
+_YES = {"yes", "y", "true", "t", "ja", "oui", "si", "sí", "sim"}
+_NO = {"no", "n", "false", "f", "nein", "non", "não"}
 _SEPARATORS = ("|", ";", ",", " ")
 _UNIQUE = "another value in each row"
 _DATE_FORMATS = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
@@ -84,6 +87,8 @@ class Guesses:
         user, item, time, row_id: columns; None where none was found.
         time_format: of the time, where it is not one that `prepare` knows.
         split_by_time: whether the time has a value in every row, and enough of them for a split.
+        is_choice: whether a row is an item that a user chose, and nothing else could be a label.
+        of_items: columns that have one value in all rows of an item.
     """
 
     columns: tuple[Guess, ...]
@@ -94,6 +99,8 @@ class Guesses:
     row_id: str | None
     time_format: str | None
     split_by_time: bool
+    is_choice: bool
+    of_items: tuple[str, ...]
 
     def named(self, role: Role) -> list[Guess]:
         """Return the columns that have a role, but not as a label, time or row id."""
@@ -179,6 +186,10 @@ def guess(sample: Sample, *, label: str | None = None) -> Guesses:
     if found is None and not given and not sample.has_names:
         user, item, found = _ratings(columns, ids, time)
     unique = [one for one, of in zip(columns, guesses, strict=True) if of.why == _UNIQUE and not one.nulls]
+    is_choice = found is None and user is not None and item is not None
+    for one in columns:
+        made = _made(one, named=False) if is_choice and one is not time else None
+        is_choice &= made is None or made[0] == "two"
     unnameable = [name for name in sample.columns if name not in usable]
     guesses += [Guess(name, "nothing", "'/', '\\' and NUL cannot be in a name") for name in unnameable]
 
@@ -194,7 +205,18 @@ def guess(sample: Sample, *, label: str | None = None) -> Guesses:
         row_id=name_of(unique[0] if unique else None),
         time_format=None if time is None else time.time_format,
         split_by_time=time is not None and not time.nulls and time.distinct >= 10,
+        is_choice=is_choice,
+        of_items=tuple(one.name for one in columns if item is not None and _is_of(item, one)),
     )
+
+
+def _is_of(item: _Column, column: _Column) -> bool:
+    """Return whether all rows of an item have one value, and items have rows enough to tell."""
+    if column is item or column.is_nested or 2 * item.distinct > item.rows:
+        return False
+    pairs = pa.table({"item": item.texts, "value": column.texts})
+    counts = pairs.group_by("item").aggregate([("value", "count_distinct", pc.CountOptions(mode="all"))])
+    return bool(pc.max(counts["value_count_distinct"]).as_py() == 1)
 
 
 def _words(name: str) -> list[str]:
@@ -307,8 +329,8 @@ def _label(columns: list[_Column], sample: Sample, *, is_given: bool) -> Label |
         if made is None:
             continue
         sort, node, why = made
-        place = 2 if column.name in edges and sort in ("0/1", "two") else 0
-        worth = named + place + {"0/1": 4, "two": 2}.get(sort, 0) + (0 if sample.has_names else 1)
+        place = 2 if column.name in edges and sort in ("0/1", "yes/no", "two") else 0
+        worth = named + place + {"0/1": 4, "yes/no": 5, "two": 2}.get(sort, 0) + (0 if sample.has_names else 1)
         if worth > best and (worth >= 5 or is_given):
             best, found = worth, Label(column.name, node, why)
     return found
@@ -318,25 +340,28 @@ def _made(column: _Column, *, named: bool) -> tuple[str, dict[str, Any], str] | 
     """Return the sort of a column's label, the label of a recipe, and what was seen; None where it cannot be one."""
     name, counts = column.name, column.counts
     optional = {"optional": True} if column.nulls else {}
-    is_plain = _is_plain(name)
+    mentioned = name if _is_plain(name) else f"column({_quoted(name)})"
     if column.is_nested or column.is_time or not counts:
         return None
     if column.is_number and {*column.numbers.tolist()} in ({0.0, 1.0}, {-1.0, 1.0}):
         why = f"{np.mean(column.numbers > 0):.1%} of the rows are 1"
         if column.numbers.min() >= 0:
             return "0/1", {"name": name, **optional}, why
-        return ("0/1", {"name": _new(name), "expression": f"{name} > 0", **optional}, why) if is_plain else None
+        return "0/1", {"name": _new(name), "expression": f"{mentioned} > 0", **optional}, why
     if named and column.is_whole and {*column.numbers.tolist()} <= {0.0, 1.0}:
         return "one", {"name": name, **optional}, "the sample holds one class alone"
-    if column.distinct == 2 and is_plain and (named or not column.is_number):
-        one = max(counts, key=float) if column.is_number else min(counts, key=lambda value: counts[value])
-        quoted = one if column.is_number else '"' + one.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if column.distinct == 2 and (named or not column.is_number):
+        yes, no = ([value for value in counts if value.lower() in words] for words in (_YES, _NO))
+        is_answer = len(yes) == len(no) == 1
+        rarer = min(counts, key=lambda value: counts[value])
+        one = max(counts, key=float) if column.is_number else yes[0] if is_answer else rarer
+        node = {"name": _new(name), "expression": f"{mentioned} == {one if column.is_number else _quoted(one)}"}
         why = f"{counts[one] / sum(counts.values()):.1%} of the rows are 1"
-        return "two", {"name": _new(name), "expression": f"{name} == {quoted}", **optional}, why
+        return "yes/no" if is_answer else "two", {**node, **optional}, why
     if not named or not column.is_number:
         return None
-    if column.is_called(_RATINGS) and is_plain and column.distinct <= 20:
-        return "rating", *_liked(column, optional)
+    if column.is_called(_RATINGS) and column.distinct <= 20:
+        return "rating", *_liked(column, mentioned, optional)
     classes = sorted({*column.numbers.tolist()})
     if column.is_whole and 3 <= len(classes) <= 20 and classes == list(map(float, range(len(classes)))):
         why = f"classes 0 to {len(classes) - 1}"
@@ -344,12 +369,12 @@ def _made(column: _Column, *, named: bool) -> tuple[str, dict[str, Any], str] | 
     return "number", {"name": name, "kind": "regression", **optional}, "numbers"
 
 
-def _liked(column: _Column, optional: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _liked(column: _Column, mentioned: str, optional: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the label of a rating: 1 from the value on that divides the rows most evenly."""
     values = sorted({*column.numbers.tolist()})[1:]
     threshold = min(values, key=lambda value: abs(float(np.mean(column.numbers >= value)) - 0.5))
     share = float(np.mean(column.numbers >= threshold))
-    node = {"name": "liked", "expression": f"{column.name} >= {threshold:g}", **optional}
+    node = {"name": "liked", "expression": f"{mentioned} >= {threshold:g}", **optional}
     return node, f"ratings from {column.numbers.min():g} to {column.numbers.max():g}; {share:.1%} of the rows are 1"
 
 
@@ -362,12 +387,18 @@ def _ratings(
     large = [one for one in ids if one.distinct > FEW]
     if len(few) != 1 or len(large) != 2:
         return None, None, None
-    return large[0], large[1], Label(few[0].name, *_liked(few[0], {"optional": True} if few[0].nulls else {}))
+    optional = {"optional": True} if few[0].nulls else {}
+    return large[0], large[1], Label(few[0].name, *_liked(few[0], few[0].name, optional))
 
 
 def _is_plain(name: str) -> bool:
     """Return whether an expression can name a column."""
-    return name.isidentifier() and name not in ("and", "or", "not", "in", "True", "False", "None", "if", "is")
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as an expression has it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _new(name: str) -> str:

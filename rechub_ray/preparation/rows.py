@@ -264,13 +264,17 @@ def _weight(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
 
 
 def _group(name: str, table: pa.Table, flaws: Flaws) -> pa.Array:
-    """Return whole numbers as they are, other texts as 63 bits of their hash: value by value, so all files agree."""
     column = table[name]
     if pa.types.is_integer(column.type) and column.type != pa.uint64():
         flaws.add(pc.is_null(flat(column)), f"group '{name}' is null")
         return pc.cast(flat(column), pa.int64())
     texts = whole_form(to_text(column))
     flaws.add(pc.is_null(texts), f"group '{name}' is null")
+    return group_numbers(texts)
+
+
+def group_numbers(texts: pa.Array) -> pa.Array:
+    """Return whole numbers as they are, other texts as 63 bits of their hash: value by value, so all files agree."""
     coded = texts.dictionary_encode()
     whole = pc.match_substring_regex(coded.dictionary, r"^(0|-?[1-9]\d{0,17})$")
     numbers = pc.cast(pc.if_else(whole, coded.dictionary, "0"), pa.int64())

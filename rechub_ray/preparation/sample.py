@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rechub_ray.errors import DataError
 from rechub_ray.files import reason
 from rechub_ray.preparation import text
+from rechub_ray.preparation.columns import with_points
 from rechub_ray.preparation.sources import Source
 from rechub_ray.preparation.values import flat
 
@@ -156,6 +157,9 @@ def _text(source: Source, where: str, path: str) -> _Read:
     else:
         rows = rows[1:]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names or ()]
+    if mark != "," and _has_commas(columns):
+        form["decimal"] = ","
+        columns = [with_points(pa.array(column, pa.string())).to_pylist() for column in columns]
     found = _missing(columns)
     if found:
         form["null_values"] = ["", "nan", "NaN", *found]
@@ -222,6 +226,16 @@ def _delimiter(lines: list[str]) -> str:
         # the first line too: lists of as many words in each row are not columns
         if count > best and times >= 0.9 * len(lines) and len(_fields(lines[0], mark)) == count:
             best, found = count, mark
+    if best > 1:
+        return found
+    # quoted values may hold line ends, so that lines are no rows
+    for mark in (mark for mark in _DELIMITERS if len(mark) == 1 and any('"' in line for line in lines)):
+        try:
+            rows = list(csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=mark))[:-1]  # one is cut off
+        except csv.Error:
+            continue
+        if len(rows) > 1 and len(rows[0]) > best and _alike(rows) >= 0.9 * len(rows):
+            best, found = len(rows[0]), mark
     return found
 
 
@@ -269,6 +283,16 @@ def _is_header(first: list[str], body: list[list[str]]) -> bool:
 
 def _is_number(value: str) -> bool:
     return _NUMBER.fullmatch(value.strip()) is not None
+
+
+def _has_commas(columns: list[list[str]]) -> bool:
+    """Return whether a column is of numbers with a comma before their fraction; a list has more than one in places."""
+    for column in columns:
+        values = [value for value in column[:10_000] if value and value not in _MARKS]
+        commas = sum("," in value for value in values)
+        if 2 * commas > len(values) and all(_is_number(value.replace(",", ".", 1)) for value in values):
+            return True
+    return False
 
 
 def _missing(columns: list[list[str]]) -> list[str]:

@@ -220,12 +220,23 @@ def _ranking_name(name: str) -> str:
     return ", ".join(words) or "among all items"
 
 
-def groups(found: Mapping[str, Sequence[Mapping[str, float]]], column: str) -> str:
-    """Return the tables of the best and worst groups of metrics by groups."""
-    parts = []
+def groups(found: Mapping[str, Sequence[Mapping[str, float]]], column: str, names: Mapping[int, str]) -> str:
+    """Return the tables of the best and worst groups of metrics by groups.
+
+    Args:
+        found: the groups, by metric.
+        column: the shards' group column.
+        names: texts of groups.
+    """
+    parts, column = [], column.removesuffix("_raw") if names else column
     for metric, rows in found.items():
         lines = [
-            [f"{row['group']:.0f}", f"{row['auc']:.4f}", f"{row['rows']:,.0f}", row["positives"] / row["rows"]]
+            [
+                names.get(int(row["group"]), str(row["group"])),
+                f"{row['auc']:.4f}",
+                f"{row['rows']:,.0f}",
+                row["positives"] / row["rows"],
+            ]
             for row in rows
         ]
         caption = f"{metric}: the best and the worst of the quarter of groups with the most rows"

@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rechub_ray import config as config_module
 from rechub_ray.config import RunConfig
 from rechub_ray.errors import RechubError
 from rechub_ray.files import absolute, join, open_filesystem
+from rechub_ray.preparation.rows import group_numbers
 from rechub_ray.reports.chart import Dots, Line, Scale, Shape, chart
 from rechub_ray.reports.evidence import Evidence
 from rechub_ray.reports.kit import (
@@ -54,7 +56,7 @@ def run_page(run: RunData) -> str:
         _metrics(run),
         _curves(run),
         shown or "<h2>Predictions</h2>" + note(_PREDICTIONS_ARE_OFF) if run.metrics() else "",
-        groups(evidence.groups, str(run.schema.get("group") or "group")),
+        _groups(config, evidence, run.schema),
         _time(run),
         _movement(evidence),
         _data(run),
@@ -81,7 +83,7 @@ def evaluation_page(
     sections = [
         facts([(key, number(value), "") for key, value in counted.items()] + [("Rows", f"{rows:,.0f}", "")]),
         predictions(evidence.predictions or {}, names, evidence.split or ""),
-        groups(evidence.groups, str(schema.get("group") or "group")),
+        _groups(config, evidence, schema),
         settings(config),
         environment(evidence),
     ]
@@ -95,12 +97,35 @@ def segment_names(config: RunConfig, evidence: Evidence) -> dict[int, str]:
     feature = ((evidence.predictions or {}).get("segments") or {}).get("feature")
     if feature is None:
         return {}
+    nothing: dict[str, list[Any]] = {"id": [], "value": []}
+    found = next(_vocabulary(config, feature), nothing)
+    return dict(zip(found["id"][:1000], map(str, found["value"][:1000]), strict=True))
+
+
+def group_names(config: RunConfig, evidence: Evidence, column: str) -> dict[int, str]:
+    """Return the texts of the groups that are shown, where the shards' group column has hashes of a feature's texts."""
+    wanted = {row["group"] for rows in evidence.groups.values() for row in rows}
+    names: dict[int, str] = {}
+    for part in _vocabulary(config, column.removesuffix("_raw")) if wanted else ():
+        texts = pa.array(map(str, part["value"]), pa.string())
+        numbers = group_numbers(texts).to_pylist()
+        names |= {number: text for number, text in zip(numbers, texts.to_pylist(), strict=True) if number in wanted}
+    return names
+
+
+def _vocabulary(config: RunConfig, feature: str) -> Iterator[dict[str, list[Any]]]:
+    """Yield pieces of a feature's vocabulary, `id` and `value`; nothing where there is none."""
     try:
         filesystem, path = open_filesystem(join(absolute(config.data.root), f"vocab/{feature}.parquet"))
-        found = pq.read_table(path, filesystem=filesystem, columns=["id", "value"]).slice(0, 1000).to_pydict()
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            yield from (batch.to_pydict() for batch in file.iter_batches(columns=["id", "value"]))
     except (OSError, ValueError, KeyError, RechubError):
-        return {}
-    return dict(zip(found["id"], map(str, found["value"]), strict=True))
+        return
+
+
+def _groups(config: RunConfig, evidence: Evidence, schema: Mapping[str, Any]) -> str:
+    column = str(schema.get("group") or "group")
+    return groups(evidence.groups, column, group_names(config, evidence, column))
 
 
 def _subtitle(run: RunData) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,36 @@ def test_a_file_without_a_label_takes_one_edited_line(run: Run) -> None:
     assert run("train", "mine/config.yaml", *QUICK)[0] == 0
     assert run("init", "other", "--data", "l.csv", "--label", "shown_twice")[0] == 0
     assert Recipe.load("other/recipe.yaml").labels[0].name == "shown_twice"
+
+
+def test_a_log_of_choices_ends_with_recommendations(run: Run) -> None:
+    frame = log().drop(columns=["clicked", "price"])
+    frame["shelf"] = "s" + (frame["item_id"] % 4).astype(str)
+    frame.to_csv("log.csv", index=False)
+    code, out, err = run("init", "mine", "--data", "log.csv")
+    assert (code, err) == (0, "")
+    assert yaml.safe_load(Path("mine/recipe.yaml").read_text())["items"]["from_rows"] == ["shelf"]
+    assert run("prepare", "mine/recipe.yaml")[0] == 0
+    assert run("train", "mine/config.yaml", "train.epochs=1", "train.threads=1", "trackers=[]")[0] == 0
+    assert check_sweep(sweep_module.load("mine/sweep.yaml")).metric == "recall@10"
+    command = re.search(r"rechub-ray (recommend .*)", out)[1]  # type: ignore[index]
+    assert run(*command.split())[0] == 0
+    assert pq.read_table("mine/top").num_rows == frame["user_id"].nunique()
+
+
+def test_a_file_with_semicolons_commas_and_signs_in_names(run: Run) -> None:
+    frame = log().rename(columns={"price": "Preis (€)", "clicked": "Did they buy?", "user_id": "User Nr."})
+    frame["Did they buy?"] = np.where(frame["Did they buy?"] > 0, "yes", "no")
+    frame["time"] = pd.to_datetime(frame["time"], unit="s").dt.strftime("%d.%m.%Y %H:%M:%S")
+    frame.loc[::9, "Preis (€)"] = np.nan
+    frame.to_csv("log.csv", index=False, sep=";", decimal=",")
+    assert run("init", "mine", "--data", "log.csv")[0] == 0
+    assert run("prepare", "mine/recipe.yaml")[0] == 0
+    found = json.loads(Path("mine/data/stats.json").read_text())["splits"]["train"]["features"]["Preis (€)"]
+    prices = frame["Preis (€)"][:480]  # the first four fifths in time
+    assert (found["min"], found["max"]) == pytest.approx((prices.min(), prices.max()))
+    assert run("train", "mine/config.yaml", *QUICK)[0] == 0
+    assert run("predict", "mine/run", "--raw", "log.csv", "--out", "mine/scores")[0] == 0
 
 
 @pytest.mark.parametrize(

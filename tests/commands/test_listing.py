@@ -33,7 +33,9 @@ def test_every_component_is_named(listed: Listed) -> None:
 
 @pytest.mark.parametrize(
     ("one", "many"), [("model", "models"), ("loss", "losses"), ("index", "indexes"), ("metric", "metrics"),
-                      ("optimizer", "optimizers"), ("schedule", "schedules"), ("tracker", "trackers")]
+                      ("optimizer", "optimizers"), ("schedule", "schedules"), ("tracker", "trackers"),
+                      ("negative", "negatives"), ("balancing", "balancings"), ("config", "run"), ("search", "searches"),
+                      ("scheduler", "schedulers"), ("split", "splits"), ("feature", "features")]
 )  # fmt: skip
 def test_one_and_many(listed: Listed, one: str, many: str) -> None:
     assert listed(one) == listed(many)
@@ -70,6 +72,12 @@ def test_a_section_has_all_of_its_keys_with_defaults_and_meanings(listed: Listed
     assert all(re.search(rf"^  {key} ", listed("run"), re.MULTILINE) for key in ("name", "seed", "init_from"))
     assert "reduction_factor" in listed("sweep")
     assert "min_frequency" in listed("recipe")
+
+
+def test_sections_of_sweeps_and_recipes(listed: Listed) -> None:
+    assert re.search(r"^scheduler, name: asha: ", listed("scheduler"), re.MULTILINE)
+    assert "leave_last_out" in listed("split")
+    assert "hash_buckets" in listed("features")
 
 
 def test_every_section_can_be_listed(listed: Listed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_every_entry_has_its_figure(entry: str) -> None:
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     section = results.partition("## What each entry of cpu/ gives")[2].partition("\n## ")[0]
     assert f"| {entry} |" in section
+
+
+def test_without_numba_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "numba" else found(name, *more)
+    )
+    assert [entry for entry in ENTRIES if not is_on(entry)] == ["adagrad_kernel"]
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,14 @@ def test_what_cannot_be_computed_marks_its_row(text: str, rows: list[int]) -> No
     assert all(math.isfinite(value) for row, value in enumerate(values.to_pylist()) if row not in rows and value)
 
 
+def test_columns_that_are_no_python_names() -> None:
+    table = pa.table({"Did buy?": ["yes", "no", None], "class": [1, 2, 3], "größe": [3, 4, 5]})
+    expression = Expression('column("Did buy?") == "yes" and column("class") + column("größe") < 5')
+    assert expression.columns == ["Did buy?", "class", "größe"]
+    assert expression.values(table)[0].to_pylist() == [1, 0, 0]
+    assert Expression(expression.canonical).columns == expression.columns
+
+
 def test_past_64_bits_names_the_file_and_the_row(lab: Any) -> None:
     lab.write(train__csv="a,b\n1,1\n2,2\n3,3\n")
     label = {"name": "y", "expression": "b * 4000000000000000000 > 0"}
@@ -126,7 +134,8 @@ def test_what_cannot_be_is_refused_in_one_line(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["rating >=", "rating.real > 1", "open('x')", "[r for r in x]", "lambda: 1", "a if b else c", "x is None", "f'{a}'",
-     "a[0]", "a in b", "a in ('x', 1)", "2 ** 99", "a; b", "", "(y := 1)"],
+     "a[0]", "a in b", "a in ('x', 1)", "2 ** 99", "a; b", "", "(y := 1)",
+     "column(a) > 1", "column('a', 'b') > 1", "column() > 1", "column(1) > 1", "f('a') > 1"],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

@@ -96,6 +96,13 @@ def test_labels() -> None:
     assert label_of("target", draw.normal(size=100)) == {"name": "target", "kind": "regression"}
     assert label_of("flag", ones) is None, "a flag in the middle without a name that says so"
     assert label_of("sex", ["f", "m"] * 50) is None
+    often = ["Ja", "Ja", "Ja", "Nein"] * 25
+    assert label_of("gekauft", often) == {"name": "label", "expression": 'gekauft == "Ja"'}, "not the rarer one"
+    assert label_of("Did buy?", often) == {"name": "label", "expression": 'column("Did buy?") == "Ja"'}
+    assert label_of("class", ones * 2 - 1) is None
+    assert label_of("user rating", [1, 2, 3, 4, 5] * 20) == {
+        "name": "liked", "expression": 'column("user rating") >= 3',
+    }  # fmt: skip
 
 
 def test_a_label_that_is_given(tmp_path: Path) -> None:
@@ -168,12 +175,44 @@ def test_lists(tmp_path: Path) -> None:
     assert roles["seen"] == ("sequence", {"max_length": 3})
 
 
+def test_numbers_with_a_comma_before_their_fraction(tmp_path: Path) -> None:
+    frame = shop().assign(pair=lambda frame: [f"{i % 7},{i % 5}" + ",9" * (i % 2) for i in range(len(frame))])
+    frame.to_csv(tmp_path / "log.csv", index=False, sep=";", decimal=",")
+    look_at = look(str(tmp_path / "log.csv"))
+    assert look_at.format == {"delimiter": ";", "decimal": ","}
+    roles = {one.name: one.role for one in guess(look_at).columns}
+    assert (roles["price"], roles["tags"], roles["city"]) == ("numeric", "sequence", "categorical")
+    for name, more in (("point", {"sep": ";"}), ("comma", {"sep": ",", "decimal": ","})):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False, **more)
+        assert "decimal" not in look(str(tmp_path / f"{name}.csv")).format
+
+
+def test_rows_that_are_choices(tmp_path: Path) -> None:
+    frame = shop()[["userId", "item", "event_time", "city"]].assign(
+        shelf=lambda frame: "shelf " + (frame["item"] % 5).astype(str)
+    )
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    found = guessed(tmp_path / "log.csv")
+    assert (found.is_choice, found.user, found.item, found.of_items) == (True, "userId", "item", ("shelf",))
+    for column, values in (("flag", [0, 1]), ("answer", ["yes", "no"]), ("rating", range(5))):
+        more = frame.assign(**{column: np.resize(list(values), len(frame))})
+        more[[*frame.columns[:2], column, *frame.columns[2:]]].to_csv(tmp_path / "more.csv", index=False)
+        assert not guessed(tmp_path / "more.csv").is_choice, "something that may be a label"
+    frame.drop(columns="userId").to_csv(tmp_path / "log.csv", index=False)
+    assert not guessed(tmp_path / "log.csv").is_choice
+
+
 def test_texts_with_commas_quotes_and_line_ends(tmp_path: Path) -> None:
     rows = [f'"a, ""b"" {i}\nc",{i % 3},{i % 2}' for i in range(100)]
     (tmp_path / "q.csv").write_text("\n".join(["title,kind,label", *rows]) + "\n")
     sample = look(str(tmp_path / "q.csv"))
     assert sample.format == {"newlines_in_values": True}
     assert (sample.rows, sample.columns["title"][1].as_py()) == (100, 'a, "b" 1\nc')
+    rows = [f'u{i % 9};"a; ""b"" {i}\nc";{i % 2}' for i in range(100)]
+    (tmp_path / "s.csv").write_text("\n".join(["user;title;label", *rows]) + "\n")
+    sample = look(str(tmp_path / "s.csv"))
+    assert sample.format == {"delimiter": ";", "newlines_in_values": True}
+    assert (sample.rows, sample.columns["title"][1].as_py()) == (100, 'a; "b" 1\nc')
 
 
 def test_files_without_names(tmp_path: Path) -> None:

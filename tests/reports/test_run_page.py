@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import rechub_ray.reports
@@ -17,8 +19,11 @@ from rechub_ray import cli
 from rechub_ray import config as config_module
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import ConfigError, DataError
+from rechub_ray.preparation.rows import group_numbers
 from rechub_ray.reports import compare
+from rechub_ray.reports.evidence import Evidence
 from rechub_ray.reports.run import chosen, is_larger_better, read_run
+from rechub_ray.reports.run_page import evaluation_page
 from rechub_ray.runtime.launch import RunResult, train
 from tests.small_retrieval import write_retrieval
 from tests.worlds import train_in_processes
@@ -250,3 +255,21 @@ def test_settings_that_are_no_defaults(whole: RunResult) -> None:
 def test_directions_of_metrics() -> None:
     keys = ("auc", "click/log_loss", "recall@10", "auc_where_click", "calibration", "mine")
     assert [is_larger_better(key) for key in keys] == [True, False, True, True, None, None]
+
+
+def test_groups_have_the_names_of_their_feature(tmp_path: Path) -> None:
+    texts = ["<b>ü</b>", "u2", "17", "u4"]
+    numbers = group_numbers(pa.array(texts)).to_pylist()
+    (tmp_path / "vocab").mkdir()
+    pq.write_table(pa.table({"id": range(1, 4), "value": texts[:3]}), tmp_path / "vocab" / "user.parquet")
+    config = config_module.load({**BASE, "data": {"root": str(tmp_path)}})
+    found = {"gauc": [{"group": number, "auc": 0.5, "rows": 4, "positives": 1} for number in numbers]}
+    schema = {"group": "user_raw"}
+    page = evaluation_page(config, "c", {"auc": 0.5}, Evidence(groups=found), schema)
+    assert "Groups by 'user'" in page
+    for shown in ("&lt;b&gt;ü&lt;/b&gt;", "u2", "17", str(numbers[3])):
+        assert f">{shown}<" in page
+    (tmp_path / "vocab" / "user.parquet").unlink()
+    page = evaluation_page(config, "c", {"auc": 0.5}, Evidence(groups=found), schema)
+    assert "Groups by 'user_raw'" in page
+    assert f">{numbers[0]}<" in page, "every digit"
