@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("demo", "init", "prepare", "train", "tune", "evaluate", "predict", "recommend", "export", "report",
             "compare", "validate", "list", "schema", "completion")  # fmt: skip
+_NO_READER = 141  # what shells report of a command whose output nobody reads any more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +78,17 @@ def shim() -> None:
 
 def entry() -> None:
     """Run the `rechub-ray` script."""
-    _end(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout, 0)
+        if not output.poll(0):  # another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read it has enough, as `| head`
+        code = _NO_READER
+    _end(code)
 
 
 def _end(code: int) -> None:

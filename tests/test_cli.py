@@ -139,6 +139,15 @@ def test_ctrl_c_gives_130_and_the_same_command_goes_on(home: Path, run: Run, mon
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
+def test_output_that_nobody_reads_any_more_ends_the_command_without_a_word() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "rechub_ray", "schema", "run"]
+    with os.fdopen(writing, "w") as gone:
+        ended = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_signals")
 def test_sigint_to_a_process_gives_130(home: Path, tmp_path: Path) -> None:
