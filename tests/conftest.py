@@ -39,10 +39,6 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
-settings.load_profile("untimed")
 
 from rechub_ray.data.shard import SealedWriter  # noqa: E402
 from rechub_ray.data.synthetic import write_click_logs  # noqa: E402

@@ -57,7 +57,7 @@ def test_a_gpu_that_is_not_there(mutation: Mutation, check: Callable[[Mutation],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["$ trian @CONFIG", "last row: city = 21"])
+@pytest.mark.parametrize("name", ["$ trian @CONFIG", pytest.param("last row: city = 21", marks=pytest.mark.long)])
 def test_as_a_command_of_its_own(name: str, stages: dict[str, Path], tmp_path: Path) -> None:
     mutation = next(m for m in MUTATIONS if m.name == name)
     assert not Case(mutation, stages[mutation.base], tmp_path).run_alone()

@@ -191,7 +191,7 @@ RECIPE = {
         {"name": "dssm", "embedding_dim": 4, "user_units": [8], "item_units": [8], "init_std": 0.3},
         pytest.param({"name": "mind", "embedding_dim": 4, "hidden_units": [8]}, marks=pytest.mark.long),
         pytest.param({"name": "bert4rec", "embedding_dim": 4, "num_blocks": 1}, marks=pytest.mark.long),
-        {"name": "sasrec", "embedding_dim": 4, "num_blocks": 1},
+        pytest.param({"name": "sasrec", "embedding_dim": 4, "num_blocks": 1}, marks=pytest.mark.long),
     ],
     ids=lambda node: node["name"],
 )

@@ -341,6 +341,7 @@ class Exported(nn.Module):
         return self.bank.flat(features), self.bank.sequence(features, "history")[0].sum(1)
 
 
+@pytest.mark.long  # the contracts of models export such tables
 def test_exports_to_onnx_with_dynamic_batch_and_lengths(bank: EmbeddingBank, tmp_path: Path) -> None:
     inputs = {"sparse": torch.tensor(SPARSE), **dict(zip(("history", "tags"), padded_ids(), strict=True))}
     rows = torch.export.Dim("rows", min=1, max=1 << 20)

@@ -124,7 +124,7 @@ def test_amazon_beauty_retrieval(data_dir: Callable[[str], Path], tmp_path: Path
     assert all(row["item"] == 0 or keys[row["item"] - 1] == last[row["user_raw"]] for row in test)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # as ml-1m and Amazon Beauty for retrieval
 def test_ml_100k_retrieval(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     source = data_dir("ml-100k")
     result = run("ml_100k_retrieval", source, tmp_path / "out")

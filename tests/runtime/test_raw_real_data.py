@@ -109,7 +109,7 @@ def test_census_income(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the other two have what it has
 def test_ml_100k(data_dir: Callable[[str], Path], tmp_path: Path) -> None:
     """The side tables are joined, and the histories made, by pandas for the ONNX file."""
     source = first_rows(data_dir("ml-100k"), tmp_path / "raw", "u.data", 20_000)

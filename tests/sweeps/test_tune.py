@@ -197,6 +197,7 @@ def test_bohb_pauses_at_its_budgets_and_stops(data: Path, tmp_path: Path) -> Non
     assert len({r["params"][RATE] for r in result.trials}) == 7
 
 
+@pytest.mark.long  # of the default tests, asha stops trials too
 def test_median_stops_who_is_behind_and_points_are_ranked_by_the_mean_over_their_seeds(
     data: Path, tmp_path: Path
 ) -> None:
