@@ -60,5 +60,6 @@ def finished(
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """The mean, and the largest less the smallest."""
-    return f"{sum(values) / len(values):.4f} ({max(values) - min(values):.4f})" if values else ""
+    """The mean, and the largest less the smallest of several."""
+    spread = f" ({max(values) - min(values):.4f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.4f}{spread}" if values else ""

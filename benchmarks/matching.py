@@ -155,8 +155,10 @@ def table(result: dict[str, Any]) -> str:
             continue
         lines = [f"| {name} | seeds | {' | '.join(data.columns)} |", "|---" * (2 + len(data.columns)) + "|"]
         for model in (*data.models, *data.own):
-            runs = [result["cells"][_name(name, model, seed)] for seed in result["seeds"]]
-            numbers = [mean_and_spread([found[key] for found in runs]) for key in data.columns.values()]
-            lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")
-        parts += ["\n".join(lines), f"Published: {data.published}."]
+            runs = [found for seed in result["seeds"] if (found := result["cells"].get(_name(name, model, seed)))]
+            if runs:
+                numbers = [mean_and_spread([found[key] for found in runs]) for key in data.columns.values()]
+                lines.append(f"| {model} | {len(runs)} | {' | '.join(numbers)} |")
+        if lines[2:]:
+            parts += ["\n".join(lines), f"Published: {data.published}."]
     return "\n\n".join(parts)

@@ -36,6 +36,10 @@ def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, mo
     every = 3 * sum(len(data.models) + len(data.own) for data in matching.DATA.values())
     assert len(trained) == len(set(trained)) == len(result["cells"]) == every
     assert "| MIND | 3 | 0.2027 (0.0002) | 0.2027 (0.0002) |" in matching.table(result)
+    some = {name: cell for name, cell in result["cells"].items() if name == "Amazon Beauty, MIND, 2026"}
+    part = matching.table({**result, "cells": some})
+    assert "| MIND | 1 | 0.2026 | 0.2026 |" in part
+    assert "SINE" not in part
     monkeypatch.setitem(matching.DATA["Amazon Beauty"].models, "MIND", {"name": "mind", "embedding_dim": 32})
     trained.clear()
     matching.run(settings)
