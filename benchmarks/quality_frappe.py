@@ -105,12 +105,13 @@ def table(result: dict[str, Any]) -> str:
         known, found = MODELS[name], runs[name]
         mean = {key: statistics.fmean(cell[key] for cell in found) for key in found[0] if key != "seconds"}
         aucs = [cell["test_auc"] for cell in found]
+        spread = f" ({max(aucs) - min(aucs):.4f})" if len(aucs) > 1 else ""
         difference = mean["test_auc"] - known.auc
         if abs(difference) > CLOSE_OF.get(name, CLOSE):
             far.append(f"{known.title} ({difference:+.4f}{'. ' + known.note.rstrip('.') if known.note else ''})")
         lines.append(
             f"| {known.title} | {path(name).relative_to(ROOT)} | {len(found)} "
-            f"| {mean['test_auc']:.6f} ({max(aucs) - min(aucs):.4f}) | {known.auc:.6f}"
+            f"| {mean['test_auc']:.6f}{spread} | {known.auc:.6f}"
             + (f" ({known.mean:.6f})" if known.mean is not None else "")
             + f" | {difference:+.4f} | {mean['test_log_loss']:.4f} ({known.log_loss:.4f}) "
             f"| {mean['valid_auc']:.4f} ({known.valid_auc:.4f}) | {mean['epochs']:.0f} ({known.trained}) "

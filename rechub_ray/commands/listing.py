@@ -58,19 +58,10 @@ def print_listing(kind: str | None, name: str | None) -> None:
     elif kind in _FILES:
         _print_files(_FILES[kind])
     else:
-        others = (section for form in ("sweep", "recipe") for section in reference.sections(_form(form)))
+        others = [section for form in ("sweep", "recipe") for section in reference.sections(_form(form))]
         found = [s for s in sections if _is_called(kind, s)] or [s for s in others if _is_called(kind, s)]
         if not found:
-            known = [
-                *FAMILIES,
-                *(s.path for s in sections),
-                *_FORMS,
-                *_FILES,
-                "search",
-                "scheduler",
-                "split",
-                "features",
-            ]
+            known = [*FAMILIES, *(s.path for s in (*sections, *others) if s.path), *_FORMS, *_FILES]
             raise ConfigError(f"unknown kind '{kind}'", hint=nearest(kind, known))
         for section in found:
             _print_section(section)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rechub_ray import config as config_module
@@ -15,6 +16,7 @@ from rechub_ray.config import RunConfig
 from rechub_ray.errors import RechubError
 from rechub_ray.files import absolute, join, open_filesystem
 from rechub_ray.preparation.rows import group_numbers
+from rechub_ray.preparation.values import to_text
 from rechub_ray.reports.chart import Dots, Line, Scale, Shape, chart
 from rechub_ray.reports.evidence import Evidence
 from rechub_ray.reports.kit import (
@@ -97,28 +99,29 @@ def segment_names(config: RunConfig, evidence: Evidence) -> dict[int, str]:
     feature = ((evidence.predictions or {}).get("segments") or {}).get("feature")
     if feature is None:
         return {}
-    nothing: dict[str, list[Any]] = {"id": [], "value": []}
-    found = next(_vocabulary(config, feature), nothing)
-    return dict(zip(found["id"][:1000], map(str, found["value"][:1000]), strict=True))
+    first = next(_vocabulary(config, feature), None)
+    found = {} if first is None else first.slice(0, 1000).to_pydict()
+    return dict(zip(found.get("id", ()), map(str, found.get("value", ())), strict=True))
 
 
 def group_names(config: RunConfig, evidence: Evidence, column: str) -> dict[int, str]:
     """Return the texts of the groups that are shown, where the shards' group column has hashes of a feature's texts."""
-    wanted = {row["group"] for rows in evidence.groups.values() for row in rows}
+    wanted = [int(row["group"]) for rows in evidence.groups.values() for row in rows]
     names: dict[int, str] = {}
     for part in _vocabulary(config, column.removesuffix("_raw")) if wanted else ():
-        texts = pa.array(map(str, part["value"]), pa.string())
-        numbers = group_numbers(texts).to_pylist()
-        names |= {number: text for number, text in zip(numbers, texts.to_pylist(), strict=True) if number in wanted}
+        texts = to_text(part["value"])
+        numbers = group_numbers(texts)
+        shown = pc.is_in(numbers, pa.array(wanted, pa.int64()))
+        names |= zip(numbers.filter(shown).to_pylist(), texts.filter(shown).to_pylist(), strict=True)
     return names
 
 
-def _vocabulary(config: RunConfig, feature: str) -> Iterator[dict[str, list[Any]]]:
+def _vocabulary(config: RunConfig, feature: str) -> Iterator[pa.RecordBatch]:
     """Yield pieces of a feature's vocabulary, `id` and `value`; nothing where there is none."""
     try:
         filesystem, path = open_filesystem(join(absolute(config.data.root), f"vocab/{feature}.parquet"))
         with pq.ParquetFile(path, filesystem=filesystem) as file:
-            yield from (batch.to_pydict() for batch in file.iter_batches(columns=["id", "value"]))
+            yield from file.iter_batches(columns=["id", "value"])
     except (OSError, ValueError, KeyError, RechubError):
         return
 

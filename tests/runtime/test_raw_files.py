@@ -404,7 +404,7 @@ def test_histories_are_not_made_again_for_the_parts_that_are_missing(
 
 
 @pytest.mark.ray
-@pytest.mark.long  # by the same parts as vectors, of which a default test predicts on two workers
+@pytest.mark.long  # default: vectors on two workers by the same parts, and quarantine in process
 def test_two_workers_predict_each_row_once(ray_cluster: None, plain: Path, tmp_path: Path) -> None:
     two = ["scaling.num_workers=2", "on_bad_rows=quarantine"]
     files = many(tmp_path)

@@ -121,7 +121,7 @@ def test_every_exploit_changes_values_within_their_ranges(settings: Pbt | Pb2) -
         assert [donor[name] for name in PATHS] != [new[name] for name in PATHS]
 
 
-@pytest.mark.long
+@pytest.mark.long  # a default test shows that PB2 draws within its ranges, this one that it draws well
 def test_the_model_of_pb2_knows_what_gains_most() -> None:
     pytest.importorskip("ray")
     np.random.seed(0)

@@ -67,7 +67,7 @@ def everything_is_free_again(ray_cluster: None) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     yield
     assert signal.getsignal(signal.SIGINT) is handler, "Ctrl-C would be Ray Tune's"
-    for _ in range(600):
+    for _ in range(100):
         if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
             return
         time.sleep(0.1)
@@ -197,7 +197,7 @@ def test_bohb_pauses_at_its_budgets_and_stops(data: Path, tmp_path: Path) -> Non
     assert len({r["params"][RATE] for r in result.trials}) == 7
 
 
-@pytest.mark.long  # of the default tests, asha stops trials too
+@pytest.mark.long  # of the default tests, asha stops trials, and seeds are averaged without Ray
 def test_median_stops_who_is_behind_and_points_are_ranked_by_the_mean_over_their_seeds(
     data: Path, tmp_path: Path
 ) -> None:

@@ -361,10 +361,10 @@ def test_the_run_is_a_run_of_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_and_a_ray_dataset(tmp_path: Path) -> None:
+def test_two_workers_and_a_ray_dataset(tmp_path: Path) -> None:
     import ray.data
 
-    trainer = a_trainer(tmp_path, num_workers=1, n_epoch=1)
+    trainer = a_trainer(tmp_path, num_workers=2, n_epoch=1)
     one, alone = deepfm(), None
     alone = a_trainer(tmp_path / "alone", one, n_epoch=1)
     alone.fit(TRAIN, VALID)
