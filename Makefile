@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# compiled modules are kept: without them each of the tests' processes compiles the package anew, seconds of it
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo docs test test-ray test-core test-all check format bench cluster-test wheel clean
 
 setup: $(READY)
