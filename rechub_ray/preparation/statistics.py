@@ -140,7 +140,10 @@ def print_report(statistics: dict[str, Any], console: Console | None = None) -> 
     console.print(_features("Features (training split)", splits["train"]["features"], splits))
     if "items" in statistics:
         items = statistics["items"]
-        console.print(_features(f"Items ({items['rows']:,})", items["features"], {}))
+        if items["features"]:
+            console.print(_features(f"Items ({items['rows']:,})", items["features"], {}))
+        else:
+            console.print(f"{items['rows']:,} items, without features of their own.")
     if statistics["bad_rows"]:
         console.print(f"{statistics['bad_rows']:,} bad rows were set aside in quarantine/.")
 

@@ -55,7 +55,7 @@ def table(out: str | Path) -> dict[str, Any]:
     return columns
 
 
-def test_an_item_file(lab: Any) -> None:
+def test_an_item_file(lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
     result = prepare(node(lab, FILE))
     found = table(result.out)
     # training rows: a b | a c | d; b and c and d are once there, in byte order
@@ -77,6 +77,14 @@ def test_an_item_file(lab: Any) -> None:
     assert "items: 1 (25.00%) have no row in goods.csv, so nulls" in result.stats["notes"]
     assert (numbers["features"]["colour"]["nulls"], numbers["features"]["price"]["max"]) == (2, 30)
     print_report(result.stats)
+    assert re.search(r"Items \(4\).*price_class *│ sparse *│ 3 *", capsys.readouterr().out, re.DOTALL)
+
+
+def test_items_without_features_are_counted(lab: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(prepare(node(lab, {"id": "item"})).stats)
+    said = capsys.readouterr().out
+    assert "4 items, without features of their own.\n" in said
+    assert "Items (" not in said
 
 
 def test_the_schema_and_the_catalogue(lab: Any) -> None:
