@@ -24,7 +24,7 @@ from rechub_ray.models import MODELS
 from rechub_ray.models.matching.base import Retriever
 from rechub_ray.negatives import NEGATIVES
 from rechub_ray.optimizers import OPTIMIZERS, by_task, validate_optimizer
-from rechub_ray.registry import Registry, check_booleans, config_error
+from rechub_ray.registry import KnownKeys, Registry, check_booleans, config_error
 from rechub_ray.schedules import SCHEDULES
 from rechub_ray.tracking import TRACKERS
 from rechub_ray.yaml_text import parse_override as parse_override
@@ -59,10 +59,8 @@ Patterns = Annotated[list[Place], pydantic.BeforeValidator(lambda given: [given]
 Places = Annotated[str | list[str], pydantic.PlainValidator(_is_places)]
 
 
-class Section(pydantic.BaseModel):
-    """A part of the configuration: frozen, and unknown keys are errors."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+class Section(KnownKeys):
+    """A part of the configuration."""
 
 
 class DataSection(Section):

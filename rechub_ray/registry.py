@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 import pydantic
+from pydantic_core import PydanticCustomError
 
 from rechub_ray.errors import ConfigError, RechubError, cut, nearest, shown
 
@@ -406,6 +407,26 @@ def _import_below(package: str, kind: str) -> None:
             ) from error
         if module.ispkg:
             _import_below(module.name, kind)
+
+
+class KnownKeys(pydantic.BaseModel):
+    """Base of what users write, recipes and sections of configurations and sweeps: frozen, and an unknown key is
+    answered with the nearest known one.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in data:
+                if key not in known:
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key '{key}'. {hint}", {"key": str(key), "hint": nearest(key, known)}
+                    )
+        return data
 
 
 def config_error(error: pydantic.ValidationError, *, where: str = "") -> ConfigError:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import pydantic
 from pydantic_core import PydanticCustomError
 
-from rechub_ray.errors import nearest
 from rechub_ray.preparation.expressions import Expression
 from rechub_ray.preparation.values import FLOAT32_MAX
+from rechub_ray.registry import KnownKeys
 from rechub_ray.schema import LabelKind
 
 Count = Annotated[int, pydantic.Field(ge=1)]
@@ -37,22 +37,8 @@ def _name(value: Any) -> Any:
 Name = Annotated[str, pydantic.BeforeValidator(_name), pydantic.Field(min_length=1, pattern=r"^[^/\\\x00]+$")]
 
 
-class Form(pydantic.BaseModel):
-    """Base of the recipe's parts: frozen, and an unknown key is answered with the nearest known one."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            for key in data:
-                if key not in known:
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key '{key}'. {hint}", {"key": str(key), "hint": nearest(key, known)}
-                    )
-        return data
+class Form(KnownKeys):
+    """Base of the recipe's parts."""
 
 
 class Format(Form):

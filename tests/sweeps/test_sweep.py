@@ -71,7 +71,7 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
     [
         ({"trails": 3}, "Did you mean 'trials'"),
         ({"scheduler": "ash"}, "Did you mean 'asha'"),
-        ({"scheduler": {"name": "asha", "grace": 1}}, "grace"),
+        ({"scheduler": {"name": "asha", "grace": 1}}, "'scheduler.asha': unknown key 'grace'. Known: grace_epochs, "),
         ({"space": {"model.dropuot": {"uniform": [0, 0.5]}}}, "Did you mean 'dropout'"),
         ({"space": {"model.dropout": {"uniform": [0, 1.5]}}}, r"model\.dropout = 1\.5 does not fit the base"),
         ({"space": {"model": {"choice": ["deepfm", "deepfn"]}}}, "Did you mean 'deepfm'"),
@@ -90,7 +90,10 @@ def checked(data: Path, folder: Path, **more: Any) -> CheckedSweep:
         ({"objectives": ["auc", "num_parametres"]}, "Did you mean 'num_parameters'"),
         ({"objectives": ["num_parameters", "auc"]}, "Put auc first"),
         ({"objectives": [{"metric": "auc", "mode": "min"}, "num_parameters"]}, "the max of auc"),
-        ({"objectives": ["auc", {"metric": "num_parameters", "mod": "min"}]}, r"objectives\.1\.mod"),
+        (
+            {"objectives": ["auc", {"metric": "num_parameters", "mod": "min"}]},
+            r"'objectives\.1': unknown key 'mod'\. Did you mean 'mode'",
+        ),
         ({"objectives": ["auc", "num_parameters"], "metric": "auc"}, "takes the place"),
         ({"objectives": ["auc", "num_parameters"], "scheduler": "asha"}, "'scheduler: asha' compares trials by one"),
         ({"objectives": ["auc", "num_parameters"], "scheduler": "pbt"}, "'scheduler: pbt' compares trials by one"),
