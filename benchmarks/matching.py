@@ -32,6 +32,7 @@ class Data:
         recipe: in configs/data. folder: of the raw files, below $RECHUB_DATA. config: in configs, of all runs.
         columns: of the table. published: what others report. models: name in the table, and node of the model.
         own: name in the table, and the configuration of a model that has its own.
+        negatives: name in the table, and what that model learns from in place of the items of other rows.
     """
 
     recipe: str
@@ -41,6 +42,7 @@ class Data:
     published: str
     models: dict[str, dict[str, Any]]
     own: dict[str, str] = dataclasses.field(default_factory=dict)
+    negatives: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 DATA = {
@@ -58,6 +60,7 @@ DATA = {
             "YoutubeDNN": {"name": "youtube_dnn", "embedding_dim": 64},
         },
         {"MF": "mf_ml_1m", "SASRec": "sasrec_full_softmax_amazon_beauty", "GRU4Rec": "gru4rec_amazon_beauty"},
+        {"FaceBookDSSM": ["uniform"]},
     ),
     "Amazon Beauty": Data(
         "amazon_beauty_retrieval",
@@ -106,6 +109,8 @@ def config(root: Path, data: Data, model: str, *, seed: int, quick: bool = False
     else:
         given["metrics"] = [{"name": name, "exclude": "seen"} for name in ("recall@10", "ndcg@10")]
         given["train"]["epochs"] = min(60, given["train"]["epochs"])
+    if model in data.negatives:
+        given["negatives"] = data.negatives[model]
     if quick:
         given["train"] |= {"epochs": 1, "evaluate_every_epochs": 1}
         given["data"]["train"] = "windows"  # fewer rows

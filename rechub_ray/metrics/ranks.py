@@ -81,7 +81,11 @@ class RankMetric(Metric):
         if per_group:
             self.merging = {"rank": "concat", "group": "concat", "weight": "concat"}
         if per_group and schema.group is None:
-            raise ConfigError(f"metric '{self.key}': 'per_group' needs a group column, and the schema has none")
+            called = f"{self.registered_name.removesuffix('_at_k')}@{k}"
+            raise ConfigError(
+                f"metric '{called}': 'per_group' needs a group column, and the schema has none",
+                hint="Name one as 'group' in the recipe of `rechub-ray prepare`, or leave 'per_group' out.",
+            )
         own = None if schema.items is None else schema.items.id
         lists = [f.name for f in schema.sequences if own in (f.name, f.shared_with)]
         if schema.items is not None and schema.items.exclude is not None:

@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 from rechub_ray.errors import DataError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+# texts of a list column that nothing cuts, which are not likely to be one value: a|b, 50,100 and 50 100
+_SEVERAL = r"^[^\s|,;]+([|,;][^\s|,;]+)+$|^\d+( \d+)+$"
+_LISTS = "write [50, 100], or lists in JSON lines or parquet"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 # of `hash64`
@@ -208,20 +211,30 @@ def _cut(texts: pa.Array, separator: str | None, name: str, flaws: Flaws | None)
     filled = pc.fill_null(texts, "")
     lists = pc.split_pattern(filled, separator) if separator else _wrap(filled)
     lists = pc.if_else(pc.equal(filled, ""), pa.scalar([], lists.type), lists)
+    if separator is None:
+        several = pc.fill_null(pc.match_substring_regex(trimmed, _SEVERAL), False).to_numpy(zero_copy_only=False)
+        reason = f"column '{name}': {{value}} looks like several values, and no 'separator' cuts it: " + _LISTS
+        _mark(several & ~pc.fill_null(listed, False).to_numpy(zero_copy_only=False), reason, texts, flaws)
     if not pc.any(listed).as_py():
         return lists
     coded = pc.if_else(listed, trimmed, None).dictionary_encode()
     read = [_written_list(text) for text in coded.dictionary.to_pylist()]
     wrong = np.array([isinstance(one, str) for one in read])[pc.fill_null(coded.indices, 0).to_numpy()]
     wrong &= coded.indices.is_valid().to_numpy(zero_copy_only=False)
-    if wrong.any():
-        reason = f"column '{name}': {{value}} looks like a list, but neither JSON nor Python write one so"
-        if flaws is None:
-            raise DataError(reason.replace("{value}", repr(texts[int(np.flatnonzero(wrong)[0])].as_py())[:80]))
-        flaws.add(wrong, reason, texts)
+    _mark(
+        wrong, f"column '{name}': {{value}} looks like a list, but neither JSON nor Python write one so", texts, flaws
+    )
     known = pa.array([[] if isinstance(one, str) else one for one in read], pa.list_(pa.string()))
     known = known.take(coded.indices)
     return pc.if_else(known.is_valid(), known, lists)
+
+
+def _mark(wrong: npt.NDArray[np.bool_], reason: str, texts: pa.Array, flaws: Flaws | None) -> None:
+    """Mark the texts that are wrong as flaws, or raise DataError with the first of them."""
+    if wrong.any() and flaws is None:
+        raise DataError(reason.replace("{value}", repr(texts[int(np.flatnonzero(wrong)[0])].as_py())[:80]))
+    if wrong.any() and flaws is not None:
+        flaws.add(wrong, reason, texts)
 
 
 def _written_list(text: str) -> list[str | None] | str | None:

@@ -22,7 +22,7 @@ from rechub_ray.files import absolute, is_uri, join, open_filesystem, read_text
 from rechub_ray.preparation.buckets import bucket_count, task_bytes
 from rechub_ray.preparation.columns import Column, Use
 from rechub_ray.preparation.encoder import Encoder
-from rechub_ray.preparation.forms import Format, Join, Table
+from rechub_ray.preparation.forms import File, Format, Join, Table
 from rechub_ray.preparation.histories import Deal, Gather
 from rechub_ray.preparation.recipe import TRAIN, Recipe
 from rechub_ray.preparation.rows import ReadyRows, RowReader, SideTable
@@ -41,6 +41,8 @@ READING = ("source", "format", "time_format", "joins", "history", "where", "on_b
 """The keys of a recipe that say how raw rows are read."""
 _ENDING = re.compile(r"\.(csv|tsv|jsonl|parquet)(\.\w+)?$")
 _DELIMITED = ("csv", "tsv")
+_LAYOUT = ("type", "delimiter", "header", "columns", "quote", "newlines_in_values", "encoding", "rest")
+"""The keys of a format that go with the type of a file."""
 _ALONE: dict[bool, dict[str, Any]] = {False: {}, True: {"shared_with": None}}
 
 
@@ -162,6 +164,16 @@ class RawForm:
         """The uses of raw columns, those of side tables and of the history included."""
         kept = (Use(name, "carried along ('--keep')") for name in self.keep)
         return (*self.recipe.uses, *kept, *self.more)
+
+    def headed(self, names: Sequence[str], settings: Mapping[str, Any]) -> RawForm:
+        """Return the form for files with columns that the recipe's files do not have: their first line names them then.
+
+        Args:
+            names: the columns.
+            settings: as for `of`; what they say of the format stays.
+        """
+        files = [_headed(file, names, settings) for file in self.recipe.files[""]]
+        return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"files": {"": tuple(files)}}))
 
     def sides(self) -> tuple[SideTable, ...]:
         """Return the side tables."""
@@ -372,9 +384,28 @@ def _reading(data: dict[str, Any], encoder: Encoder, files: Sequence[str], setti
 
 def _entry(path: str, form: Mapping[str, Any], is_typed: bool) -> Any:
     """Return a file's entry in a recipe; of a file whose name says so, with another type than the recipe's."""
-    ending, kind = _ENDING.search(path.partition("?")[0] if is_uri(path) else path), form.get("type", "csv")
-    own = ending[1] if ending and not is_typed else kind
-    return path if own == kind or {own, kind} <= set(_DELIMITED) else {"path": path, "format": {"type": own}}
+    kind = form.get("type", "csv")
+    own = kind if is_typed else _type_by_name(path) or kind
+    if own == kind or {own, kind} <= set(_DELIMITED):
+        return path
+    return {"path": path, "format": Format.model_validate({"type": own}).model_dump(include=set(_LAYOUT))}
+
+
+def _type_by_name(path: str) -> str | None:
+    ending = _ENDING.search(path.partition("?")[0] if is_uri(path) else path)
+    return ending[1] if ending else None
+
+
+def _headed(file: File, names: Sequence[str], settings: Mapping[str, Any]) -> File:
+    form = file.format
+    if form.type not in _DELIMITED or form.header or set(names) <= set(form.columns or ()):
+        return file
+    kind = form.type if "format.type" in settings else _type_by_name(file.path) or form.type
+    kept = {"type", "delimiter", "quote", "encoding"} if kind == form.type else set()
+    kept |= {key for key in _LAYOUT if f"format.{key}" in settings}
+    plain_form = Format.model_validate({"type": kind})
+    changed = {key: getattr(plain_form, key) for key in _LAYOUT if key not in kept}
+    return file.model_copy(update={"format": form.model_copy(update=changed)})
 
 
 def _needed(recipe: Recipe, encoder: Encoder, keep: tuple[str, ...]) -> Recipe:

@@ -304,7 +304,7 @@ class Recommender:
         if history is None:
             return self._planned(form, None, keep, exclude)
         try:
-            return self._planned(form, None, keep, exclude)
+            return self._planned(form.headed(history.names, self._settings), None, keep, exclude)
         except DataError as error:
             if not _lacks_a_column(error):
                 raise

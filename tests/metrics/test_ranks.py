@@ -177,7 +177,7 @@ def test_names_with_a_length() -> None:
 def test_what_it_needs_is_said() -> None:
     with pytest.raises(ConfigError, match=r"'exclude' is 'words'.*lists of items: seen"):
         METRICS.build({"name": "recall@5", "exclude": "words"}, SCHEMA)
-    with pytest.raises(ConfigError, match="group column"):
+    with pytest.raises(ConfigError, match=r"metric 'recall@5': 'per_group' needs a group column.*Name one as 'group'"):
         METRICS.build({"name": "recall@5", "per_group": True}, Schema(SCHEMA.features, (), items=SCHEMA.items))
     with pytest.raises(ConfigError, match=r"'metrics.0': metric 'recall@5' ranks items.*model for retrieval"):
         MetricSet(SCHEMA, ["recall@5"]).bind({}, (Output("logit"),))

@@ -70,7 +70,8 @@ def test_what_is_no_number_marks_its_row_alone_or_among_others(text: str) -> Non
         ("[1, 2]", ",", ["1", "2"]), ("[1, 2]", None, ["1", "2"]), ("[]", ",", []), (" [ ] ", ",", []),
         ('["a", "b,c"]', ",", ["a", "b,c"]), ("['a', 'b']", ",", ["a", "b"]), ("[1.0, 0.5]", "|", ["1", "0.5"]),
         ("[true, null, NaN]", ",", ["true", None, None]), ("[None, nan, 'x']", ",", [None, None, "x"]),
-        ("a,,b", ",", ["a", None, "b"]), ("", ",", []), ("a|b", "|", ["a", "b"]), ("a|b", None, ["a|b"]),
+        ("a,,b", ",", ["a", None, "b"]), ("", ",", []), ("a|b", "|", ["a", "b"]), ("a | b", None, ["a | b"]),
+        ("7 days, or 30", None, ["7 days, or 30"]), ("50", None, ["50"]), ("|", None, ["|"]),
         ("[CLS] a [SEP]", " ", ["[CLS]", "a", "[SEP]"]), ("[rare]", ",", ["[rare]"]),
         ("[rare],x", ",", ["[rare]", "x"]),
         ("{1, 2}", ",", ["{1", " 2}"]),
@@ -90,6 +91,15 @@ def test_a_list_that_cannot_be_read_marks_its_row(text: str) -> None:
     assert len(lists) == 3
     with pytest.raises(DataError, match="tags"):
         to_lists(pa.array([text]), ",", "tags")
+
+
+@pytest.mark.parametrize("text", ["a|b", "50|100|181", "50,100", "50;100", " 50 100 "])
+def test_a_text_of_several_values_that_nothing_cuts_is_not_one_value(text: str) -> None:
+    flaws = Flaws(4)
+    to_lists(pa.array(["x", text, None, "[50, 100]"]), None, "history", flaws)
+    assert list(flaws.reasons) == [1]
+    with pytest.raises(DataError, match=r"column 'history': '.*' looks like several values.*write \[50, 100\]"):
+        to_lists(pa.array([text]), None, "history")
 
 
 def test_vectors_in_texts(lab: Any) -> None:

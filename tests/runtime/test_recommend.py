@@ -232,6 +232,36 @@ def test_a_log_gives_what_its_users_histories_give(home: Path, tmp_path: Path, f
     assert answered(tmp_path / "same").equals(answered(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv", "txt", "jsonl", "parquet"])
+def test_users_files_have_names_of_columns_where_the_recipes_logs_have_none(
+    home: Path, tmp_path: Path, form: str
+) -> None:
+    files, frame, path = tmp_path / "files", people(range(9)), tmp_path / f"users.{form}"
+    shutil.copytree(home / "files", files)
+    recipe = json.loads((files / "recipe.json").read_text())
+    names = ["user", "item", "time", "stars"]
+    for entry in recipe["files"][""]:
+        entry["format"] |= {"type": "tsv", "delimiter": "", "header": False, "columns": names, "encoding": "latin-1"}
+    (files / "recipe.json").write_text(json.dumps(recipe))
+    if form == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif form == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="," if form == "csv" else "\t")
+    assert recommend(files, tmp_path / "out", users=str(path)) == 9
+    check(answered(tmp_path / "out"), *expected(home, frame))
+    # logs are still laid out as the recipe says, and a delimiter that is named counts
+    log = pd.read_csv(home / "raw" / "log.csv").query("user != 'all'")[names]
+    log.to_csv(tmp_path / "log.data", index=False, header=False, sep="\t")
+    assert recommend(files, tmp_path / "of_logs", users=str(tmp_path / "log.data")) == USERS
+    check(answered(tmp_path / "of_logs"), *expected(home, people(range(USERS))))
+    frame.to_csv(tmp_path / "other.csv", index=False, sep=";")
+    told = {"format.delimiter": ";"}
+    assert recommend(files, tmp_path / "told", users=str(tmp_path / "other.csv"), overrides=told) == 9
+    assert answered(tmp_path / "told").equals(answered(tmp_path / "out"))
+
+
 def test_seen_items_are_left_out_on_request(home: Path, tmp_path: Path) -> None:
     """The whole list counts, however long what the model reads of it; another column may hold it, too."""
     frame = people(range(USERS)).assign(seen=[["i1", "i2", "never seen"]] * USERS)

@@ -11,7 +11,8 @@ class FaceBookDSSM(DSSM):
     """The two perceptrons of `DSSM`, whose default loss is a margin between the row's own item and others.
 
     With cosines s, a row loses the mean over its negatives j of `max(0, 0.2 + s_j - s_i)`: `losses: [{name: hinge,
-    margin: 0.2}]`. Drawn items beside those of other rows are the paper's random negatives, `hard` ones its hard ones.
+    margin: 0.2}]`, with `negatives: [uniform]`, the paper's random ones; `hard` beside it are its hard ones. Among the
+    items of other rows (`in_batch`) popular ones are frequent, and no `logq` corrects a margin for that.
 
     When to use: as `dssm`, where hard negatives matter: a margin stops pushing items that are far away already.
 
@@ -30,3 +31,4 @@ class FaceBookDSSM(DSSM):
     """
 
     default_losses = ({"name": "hinge", "margin": 0.2},)
+    default_negatives = ("uniform",)

@@ -58,12 +58,14 @@ def test_dssm_senet(excitation: str) -> None:
 
 
 def test_models_of_the_same_towers_differ_in_their_losses() -> None:
-    for name, loss, arguments in (
-        ("dssm", "sampled_softmax", {"logq": True}),
-        ("facebook_dssm", "hinge", {"margin": 0.2}),
-        ("youtube_sbc", "sampled_softmax", {"logq": True, "temperature": 0.05}),
+    for name, loss, negatives, arguments in (
+        ("dssm", "sampled_softmax", "in_batch", {"logq": True}),
+        ("facebook_dssm", "hinge", "uniform", {"margin": 0.2}),
+        ("youtube_sbc", "sampled_softmax", "in_batch", {"logq": True, "temperature": 0.05}),
     ):
-        (found,) = resolved(config_module.load({"model": name}), SCHEMA).losses or []
+        full = resolved(config_module.load({"model": name}), SCHEMA)
+        assert [node["name"] for node in full.negatives or []] == [negatives]
+        (found,) = full.losses or []
         assert found["name"] == loss
         assert {key: found[key] for key in arguments} == arguments
     overridden = config_module.load({"model": "facebook_dssm"}, ["losses.0.margin=0.5"])
