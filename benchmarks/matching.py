@@ -74,6 +74,7 @@ DATA = {
             "MIND": {"name": "mind", "embedding_dim": 64, "user_features": ["history"]},
             "ComiRec-SA": {"name": "comirec_sa", "embedding_dim": 64},
             "ComiRec-DR": {"name": "comirec_dr", "embedding_dim": 64},
+            "ComiRec-DR (a matrix an interest)": {"name": "comirec_dr", "embedding_dim": 64, "positions": False},
             "SINE": {"name": "sine", "embedding_dim": 64},
             "NARM": {"name": "narm", "embedding_dim": 64},
             "STAMP": {"name": "stamp", "embedding_dim": 64},

@@ -113,13 +113,15 @@ class ComiRecDR(ComiRec):
     """Interests by dynamic routing: item t of the history votes `v_kt = W_tk e_t` for interest k.
 
     `u_k = squash(sum_t w_kt v_kt)` with `w = softmax_k(b)`, where b starts at 0 and grows by `u_k v_kt` each time.
-    There is a matrix for each place of the history and each interest: `max_length K D^2` numbers.
+    There is a matrix for each place of the history and each interest: `max_length K D^2` numbers. With `positions:
+    false` all places share those of an interest, `W_k`, which learns faster where histories differ in length.
 
-    When to use: as `mind`, with short histories of a fixed length: each place has matrices of its own.
+    When to use: as `mind`, with long histories of a fixed length; else without positions.
 
     Args:
         schema: the features; has items, and a list of them.
         routing_times: how often capsules are computed, >= 1.
+        positions: whether each place has matrices of its own, as in the paper.
         common: the arguments of `ComiRec`.
 
     Shapes:
@@ -135,16 +137,20 @@ class ComiRecDR(ComiRec):
 
     logits: Tensor
 
-    def __init__(self, schema: Schema, *, routing_times: PositiveInt = 3, **common: Any) -> None:
+    def __init__(
+        self, schema: Schema, *, routing_times: PositiveInt = 3, positions: bool = True, **common: Any
+    ) -> None:
         super().__init__(schema, **common)
-        self.routing_times = routing_times
-        matrices = torch.randn(self.max_length, self.dim, self.interest_num * self.dim)
+        self.routing_times, self.positions = routing_times, positions
+        matrices = torch.randn(self.max_length if positions else 1, self.dim, self.interest_num * self.dim)
         self.votes = nn.Parameter(matrices * self.dim**-0.5)
         self.register_buffer("logits", torch.zeros(self.interest_num, 1), persistent=False)
 
     def interests(self, items: Tensor, mask: Tensor) -> Tensor:
-        matrices = self.votes[self.places(mask)]
-        votes = torch.bmm(items.transpose(0, 1), matrices)
-        votes = votes.view(*votes.shape[:2], self.interest_num, self.dim).permute(1, 2, 0, 3)
+        if self.positions:
+            votes = torch.bmm(items.transpose(0, 1), self.votes[self.places(mask)]).transpose(0, 1)
+        else:
+            votes = items @ self.votes[0]
+        votes = votes.view(*votes.shape[:2], self.interest_num, self.dim).transpose(1, 2)
         logits = self.logits.expand(-1, items.shape[1])
         return route(votes, logits, mask, routing_times=self.routing_times)

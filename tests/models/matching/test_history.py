@@ -97,11 +97,12 @@ def test_comirec_sa(positions: bool) -> None:
         np.testing.assert_allclose(found, attended(model, ids, positions), rtol=1e-10)
 
 
-def test_comirec_dr() -> None:
-    model = build("comirec_dr", interest_num=2, routing_times=2)
-    rows, matrices = table(model, "item"), weight(model, "votes").reshape(5, 3, 2, 3)
+@pytest.mark.parametrize("positions", [True, False])
+def test_comirec_dr(positions: bool) -> None:
+    model = build("comirec_dr", interest_num=2, routing_times=2, positions=positions)
+    rows, matrices = table(model, "item"), weight(model, "votes").reshape(5 if positions else 1, 3, 2, 3)
     for found, ids in zip(vectors(model)[0], HISTORIES, strict=True):
-        votes = np.array([[rows[j] @ matrices[t, :, k] for t, j in enumerate(ids)] for k in range(2)])
+        votes = np.array([[rows[j] @ matrices[t * positions, :, k] for t, j in enumerate(ids)] for k in range(2)])
         expected = routed(votes.reshape(2, len(ids), 3), np.zeros((2, len(ids))), 2)
         np.testing.assert_allclose(found, expected, rtol=1e-7)
 
