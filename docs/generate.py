@@ -306,7 +306,7 @@ TABLES = {
     "Published results on Frappe": "Frappe",
     "Every published model on Frappe": "Frappe",
     "Multi-task models and balancing on Census-Income": "Census-Income",
-    "Models for retrieval on MovieLens 1M and Amazon Beauty": "",
+    "Models for retrieval, leave-one-out": "",
     "Models of sequences on Amazon Beauty": "Amazon Beauty",
 }
 SKIPPED = ("configuration", "seeds", "epochs", "parameters", "seconds", "ours - ", "model")
@@ -315,12 +315,12 @@ SKIPPED = ("configuration", "seeds", "epochs", "parameters", "seconds", "ours - 
 def figures() -> dict[str, list[str]]:
     """Return lines on each model's measured and published figures, from RESULTS.md."""
     found: dict[str, list[str]] = {}
+    compared: set[str] = set()
     names = known_names()
-    for chapter in (ROOT / "benchmarks/RESULTS.md").read_text().split("\n## ")[1:]:
-        title = chapter.partition("\n")[0].strip()
-        if title not in TABLES:
-            continue
-        for heads, row in rows(chapter):
+    chapters = (ROOT / "benchmarks/RESULTS.md").read_text().split("\n## ")[1:]
+    by_title = {chapter.partition("\n")[0].strip(): chapter for chapter in chapters}
+    for title in TABLES:
+        for heads, row in rows(by_title[title]):
             name = None if "published" in row[0] else resolved(row, names)
             if name is None:
                 continue
@@ -333,31 +333,33 @@ def figures() -> dict[str, list[str]]:
                 for head, cell in cells
                 if cell and not head.startswith(SKIPPED) and head != "balancing"
             )
-            label = "" if normalised(row[0]) == normalised(name) or row[0].startswith("configs/") else f", {row[0]}"
+            is_name = normalised(row[0]) == normalised(name) and not row[0].endswith("+")  # AFN+ is a model of its own
+            label = "" if is_name or row[0].startswith("configs/") else f", {row[0]}"
+            compared.add(row[0] if "published" in values else "")
             found.setdefault(name, []).append(f"- {prose(f'{data}{label}: {values}.')}")
-    for name, line in published_lines(names):
+    for name, called, line in published_lines(names):
         if name not in found:
             found[name] = ["- Ours: not measured."]
-        if "BARS" not in line or not any("published" in known for known in found[name]):
+        if called not in compared:
             found[name].append(line)
     return found
 
 
-def published_lines(names: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the published figures that benchmarks compare with: the model's name, and a line."""
+def published_lines(names: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the published figures that benchmarks compare with: the model's name, its name in the table, and a line."""
     for known in published.MODELS.values():
         mean = "" if known.mean is None else f" (mean of five runs {known.mean:.6f})"
         is_name = known.title.lower() == known.model["name"].replace("_", "")
         title = "" if is_name else f" as {known.title}"
-        yield known.model["name"], f"- Published (BARS, Frappe_x1){title}: test AUC {known.auc:.6f}{mean}."
+        yield known.model["name"], known.title, f"- Published (BARS, Frappe_x1){title}: test AUC {known.auc:.6f}{mean}."
     for title, (income, never) in multi_task.PUBLISHED.items():
         text = f"- Published (Torch-RecHub, Census-Income): test AUC of income {income:.4f}; never married {never:.4f}."
-        yield names[normalised(title)], text
+        yield names[normalised(title)], title, text
     for title, values in sequential.PUBLISHED.items():
         name = names.get(normalised(title))
         if name is not None:
             numbers = "; ".join(f"{c} {v:.4f}" for c, v in zip(sequential.COLUMNS, values, strict=True))
-            yield name, f"- Published (TIGER, Amazon Beauty): {numbers}."
+            yield name, title, f"- Published (TIGER, Amazon Beauty): {numbers}."
 
 
 def rows(text: str) -> Iterator[tuple[list[str], list[str]]]:
@@ -393,7 +395,7 @@ def resolved(row: list[str], names: dict[str, str]) -> str | None:
         if cell.startswith("configs/") and (ROOT / cell).is_file():
             node = read_yaml(ROOT / cell)["model"]
             return str(node if isinstance(node, str) else node["name"])
-    return names.get(normalised(row[0].partition(",")[0]))
+    return names.get(normalised(re.split(r",| \(", row[0])[0]))
 
 
 def prose(text: str) -> str:
