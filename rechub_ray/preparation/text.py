@@ -239,7 +239,8 @@ def _parse_csv(
     flaws: list[Flaw] = []
 
     def ragged(row: Any) -> str:
-        flaws.append((row.number - 1, f"{row.actual_columns} fields, expected {row.expected_columns}", row.text))
+        found = f"{row.actual_columns} fields, expected {row.expected_columns}, cut at {form.separator!r}"
+        flaws.append((row.number - 1, found, row.text))
         return "skip"
 
     garbled: dict[int, str] = {}

@@ -18,7 +18,6 @@ from rechub_ray.errors import DataError
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # texts of a list column that nothing cuts, which are not likely to be one value: a|b, 50,100 and 50 100
 _SEVERAL = r"^[^\s|,;]+([|,;][^\s|,;]+)+$|^\d+( \d+)+$"
-_LISTS = "write [50, 100], or lists in JSON lines or parquet"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 # of `hash64`
@@ -212,9 +211,9 @@ def _cut(texts: pa.Array, separator: str | None, name: str, flaws: Flaws | None)
     lists = pc.split_pattern(filled, separator) if separator else _wrap(filled)
     lists = pc.if_else(pc.equal(filled, ""), pa.scalar([], lists.type), lists)
     if separator is None:
-        several = pc.fill_null(pc.match_substring_regex(trimmed, _SEVERAL), False).to_numpy(zero_copy_only=False)
-        reason = f"column '{name}': {{value}} looks like several values, and no 'separator' cuts it: " + _LISTS
-        _mark(several & ~pc.fill_null(listed, False).to_numpy(zero_copy_only=False), reason, texts, flaws)
+        several = pc.and_not(pc.match_substring_regex(trimmed, _SEVERAL), listed)
+        reason = f"column '{name}': {{value}} looks like several values, and no 'separator' cuts it: write [50, 100]"
+        _mark(pc.fill_null(several, False).to_numpy(zero_copy_only=False), reason, texts, flaws)
     if not pc.any(listed).as_py():
         return lists
     coded = pc.if_else(listed, trimmed, None).dictionary_encode()

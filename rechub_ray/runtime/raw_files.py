@@ -41,8 +41,7 @@ READING = ("source", "format", "time_format", "joins", "history", "where", "on_b
 """The keys of a recipe that say how raw rows are read."""
 _ENDING = re.compile(r"\.(csv|tsv|jsonl|parquet)(\.\w+)?$")
 _DELIMITED = ("csv", "tsv")
-_LAYOUT = ("type", "delimiter", "header", "columns", "quote", "newlines_in_values", "encoding", "rest")
-"""The keys of a format that go with the type of a file."""
+_LAYOUT = {"type", "delimiter", "header", "columns", "quote", "newlines_in_values", "encoding", "rest"}
 _ALONE: dict[bool, dict[str, Any]] = {False: {}, True: {"shared_with": None}}
 
 
@@ -388,7 +387,12 @@ def _entry(path: str, form: Mapping[str, Any], is_typed: bool) -> Any:
     own = kind if is_typed else _type_by_name(path) or kind
     if own == kind or {own, kind} <= set(_DELIMITED):
         return path
-    return {"path": path, "format": Format.model_validate({"type": own}).model_dump(include=set(_LAYOUT))}
+    return {"path": path, "format": _plain_layout(own)}
+
+
+def _plain_layout(kind: str) -> dict[str, Any]:
+    """Return the keys of a format that go with the type of a file, as they are where a recipe says nothing of them."""
+    return Format.model_validate({"type": kind}).model_dump(include=_LAYOUT)
 
 
 def _type_by_name(path: str) -> str | None:
@@ -398,13 +402,13 @@ def _type_by_name(path: str) -> str | None:
 
 def _headed(file: File, names: Sequence[str], settings: Mapping[str, Any]) -> File:
     form = file.format
-    if form.type not in _DELIMITED or form.header or set(names) <= set(form.columns or ()):
+    told = {"format", "format.header", "format.columns"} & {*settings}
+    if told or form.type not in _DELIMITED or form.header or set(names) <= set(form.columns or ()):
         return file
     kind = form.type if "format.type" in settings else _type_by_name(file.path) or form.type
     kept = {"type", "delimiter", "quote", "encoding"} if kind == form.type else set()
     kept |= {key for key in _LAYOUT if f"format.{key}" in settings}
-    plain_form = Format.model_validate({"type": kind})
-    changed = {key: getattr(plain_form, key) for key in _LAYOUT if key not in kept}
+    changed = {key: value for key, value in _plain_layout(kind).items() if key not in kept}
     return file.model_copy(update={"format": form.model_copy(update=changed)})
 
 

@@ -260,6 +260,10 @@ def test_users_files_have_names_of_columns_where_the_recipes_logs_have_none(
     told = {"format.delimiter": ";"}
     assert recommend(files, tmp_path / "told", users=str(tmp_path / "other.csv"), overrides=told) == 9
     assert answered(tmp_path / "told").equals(answered(tmp_path / "out"))
+    frame.to_csv(tmp_path / "bare.csv", index=False, header=False, sep="\t")
+    told = {"format.columns": list(frame.columns)}
+    assert recommend(files, tmp_path / "bare", users=str(tmp_path / "bare.csv"), overrides=told) == 9
+    assert answered(tmp_path / "bare").equals(answered(tmp_path / "out"))
 
 
 def test_seen_items_are_left_out_on_request(home: Path, tmp_path: Path) -> None:
