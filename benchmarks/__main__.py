@@ -32,6 +32,7 @@ BENCHMARKS = {
     "http": "Raw values over HTTP",
     "frappe": "Published results on Frappe",
     "quality frappe": "Every published model on Frappe",
+    "quality plain": "Published models on Frappe in plain PyTorch",
     "ranking_speed": "Speed of the ranking models that torch-rechub has, too",
     "multi_task": "Multi-task models and balancing on Census-Income",
     "multi_task_speed": "Speed of multi-task training, and what balancing costs",

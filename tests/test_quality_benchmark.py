@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import published, quality_frappe
+from benchmarks import published, quality_frappe, quality_plain
 from benchmarks.__main__ import BENCHMARKS, joined
 from benchmarks.settings import ROOT, Settings
+from rechub_ray.models import MODELS
 from rechub_ray.schema import Label, Schema, SparseFeature
 
 COLUMNS = ("user", "item", "daytime", "city")
@@ -93,3 +94,23 @@ def test_what_is_far_is_named() -> None:
 def test_without_the_data_it_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECHUB_DATA", str(tmp_path))
     assert quality_frappe.table(quality_frappe.run(Settings(work=tmp_path))).startswith("Left out: set RECHUB_DATA")
+
+
+def test_plain_pytorch_has_the_same_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "frappe").mkdir()
+    rows = [f"{i % 3 == 0:d},{','.join(str((i * k) % 5) for k in range(1, 11))}" for i in range(60)]
+    header = "label,user,item,daytime,weekday,isweekend,homework,cost,weather,country,city"
+    for split in ("train", "valid", "test"):
+        (tmp_path / "frappe" / f"{split}.csv").write_text("\n".join([header, *rows]))
+    monkeypatch.setenv("RECHUB_DATA", str(tmp_path))
+    settings = Settings(work=tmp_path, quick=True)
+    found = quality_plain.run(settings)["cells"]
+    assert [name.split()[0] for name in found] == [*quality_plain.PLAIN]
+    assert quality_plain.run(settings)["cells"] == found, "finished runs are kept"
+
+    sizes, _ = quality_plain.splits(tmp_path / "frappe")
+    schema = Schema(tuple(SparseFeature(f"f{i}", size) for i, size in enumerate(sizes)), (Label("label"),))
+    for name, cell in zip(quality_plain.PLAIN, found.values(), strict=True):
+        model = MODELS.build(published.MODELS[name].model, schema, where="model")
+        assert cell["parameters"] == sum(weight.numel() for weight in model.parameters()), name
+        assert 0 <= cell["test_auc"] <= 1

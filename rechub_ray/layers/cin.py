@@ -24,14 +24,15 @@ class CIN(nn.Module):
         (B, K, D) -> (B, width); between, a layer takes B K D times the units of the layer before it.
 
     Reference: Lian et al., xDeepFM, arXiv 1803.05170, eq. 6, with the identity as activation. Deviation: the
-    bias, which the published results have.
+    bias, which the published results have; weights and biases start uniform in +- 1/sqrt(inputs), as theirs do.
     """
 
     def __init__(self, count: int, units: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            Linear(before * count, own) for before, own in zip((count, *units[:-1]), units, strict=True)
-        )
+        layers = [Linear(before * count, own) for before, own in zip((count, *units[:-1]), units, strict=True)]
+        for layer in layers:  # with biases: of a bias of zero and small vectors come products without a gradient
+            nn.Linear.reset_parameters(layer)
+        self.layers = nn.ModuleList(layers)
         self.width = sum(units)
 
     def forward(self, vectors: Tensor) -> Tensor:

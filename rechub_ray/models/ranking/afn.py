@@ -73,7 +73,7 @@ class AFN(DeepRanker):
         vectors = self.field_input(self.embedding.flat(features), features.dense)
 
         logs = torch.log(vectors.abs().clamp(min=_SMALLEST)).transpose(1, 2).flatten(0, 1)  # (B D, K)
-        products = self.exp_norm(torch.exp(self.powers(self.log_norm(logs))))
+        products = self.exp_norm(self.powers(self.log_norm(logs)).exp_())
         logit = self.afn(products.view(vectors.shape[0], -1))
         if self.deep_input is not None:
             parts = self.deep_input.parts(self.deep_embedding.flat(features), features.dense)
