@@ -130,7 +130,7 @@ def run(settings: Settings) -> dict[str, Any]:
     def one(name: str, model: str, seed: int) -> dict[str, float]:
         data = DATA[name]
         given = config(roots[name], data, model, seed=seed, quick=settings.quick)
-        found = run_training(settings, f"{data.folder}-{model}-{seed}", given)
+        found = run_training(settings, f"{data.folder}-{model}-{seed}", given, go_on=True)
         return {key: found.test_metrics[key] for key in data.columns.values()}
 
     cells = {

@@ -61,8 +61,8 @@ def cell(name: str, seed: int, *, quick: bool = False) -> str:
     return f"{name} {seed} {zlib.crc32(content.encode()):08x}"
 
 
-def one(settings: Settings, data: Path, name: str, seed: int) -> dict[str, float]:
-    """The figures of one run."""
+def one(settings: Settings, data: Path, name: str, seed: int) -> dict[str, Any]:
+    """The figures of one run; no seconds where it was interrupted."""
     given = merge(
         config(name, quick=settings.quick),
         {
@@ -77,14 +77,14 @@ def one(settings: Settings, data: Path, name: str, seed: int) -> dict[str, float
     )
     with torch.device("meta"):
         model = REGISTRY.build(given["model"], Schema.load(data / "schema.json"), where="model")
-    done = run_training(settings, f"quality-{name}-{seed}", given)
+    done = run_training(settings, f"quality-{name}-{seed}", given, go_on=True)
     return {
         "test_auc": done.test_metrics["auc"],
         "test_log_loss": done.test_metrics["log_loss"],
         "valid_auc": done.metrics["auc"],
         "epochs": done.details["epochs"],
         "parameters": sum(weight.numel() for weight in model.parameters()),
-        "seconds": done.process.cpu_seconds,
+        "seconds": None if done.went_on else done.process.cpu_seconds,
     }
 
 

@@ -87,7 +87,9 @@ def run(settings: Settings) -> dict[str, Any]:
 
     def one(model: str, seed: int) -> dict[str, float]:
         name = MODELS[model].removesuffix("_amazon_beauty.yaml")
-        found = run_training(settings, f"{name}-{seed}", config(data, model, seed=seed, quick=settings.quick))
+        found = run_training(
+            settings, f"{name}-{seed}", config(data, model, seed=seed, quick=settings.quick), go_on=True
+        )
         return {key: found.test_metrics[key] for key in COLUMNS.values()}
 
     cells = {f"{model} {seed}": functools.partial(one, model, seed) for seed in seeds for model in MODELS}

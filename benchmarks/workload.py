@@ -70,6 +70,7 @@ class Run:
     Args:
         process: what the process took. history: lines of metrics.jsonl. details: of result.json.
         metrics, test_metrics: of result.json.
+        went_on: an earlier process had begun it, and `process` is of the rest alone.
     """
 
     process: Finished
@@ -77,6 +78,7 @@ class Run:
     details: dict[str, Any]
     metrics: dict[str, float]
     test_metrics: dict[str, float]
+    went_on: bool = False
 
     @property
     def steady(self) -> float:
@@ -101,24 +103,29 @@ class Run:
         return next(line["time"] for line in self.history if "rows_per_second" in line) - self.process.started
 
 
-def run_training(settings: Settings, name: str, run_config: dict[str, Any], *, memory: bool = False) -> Run:
+def run_training(
+    settings: Settings, name: str, run_config: dict[str, Any], *, memory: bool = False, go_on: bool = False
+) -> Run:
     """`python train.py CONFIG`, in a process of its own; its folder is deleted afterwards.
 
     Args:
         settings: where to work. name: for the folder. run_config: what to run.
         memory: watch the memory of every process of the run.
+        go_on: from the last checkpoint of a run with this name and this configuration that was interrupted.
     """
     folder = settings.work / f"run-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    file = folder / "config.json"
-    file.write_text(json.dumps(run_config))
+    file, content = folder / "config.json", json.dumps(run_config)
+    went_on = go_on and file.exists() and file.read_text() == content and any(folder.glob("model/checkpoints/step_*"))
+    if not went_on:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        file.write_text(content)
     command = [sys.executable, str(ROOT / "train.py"), str(file), "--model-dir", str(folder / "model")]
     process = run_process(command, log=folder / "log.txt", memory=memory)
     result = json.loads((folder / "model" / "result.json").read_text())
     history = read_history(folder / "model" / "metrics.jsonl")
     shutil.rmtree(folder)
-    return Run(process, history, result["details"], result["metrics"], result["test_metrics"])
+    return Run(process, history, result["details"], result["metrics"], result["test_metrics"], went_on)
 
 
 def middle(values: list[float]) -> dict[str, Any]:

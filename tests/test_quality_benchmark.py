@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import published, quality_frappe, quality_plain
+from benchmarks import published, quality_frappe, quality_plain, workload
 from benchmarks.__main__ import BENCHMARKS, joined
+from benchmarks.process import Finished
 from benchmarks.settings import ROOT, Settings
 from rechub_ray.models import MODELS
 from rechub_ray.schema import Label, Schema, SparseFeature
@@ -40,7 +41,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     schema = Schema(tuple(SparseFeature(name, 5) for name in COLUMNS), (Label("label"),))
     schema.save(tmp_path / "schema.json")
 
-    def run_training(settings: Settings, name: str, given: dict[str, Any]) -> Any:
+    def run_training(settings: Settings, name: str, given: dict[str, Any], *, go_on: bool) -> Any:
         if len(names) == 40 and not (tmp_path / "go").exists():
             raise SystemExit("killed")
         names.append(name)
@@ -50,6 +51,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             metrics={"auc": 0.5},
             details={"epochs": given["train"]["epochs"]},
             process=types.SimpleNamespace(cpu_seconds=9.0),
+            went_on=False,
         )
 
     monkeypatch.setattr(quality_frappe, "prepared", lambda settings: tmp_path)
@@ -83,6 +85,34 @@ def test_it_goes_on_seed_by_seed_and_a_mended_model_is_trained_alone(
     trained.clear()
     assert len(quality_frappe.run(settings)["cells"]) == 3 * count
     assert trained == [f"quality-lr-{seed}" for seed in quality_frappe.SEEDS]
+
+
+def test_a_run_that_was_interrupted_goes_on_where_its_configuration_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+
+    def run_process(command: list[str], *, log: Path, memory: bool) -> Finished:
+        folder = Path(command[-1])
+        begun.append((folder / "checkpoints" / "step_0000000001").exists())
+        (folder / "checkpoints" / "step_0000000001").mkdir(parents=True, exist_ok=True)
+        if len(begun) != 3:
+            raise SystemExit("killed")
+        (folder / "result.json").write_text('{"details": {}, "metrics": {}, "test_metrics": {}}')
+        (folder / "metrics.jsonl").touch()
+        return Finished(0.0, 1.0, 1.0, 0, {})
+
+    monkeypatch.setattr(workload, "run_process", run_process)
+    settings, given = Settings(work=tmp_path), {"seed": 1}
+    for config in ({"seed": 2}, given):
+        with pytest.raises(SystemExit, match="killed"):
+            workload.run_training(settings, "a", config, go_on=True)
+    assert workload.run_training(settings, "a", given, go_on=True).went_on
+    with pytest.raises(SystemExit, match="killed"):
+        workload.run_training(settings, "a", given, go_on=True)
+    with pytest.raises(SystemExit, match="killed"):
+        workload.run_training(settings, "a", given)
+    assert begun == [False, False, True, False, False]
 
 
 def test_what_is_far_is_named() -> None:

@@ -18,7 +18,7 @@ from tests.small_sequences import SCHEMA
 def test_an_interrupted_benchmark_trains_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, trained, limit = Settings(work=tmp_path), list[str](), 4
 
-    def run_training(settings: Settings, name: str, given: dict[str, Any]) -> Any:
+    def run_training(settings: Settings, name: str, given: dict[str, Any], *, go_on: bool) -> Any:
         if len(trained) == limit:
             raise SystemExit("killed")
         trained.append(name)
