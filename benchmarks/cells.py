@@ -43,7 +43,7 @@ def finished(
             depends = {name: own[name] for name in done if name in own}
             draft.write_text(json.dumps({"settings": same, "own": depends, "cells": done}, indent=1) + "\n")
             draft.replace(kept)
-        numbers = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+        numbers = ", ".join(f"{key} {value:.6g}" for key, value in found.items() if value is not None)
         print(f"  {name}: {numbers}", file=sys.stderr, flush=True)
 
     waiting: Sequence[str] = [name for name in cells if name not in done]

@@ -51,7 +51,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             metrics={"auc": 0.5},
             details={"epochs": given["train"]["epochs"]},
             process=types.SimpleNamespace(cpu_seconds=9.0),
-            went_on=False,
+            went_on=name == "quality-fm-2028",
         )
 
     monkeypatch.setattr(quality_frappe, "prepared", lambda settings: tmp_path)
@@ -73,6 +73,7 @@ def test_it_goes_on_seed_by_seed_and_a_mended_model_is_trained_alone(
     assert len(trained) == len({*trained}) == 3 * count
     shown = quality_frappe.table(result)
     assert "| FM | configs/fm_frappe.yaml | 3 | 0.967108 (0.0020) | 0.967108 | +0.0000 | 0.2500 (0.2065) " in shown
+    assert [found["seconds"] for key, found in result["cells"].items() if key.startswith("fm ")] == [9.0, 9.0, None]
     assert "(LR: 0.0005): none." in shown
     trained.clear()
     quality_frappe.run(Settings(work=tmp_path, quick=True))
