@@ -144,4 +144,3 @@ def test_plain_pytorch_has_the_same_models(tmp_path: Path, monkeypatch: pytest.M
     for name, cell in zip(quality_plain.PLAIN, found.values(), strict=True):
         model = MODELS.build(published.MODELS[name].model, schema, where="model")
         assert cell["parameters"] == sum(weight.numel() for weight in model.parameters()), name
-        assert 0 <= cell["test_auc"] <= 1
