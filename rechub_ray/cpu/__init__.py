@@ -36,6 +36,19 @@ PRIVATE_NAMES: dict[str, str] = {
 }
 
 
+def switched_off() -> set[str]:
+    """Return the names in the environment variable.
+
+    Raises:
+        ConfigError: it names an entry that does not exist.
+    """
+    off = {name.strip() for name in os.environ.get(SWITCH, "").split(",")} - {""}
+    unknown = sorted(off - {"all", *ENTRIES})
+    if unknown:
+        raise ConfigError(f"{SWITCH}: unknown entry '{unknown[0]}'", expected=f"all, or of {', '.join(ENTRIES)}")
+    return off
+
+
 @functools.cache
 def is_on(entry: str) -> bool:
     """Return whether an entry of `ENTRIES` is in use.
@@ -43,10 +56,7 @@ def is_on(entry: str) -> bool:
     Raises:
         ConfigError: the environment variable names an entry that does not exist.
     """
-    off = {name.strip() for name in os.environ.get(SWITCH, "").split(",")} - {""}
-    unknown = sorted(off - {"all", *ENTRIES})
-    if unknown:
-        raise ConfigError(f"{SWITCH}: unknown entry '{unknown[0]}'", expected=f"all, or of {', '.join(ENTRIES)}")
+    off = switched_off()
     if entry == "adagrad_kernel" and importlib.util.find_spec("numba") is None:
         return False
     return entry not in off and "all" not in off

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import torch
 
 from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.cpu import switched_off
 from rechub_ray.data.catalogue import Catalogue
 from rechub_ray.data.groups import Groups
 from rechub_ray.data.manifest import Manifest, remarks
@@ -365,11 +366,12 @@ def _check_evaluation(config: RunConfig, metrics: MetricSet, listeners: list[str
 
 
 def check_device(config: RunConfig) -> None:
-    """Check that the run will have the device that it asks for.
+    """Check that the run will have the device that it asks for, and that there is what is switched off of the CPU's.
 
     Raises:
-        ConfigError: it will not.
+        ConfigError: it will not, or there is not.
     """
+    switched_off()
     device, scaling = config.train.device, config.scaling
     if scaling.num_workers > 0:
         if device.startswith("cuda") and not scaling.use_gpu:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rechub_ray import config
 from rechub_ray.config import RunConfig, ScalingSection
+from rechub_ray.cpu import SWITCH
 from rechub_ray.data.synthetic import write_click_logs
 from rechub_ray.errors import CheckpointError, ConfigError, DataError, RechubError, ResourceError, SchemaError
 from rechub_ray.models import MODELS
@@ -221,6 +222,14 @@ def test_devices(overrides: dict[str, Any], gpus: int, words: str | None, monkey
     else:
         with pytest.raises(ConfigError, match=words):
             check_device(run)
+
+
+def test_what_the_environment_switches_off_is_checked_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SWITCH, "freed_memry")
+    with pytest.raises(ConfigError, match="unknown entry 'freed_memry'"):
+        check_device(config.load({"model": "lr"}, {}))
 
 
 # --- resources ------------------------------------------------------------------------------------------------------
