@@ -84,7 +84,7 @@ def joined(words: list[str], known: list[str]) -> list[str]:
     """The names, of which some have two words."""
     names: list[str] = []
     for word in words:
-        if names and f"{names[-1]} {word}" in known:
+        if names and any(name.startswith(f"{names[-1]} ") for name in known):
             names[-1] += f" {word}"
         else:
             names.append(word)

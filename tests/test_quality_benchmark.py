@@ -32,6 +32,7 @@ def test_a_name_of_two_words_is_one_benchmark() -> None:
         "ids",
         "quality",
     ]
+    assert joined(["quality", "plan", "ids"], [*BENCHMARKS]) == ["quality plan", "ids"], "as it was typed"
 
 
 @pytest.fixture
