@@ -71,7 +71,7 @@ MODELS = {
     "fmfm": Published(
         title="FmFM", model={"name": "fmfm", **_DIM, "interaction": "vector"}, r=1e-5, r_is_of_all=True, epochs=200,
         auc=0.974947, log_loss=0.200439, valid_auc=0.975792, parameters=59730, trained=115,
-        note="The rate falls on a plateau: .9775 without that, three seeds; plain PyTorch stays there, too.",
+        note="The rate falls on a plateau: .9775 without that, three seeds. In plain PyTorch one of three stays.",
     ),
     "fwfm": Published(
         title="FwFM", model={"name": "fwfm", **_DIM, "linear": "felv"}, r=5e-6, r_is_of_all=True,
